@@ -1,0 +1,1 @@
+//! Shared by the kernel tests: namespaces, cgroups, the loaded programs.
