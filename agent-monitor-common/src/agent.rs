@@ -1,0 +1,68 @@
+//! The agent table: one entry per governed process tree.
+
+use crate::wire_struct;
+
+/// Agents alive at one time. A claim beyond it is counted, and its process gets its bit and no label: denied.
+pub const MAX_AGENTS: usize = 4_096;
+
+wire_struct! {
+    /// What the kernel keeps of one agent.
+    pub struct AgentState: 64 {
+        /// Profile slot.
+        pub profile: u32,
+        /// The tgid that was labelled first.
+        pub root: u32,
+        /// Labelled processes alive.
+        pub live: u64,
+        /// Boot-clock nanoseconds at which it was made.
+        pub created_ns: u64,
+        /// Verdict records that the full ring refused.
+        pub lost_verdicts: u64,
+        /// Activity records that the full ring refused.
+        pub lost_activity: u64,
+        /// Denials (would-denials too).
+        pub denied: u64,
+        /// Flows and operations that were judged and allowed.
+        pub allowed: u64,
+        /// [`crate::label::LabelOrigin`] code of the first process.
+        pub origin: u32,
+        /// Zero.
+        pub pad: u32,
+    }
+}
+
+wire_struct! {
+    /// Asks the task iterators to label a process, its living descendants and the sockets they hold.
+    pub struct AttachRequest: 32 {
+        /// Agent to tie them to.
+        pub agent: u32,
+        /// Profile slot.
+        pub profile: u32,
+        /// The tree's root; 0: only descendants of what already carries `agent`.
+        pub root: u32,
+        /// [`crate::label::LabelOrigin`] code.
+        pub origin: u32,
+        /// Written by the iterator: processes labelled by this pass.
+        pub labelled: u32,
+        /// Written by the iterator: sockets labelled by this pass.
+        pub sockets: u32,
+        /// Written by the iterator: labels or sockets that could not be written.
+        pub failed: u32,
+        /// Zero.
+        pub pad: u32,
+    }
+}
+
+wire_struct! {
+    /// One line of the flow iterator: a socket that its agent's profile no longer grants.
+    pub struct StaleFlow: 16 {
+        /// Process that holds it.
+        pub tgid: u32,
+        /// Its descriptor there.
+        pub fd: u32,
+        /// Its agent.
+        pub agent: u32,
+        /// Remote port.
+        pub port: u32,
+    }
+}

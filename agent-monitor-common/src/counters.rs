@@ -1,0 +1,109 @@
+//! Counters in the kernel: what was decided, what went wrong, what was lost.
+//!
+//! One per-CPU array each; the daemon sums and exports them.
+
+use crate::{wire_codes, wire_struct};
+
+wire_codes! {
+    /// What a decision was about.
+    pub enum Domain: u8 {
+        /// A destination: connect, sendmsg, egress.
+        NetworkOut = 0 "network_out",
+        /// A local port: bind, listen, SYN-ACK.
+        NetworkListen = 1 "network_listen",
+        /// A socket family, type or protocol.
+        Socket = 2 "socket",
+        /// A listed system call.
+        Syscall = 3 "syscall",
+    }
+}
+
+wire_codes! {
+    /// What a profile does with a denial.
+    pub enum Mode: u8 {
+        /// Everything is allowed; nothing is called a denial.
+        Learn = 0 "learn",
+        /// Everything is allowed; what `enforce` would deny is an event.
+        Audit = 1 "audit",
+        /// Denials deny.
+        Enforce = 2 "enforce",
+    }
+}
+
+wire_codes! {
+    /// The outcome of a decision.
+    pub enum Effect: u8 {
+        /// Granted.
+        Allow = 0 "allow",
+        /// Not granted. In `learn` and `audit` mode the operation went on all the same.
+        Deny = 1 "deny",
+    }
+}
+
+/// Cells of the decision counter.
+pub const DECISIONS: usize = 4 * 2 * 3;
+
+/// The cell of a decision.
+#[inline(always)]
+pub const fn decision_cell(domain: Domain, effect: Effect, mode: Mode) -> u32 {
+    (domain as u32 * 2 + effect as u32) * 3 + mode as u32
+}
+
+wire_codes! {
+    /// A place where a helper of the kernel side can fail. Every failure is counted here; in an enforcing profile it
+    /// also denies, except where the operation is over (events, exits).
+    pub enum Site: u32 {
+        /// The bit is set and the label is not there.
+        LabelMissing = 0 "label_missing",
+        /// The label of a forked child could not be stored (map full).
+        LabelInsert = 1 "label_insert",
+        /// The entry of a new agent could not be stored.
+        AgentInsert = 2 "agent_insert",
+        /// A label's profile has no image.
+        ImageMissing = 3 "image_missing",
+        /// Socket storage could not be made.
+        SocketStorage = 4 "socket_storage",
+        /// Task storage could not be made.
+        TaskStorage = 5 "task_storage",
+        /// Packet bytes could not be read.
+        PacketRead = 6 "packet_read",
+        /// Kernel memory could not be read.
+        KernelRead = 7 "kernel_read",
+        /// User memory (argv) could not be read.
+        UserRead = 8 "user_read",
+        /// A path did not fit or its walk did not end.
+        PathWalk = 9 "path_walk",
+        /// `bpf_set_retval` refused the errno.
+        SetRetval = 10 "set_retval",
+        /// `bpf_send_signal` failed: a listed call was not killed.
+        SendSignal = 11 "send_signal",
+        /// The syscall counter's map was full.
+        SyscallCount = 12 "syscall_count",
+        /// The flow iterator could not write its line.
+        SeqWrite = 13 "seq_write",
+        /// A map that must have the element did not.
+        MapLookup = 14 "map_lookup",
+        /// The claims image gave an answer outside the profile table.
+        ClaimRange = 15 "claim_range",
+    }
+}
+
+wire_codes! {
+    /// The two ring buffers.
+    pub enum Ring: u32 {
+        /// Denials, would-denials, kills.
+        Verdicts = 0 "verdicts",
+        /// Everything else.
+        Activity = 1 "activity",
+    }
+}
+
+wire_struct! {
+    /// Per-CPU totals of one ring.
+    pub struct RingCounters: 16 {
+        /// Records written.
+        pub written: u64,
+        /// Records that found the ring full.
+        pub lost: u64,
+    }
+}

@@ -1,0 +1,199 @@
+//! Records in the ring buffers: a fixed header, a fixed body by kind, and for exec a tail of bytes.
+//!
+//! Writer: `agent-monitor-ebpf/src/emit.rs`. Reader: `agent-monitor/src/event/decode.rs`. Kinds are never reused.
+
+use crate::{wire_codes, wire_struct};
+
+wire_codes! {
+    /// What a record is.
+    pub enum Kind: u16 {
+        /// A network decision: [`NetBody`].
+        Network = 1 "network",
+        /// A socket creation: [`SocketBody`].
+        Socket = 2 "socket",
+        /// A listed system call: [`SyscallBody`].
+        Syscall = 3 "syscall",
+        /// An exec: [`ExecBody`] and its tail.
+        Exec = 16 "exec",
+        /// A fork: [`ForkBody`].
+        Fork = 17 "fork",
+        /// The last thread of a process went: [`ExitBody`].
+        Exit = 18 "exit",
+    }
+}
+
+wire_codes! {
+    /// The hook that wrote a record.
+    pub enum Hook: u16 {
+        Connect4 = 1 "connect4",
+        Connect6 = 2 "connect6",
+        Sendmsg4 = 3 "sendmsg4",
+        Sendmsg6 = 4 "sendmsg6",
+        Bind4 = 5 "bind4",
+        Bind6 = 6 "bind6",
+        SockCreate = 7 "sock_create",
+        Egress = 8 "egress",
+        LsmSocketCreate = 9 "socket_create",
+        LsmSocketListen = 10 "socket_listen",
+        LsmSocketSendmsg = 11 "socket_sendmsg",
+        LsmFileReceive = 12 "file_receive",
+        SysEnter = 13 "sys_enter",
+        Fork = 14 "sched_process_fork",
+        Exec = 15 "sched_process_exec",
+        Exit = 16 "sched_process_exit",
+        LsmSocketConnect = 17 "socket_connect",
+    }
+}
+
+wire_codes! {
+    /// Why a decision fell.
+    pub enum Reason: u8 {
+        /// No rule grants it.
+        Default = 0 "default-deny",
+        /// A rule grants or denies it.
+        Rule = 1 "rule",
+        /// IPv4 options or IPv6 extension headers (source routing and the like).
+        IpOptions = 2 "ip-options",
+        /// A helper failed.
+        HelperFailed = 3 "helper-failed",
+        /// The process' label was lost.
+        LabelLost = 4 "label-lost",
+        /// The kind of socket is not granted.
+        SocketKind = 5 "socket-kind",
+        /// The packet could not be parsed (fragment, truncated).
+        Malformed = 6 "malformed",
+    }
+}
+
+wire_struct! {
+    /// Before every record.
+    pub struct Header: 48 {
+        /// [`crate::ABI_VERSION`].
+        pub abi: u16,
+        /// [`Kind`] code.
+        pub kind: u16,
+        /// Bytes of the whole record.
+        pub length: u32,
+        /// `CLOCK_MONOTONIC` nanoseconds.
+        pub time_ns: u64,
+        /// Agent; 0 where its label was lost.
+        pub agent: u32,
+        /// Profile slot.
+        pub profile: u16,
+        /// [`Hook`] code.
+        pub hook: u16,
+        /// Current tgid; 0 in egress, which has no current.
+        pub tgid: u32,
+        /// Current thread; 0 in egress.
+        pub tid: u32,
+        /// cgroup v2 id of current; 0 in egress.
+        pub cgroup: u64,
+        /// Generation of the profile's image that decided.
+        pub generation: u32,
+        /// [`crate::counters::Effect`] code.
+        pub effect: u8,
+        /// [`crate::counters::Mode`] code.
+        pub mode: u8,
+        /// Errno that the caller saw; 0: none.
+        pub errno: u16,
+    }
+}
+
+wire_struct! {
+    /// A network decision.
+    pub struct NetBody: 32 {
+        /// Judged address: the destination, or the local address of a listen. Network order, IPv4 mapped.
+        pub address: [u8; 16],
+        /// Judged port.
+        pub port: u16,
+        /// [`crate::request::Protocol`] code.
+        pub protocol: u8,
+        /// [`crate::request::Direction`] code.
+        pub direction: u8,
+        /// [`Reason`] code.
+        pub reason: u8,
+        /// Zero.
+        pub pad: u8,
+        /// Local port (egress), else 0.
+        pub local_port: u16,
+        /// IP protocol number.
+        pub ip_protocol: u32,
+        /// Family of the socket, where it is known.
+        pub family: u32,
+    }
+}
+
+wire_struct! {
+    /// A socket creation.
+    pub struct SocketBody: 16 {
+        /// `AF_*`.
+        pub family: u32,
+        /// `SOCK_*`.
+        pub kind: u32,
+        /// Protocol.
+        pub protocol: u32,
+        /// [`Reason`] code.
+        pub reason: u32,
+    }
+}
+
+wire_struct! {
+    /// A listed system call.
+    pub struct SyscallBody: 16 {
+        /// Number in the table of the calling ABI.
+        pub nr: u32,
+        /// 1: a signal was sent to kill the caller.
+        pub killed: u32,
+        /// 1: entered through the 32-bit table.
+        pub compat: u32,
+        /// Zero.
+        pub pad: u32,
+    }
+}
+
+/// Longest path that an exec record carries; `PATH_MAX` without its NUL would not fit task storage beside argv.
+pub const PATH_BYTES: usize = 4096;
+/// Most argv bytes that an exec record carries.
+pub const ARGV_BYTES: usize = 1024;
+
+wire_struct! {
+    /// An exec. The tail is the path (`path_length` bytes), then argv (`argv_length` bytes, NUL-separated).
+    pub struct ExecBody: 48 {
+        /// Parent's tgid.
+        pub parent: u32,
+        /// 1: this exec gave the process its label.
+        pub claimed: u32,
+        /// Bytes of the path; 0: it could not be read.
+        pub path_length: u32,
+        /// Bytes of argv in the tail.
+        pub argv_length: u32,
+        /// Bytes that argv has in the process; more than `argv_length`: cut.
+        pub argv_total: u32,
+        /// User id.
+        pub uid: u32,
+        /// Inode of the executable.
+        pub inode: u64,
+        /// `comm`, NUL-padded.
+        pub comm: [u8; 16],
+    }
+}
+
+wire_struct! {
+    /// A fork of a labelled process.
+    pub struct ForkBody: 8 {
+        /// Child's tgid.
+        pub child: u32,
+        /// 1: the child's label could not be stored; it is denied everything.
+        pub label_lost: u32,
+    }
+}
+
+wire_struct! {
+    /// The end of a labelled process.
+    pub struct ExitBody: 8 {
+        /// `task->exit_code`: status in bits 8–15, signal in bits 0–6.
+        pub code: u32,
+        /// 1: it was its agent's last process.
+        pub last: u32,
+    }
+}

@@ -1,0 +1,118 @@
+//! The policy image: the compiled bytes of one profile, exactly as the kernel reads them.
+//!
+//! Words 0 to 63 are the header, the automaton follows. Deterministic: the same profile gives the same bytes.
+
+use crate::automaton::Words;
+use crate::request::STARTS;
+
+/// Profiles in force at one time.
+pub const MAX_PROFILES: usize = 64;
+/// 64-bit words of an image; every inner map has this size (the kernel asks inner maps to match their template).
+pub const IMAGE_WORDS: usize = 1 << 17;
+/// Bytes of an image (1 MiB): the size budget of a profile.
+pub const IMAGE_BYTES: usize = IMAGE_WORDS * 8;
+/// Image slots: two for each profile (the one in force and the next), two for the claims.
+pub const IMAGE_SLOTS: usize = MAX_PROFILES * 2 + 2;
+/// Row in the profile table of the claims' image word.
+pub const CLAIMS_ROW: u32 = MAX_PROFILES as u32;
+/// Rows of the profile table.
+pub const PROFILE_ROWS: usize = MAX_PROFILES + 1;
+
+/// `b"amimage"` and the ABI version.
+pub const MAGIC: u64 = 0x6567_616d_696d_6100 | crate::ABI_VERSION as u64;
+
+/// Header words.
+pub mod header {
+    use crate::request::STARTS;
+    /// [`super::MAGIC`].
+    pub const MAGIC: usize = 0;
+    /// Words in use, header included.
+    pub const LENGTH: usize = 1;
+    /// [`super::Settings`].
+    pub const SETTINGS: usize = 2;
+    /// Bit mask of granted [`crate::request::SocketKind`]s.
+    pub const SOCKETS: usize = 3;
+    /// Start state of each direction × protocol for IPv4: behind the mapped prefix, four address bytes to go.
+    pub const START_V4: usize = 4;
+    /// Start state of each direction × protocol for IPv6.
+    pub const START_V6: usize = START_V4 + STARTS;
+    /// Start state of a path automaton (claims).
+    pub const START_PATH: usize = START_V6 + STARTS;
+    /// Bit mask of watched system calls, [`super::SYSCALL_WORDS`] words.
+    pub const SYSCALL_WATCH: usize = 24;
+    /// Bit mask of killed system calls (each is watched too).
+    pub const SYSCALL_KILL: usize = SYSCALL_WATCH + super::SYSCALL_WORDS;
+    /// First word of the automaton.
+    pub const END: usize = 64;
+}
+const _: () = assert!(header::START_PATH < header::SYSCALL_WATCH);
+const _: () = assert!(header::SYSCALL_KILL + SYSCALL_WORDS <= header::END);
+
+/// Words of a system call mask: numbers 0 to 511.
+pub const SYSCALL_WORDS: usize = 8;
+
+/// What the settings word holds: mode (byte 0), [`DeniedErrno`] code (byte 1), flags (byte 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// [`crate::counters::Mode`] code.
+    pub mode: u8,
+    /// [`DeniedErrno`] code.
+    pub errno: u8,
+    /// [`HAS_SYSCALLS`].
+    pub flags: u8,
+}
+
+/// The profile lists system calls.
+pub const HAS_SYSCALLS: u8 = 1;
+
+impl Settings {
+    #[inline(always)]
+    pub const fn from_word(w: u64) -> Self {
+        Settings { mode: w as u8, errno: (w >> 8) as u8, flags: (w >> 16) as u8 }
+    }
+    pub const fn to_word(self) -> u64 {
+        self.mode as u64 | (self.errno as u64) << 8 | (self.flags as u64) << 16
+    }
+}
+
+crate::wire_codes! {
+    /// The errno that a denied destination shows.
+    pub enum DeniedErrno: u8 {
+        /// `ENETUNREACH`: the path does not exist.
+        Unreachable = 0 "unreachable",
+        /// `ECONNREFUSED`.
+        Refused = 1 "refused",
+        /// `EACCES`.
+        Denied = 2 "denied",
+        /// `EPERM`.
+        NotPermitted = 3 "not-permitted",
+    }
+}
+
+/// The profile table's word: which image slot is in force, and its generation. One word, flipped last on install,
+/// so a hook sees the old image or the new one and never a mix. 0: the profile has no image.
+#[inline(always)]
+pub const fn profile_word(slot: u32, generation: u32) -> u64 {
+    (generation as u64) << 32 | (slot + 1) as u64
+}
+
+/// Image slot and generation of a profile table's word.
+#[inline(always)]
+pub const fn split_profile_word(word: u64) -> Option<(u32, u32)> {
+    let slot = word as u32;
+    if slot == 0 { None } else { Some((slot - 1, (word >> 32) as u32)) }
+}
+
+/// A header field of an image.
+#[inline(always)]
+pub fn field<W: Words + ?Sized>(image: &W, index: usize) -> u64 {
+    image.word(index as u64)
+}
+
+/// Whether a system call mask holds `nr`.
+#[inline(always)]
+pub fn has_syscall<W: Words + ?Sized>(image: &W, mask: usize, nr: u32) -> bool {
+    nr < (SYSCALL_WORDS * 64) as u32 && image.word(mask as u64 + (nr >> 6) as u64) >> (nr & 63) & 1 == 1
+}
+
+const _: () = assert!(IMAGE_WORDS.is_power_of_two() && STARTS == 8);

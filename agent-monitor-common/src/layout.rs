@@ -1,0 +1,110 @@
+//! The kernel fields that the programs read, as one table.
+//!
+//! rustc cannot emit CO-RE relocations. The macro makes of the table (a) the struct of offsets that the loader writes
+//! into `.rodata` (frozen, so the verifier sees constants) and (b) the list that the loader resolves against the
+//! running kernel's BTF, descending into anonymous structs and unions. Adding a field is one line.
+
+/// Offset of a field that this kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+/// One field to resolve.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// Name in [`Layout`].
+    pub name: &'static str,
+    /// The kernel's struct.
+    pub of: &'static str,
+    /// Names that the field has had, newest first.
+    pub names: &'static [&'static str],
+    /// Without it no program is loaded.
+    pub required: bool,
+}
+
+macro_rules! layout {
+    ($($(#[$meta:meta])* $name:ident = $of:literal : $($alt:literal)|+ $need:ident;)*) => {
+        /// Byte offsets of kernel fields.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct Layout { $($(#[$meta])* pub $name: u32,)* }
+
+        impl Layout {
+            /// Nothing resolved.
+            pub const ABSENT: Layout = Layout { $($name: ABSENT,)* };
+            /// What to resolve, in the order of the struct's words.
+            pub const FIELDS: &'static [Field] = &[
+                $(Field { name: stringify!($name), of: $of, names: &[$($alt),+], required: layout!(@ $need) },)*
+            ];
+            /// Sets the `index`th field of [`Layout::FIELDS`].
+            pub fn set(&mut self, index: usize, offset: u32) {
+                let mut i = 0;
+                $(if i == index { self.$name = offset; } i += 1;)*
+                let _ = i;
+            }
+        }
+        // SAFETY: repr(C), `u32` fields only.
+        unsafe impl crate::wire::Wire for Layout {}
+    };
+    (@ required) => { true };
+    (@ optional) => { false };
+}
+
+layout! {
+    task_tgid = "task_struct": "tgid" required;
+    task_pid = "task_struct": "pid" required;
+    task_signal = "task_struct": "signal" required;
+    task_parent = "task_struct": "real_parent" required;
+    task_leader = "task_struct": "group_leader" required;
+    task_mm = "task_struct": "mm" required;
+    task_exit_code = "task_struct": "exit_code" required;
+    /// x86: `thread_info.status` holds `TS_COMPAT`.
+    task_thread_info = "task_struct": "thread_info" optional;
+    thread_info_status = "thread_info": "status" optional;
+    signal_live = "signal_struct": "live" required;
+    mm_arg_start = "mm_struct": "arg_start" required;
+    mm_arg_end = "mm_struct": "arg_end" required;
+    bprm_file = "linux_binprm": "file" required;
+    file_path = "file": "f_path" required;
+    file_inode = "file": "f_inode" required;
+    inode_ino = "inode": "i_ino" required;
+    path_mnt = "path": "mnt" required;
+    path_dentry = "path": "dentry" required;
+    dentry_parent = "dentry": "d_parent" required;
+    dentry_name = "dentry": "d_name" required;
+    qstr_len = "qstr": "len" required;
+    qstr_name = "qstr": "name" required;
+    mount_parent = "mount": "mnt_parent" required;
+    mount_mountpoint = "mount": "mnt_mountpoint" required;
+    mount_mnt = "mount": "mnt" required;
+    vfsmount_root = "vfsmount": "mnt_root" required;
+    socket_sk = "socket": "sk" required;
+    sk_common = "sock": "__sk_common" required;
+    sk_type = "sock": "sk_type" required;
+    sk_protocol = "sock": "sk_protocol" required;
+    skc_family = "sock_common": "skc_family" required;
+    skc_state = "sock_common": "skc_state" required;
+    skc_daddr = "sock_common": "skc_daddr" required;
+    skc_rcv_saddr = "sock_common": "skc_rcv_saddr" required;
+    skc_dport = "sock_common": "skc_dport" required;
+    skc_num = "sock_common": "skc_num" required;
+    skc_v6_daddr = "sock_common": "skc_v6_daddr" optional;
+    skc_v6_rcv_saddr = "sock_common": "skc_v6_rcv_saddr" optional;
+    msg_name = "msghdr": "msg_name" required;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Wire;
+
+    #[test]
+    fn words_and_fields_are_in_one_order() {
+        let mut layout = Layout::ABSENT;
+        for i in 0..Layout::FIELDS.len() {
+            layout.set(i, i as u32);
+        }
+        assert_eq!(size_of::<Layout>(), 4 * Layout::FIELDS.len());
+        for (i, word) in layout.as_bytes().chunks(4).enumerate() {
+            assert_eq!(word, (i as u32).to_ne_bytes(), "{}", Layout::FIELDS[i].name);
+        }
+    }
+}
