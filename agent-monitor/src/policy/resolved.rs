@@ -1,0 +1,267 @@
+//! A profile after loading: plain values, every name looked up, every base
+//! merged in.
+//!
+//! Made by the loader; read by the image compiler, the daemon, the commands
+//! that explain a verdict, and tests, which may build one by hand. Order of
+//! rules carries no meaning: a deny wins over an allow, and what nothing
+//! allows is denied. Every rule knows its id and the place it was written.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::sockets::SocketKinds;
+
+/// A place in a profile file; line and column count from 1, columns in
+/// characters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Source {
+    pub file: Arc<Path>,
+    pub line: u32,
+    pub column: u32,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}:{}", self.file.display(), self.line)
+    }
+}
+
+/// How far a profile's verdicts go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Nothing is denied or judged; what the agent does is recorded.
+    Learn,
+    /// Nothing is denied; what would have been is reported.
+    Audit,
+    /// What is not granted is denied.
+    Enforce,
+}
+
+impl Mode {
+    /// The word used in profiles, events and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Learn => "learn",
+            Self::Audit => "audit",
+            Self::Enforce => "enforce",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.as_str())
+    }
+}
+
+/// What a denied network call returns to the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Denied {
+    /// `ENETUNREACH`: the path does not exist.
+    Unreachable,
+    /// `ECONNREFUSED`: nobody listens there.
+    Refused,
+    /// `EACCES`: a filter said no.
+    Denied,
+    /// `EPERM`: a privilege is missing.
+    NotPermitted,
+}
+
+impl Denied {
+    /// The word used in profiles and events.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Refused => "refused",
+            Self::Denied => "denied",
+            Self::NotPermitted => "not-permitted",
+        }
+    }
+
+    /// The error number as a positive number.
+    #[must_use]
+    pub fn errno(self) -> i32 {
+        match self {
+            Self::Unreachable => libc::ENETUNREACH,
+            Self::Refused => libc::ECONNREFUSED,
+            Self::Denied => libc::EACCES,
+            Self::NotPermitted => libc::EPERM,
+        }
+    }
+}
+
+/// The transport protocols that rules tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Protocol {
+    Tcp = 0,
+    Udp = 1,
+    /// ICMP and ICMPv6; has no ports, judged with port 0.
+    Icmp = 2,
+    /// Everything else (SCTP, DCCP, UDP-Lite, raw IP …).
+    Other = 3,
+}
+
+impl Protocol {
+    pub const ALL: [Self; 4] = [Self::Tcp, Self::Udp, Self::Icmp, Self::Other];
+
+    /// The word used in profiles, events and metrics. `other` can't be written
+    /// in a profile: it is reached by `any` only.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Icmp => "icmp",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A set of [`Protocol`]s; bit *n* stands for the protocol of value *n*.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ProtocolSet(u8);
+
+impl ProtocolSet {
+    pub const EMPTY: Self = Self(0);
+    /// What `any` means in a profile.
+    pub const ANY: Self = Self(0b1111);
+
+    #[must_use]
+    pub const fn of(protocol: Protocol) -> Self {
+        Self(1 << protocol as u8)
+    }
+
+    #[must_use]
+    pub const fn with(self, protocol: Protocol) -> Self {
+        Self(self.0 | Self::of(protocol).0)
+    }
+
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    #[must_use]
+    pub const fn contains(self, protocol: Protocol) -> bool {
+        self.0 & Self::of(protocol).0 != 0
+    }
+
+    /// Whether every protocol of `other` is in this set.
+    #[must_use]
+    pub const fn covers(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Bit *n* set: the protocol of value *n* is in the set.
+    #[must_use]
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Protocol> {
+        Protocol::ALL.into_iter().filter(move |&protocol| self.contains(protocol))
+    }
+}
+
+impl FromIterator<Protocol> for ProtocolSet {
+    fn from_iter<I: IntoIterator<Item = Protocol>>(protocols: I) -> Self {
+        protocols.into_iter().fold(Self::EMPTY, Self::with)
+    }
+}
+
+/// One rule about network peers (`allow`, `deny`) or about local addresses
+/// (`listen`). It matches a request whose address is in any of `nets`, whose
+/// port is in any of `ports` and whose protocol is in `protocols`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetRule {
+    /// Profile name, key and index from 0 in that file:
+    /// `coding-agent:network.allow[2]`.
+    pub id: String,
+    /// Where the rule begins.
+    pub source: Source,
+    /// Never empty, no host bits set. IPv4 addresses written in mapped form
+    /// (`::ffff:10.0.0.1`) are IPv4 networks here. An IPv6 network never stands
+    /// for IPv4: `::/0` is every IPv6 address and no IPv4-mapped one.
+    pub nets: Vec<IpNet>,
+    /// Never empty; sorted, disjoint, not adjacent. A rule without `ports:` has
+    /// `0..=65535`, which includes requests without a port.
+    pub ports: Vec<RangeInclusive<u16>>,
+    /// Never empty.
+    pub protocols: ProtocolSet,
+}
+
+/// The `network:` section with those of all bases added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkPolicy {
+    /// What a denied call returns; [`Denied::Unreachable`] unless the profile
+    /// says otherwise.
+    pub denied: Denied,
+    pub allow: Vec<NetRule>,
+    pub deny: Vec<NetRule>,
+    pub listen: Vec<NetRule>,
+    /// Socket kinds granted beyond TCP, UDP and Unix sockets.
+    pub sockets: SocketKinds,
+    /// Where the default deny is rooted: the `network:` key of the profile's
+    /// own file, else its `name:`.
+    pub source: Source,
+}
+
+/// One system call that is watched, and its caller killed if `kill`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyscallRule {
+    /// `coding-agent:syscalls.kill[0]`.
+    pub id: String,
+    pub source: Source,
+    pub name: String,
+    /// The number on this machine's architecture.
+    pub nr: u32,
+    pub kill: bool,
+}
+
+/// What makes a process an agent of this profile; any one claim is enough.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// `coding-agent:agents[0].exe[1]`, or `….exe` if one glob was written
+    /// instead of a list.
+    pub id: String,
+    pub source: Source,
+    pub what: ClaimKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ClaimKind {
+    /// A glob of executable paths, absolute or starting with `~/` (the home of
+    /// every user; not expanded here).
+    Exe(String),
+    /// A glob of cgroup paths as in `/proc/<pid>/cgroup`, starting with `/`.
+    Cgroup(String),
+}
+
+/// A profile ready to compile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedProfile {
+    /// Lower-case letters, digits, `-`, `_` and `.`; at most 63 characters.
+    pub name: String,
+    pub description: Option<String>,
+    pub mode: Mode,
+    /// The profile's own file.
+    pub file: Arc<Path>,
+    /// Every file that took part, `file` first; for watching and reloading.
+    pub files: Vec<Arc<Path>>,
+    pub claims: Vec<Claim>,
+    pub network: NetworkPolicy,
+    /// At most one rule per system call, sorted by number; `kill` wins.
+    pub syscalls: Vec<SyscallRule>,
+}
