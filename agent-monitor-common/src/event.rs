@@ -151,26 +151,31 @@ wire_struct! {
     }
 }
 
-/// Longest path that an exec record carries; `PATH_MAX` without its NUL would not fit task storage beside argv.
-pub const PATH_BYTES: usize = 4096;
+/// Most path bytes that an exec record carries. Claims are matched on the whole path; task storage, where a record is
+/// built, holds 8 120 bytes on 7.3.
+pub const PATH_BYTES: usize = 1024;
 /// Most argv bytes that an exec record carries.
 pub const ARGV_BYTES: usize = 1024;
 
 wire_struct! {
     /// An exec. The tail is the path (`path_length` bytes), then argv (`argv_length` bytes, NUL-separated).
-    pub struct ExecBody: 48 {
+    pub struct ExecBody: 56 {
         /// Parent's tgid.
         pub parent: u32,
         /// 1: this exec gave the process its label.
         pub claimed: u32,
         /// Bytes of the path; 0: it could not be read.
         pub path_length: u32,
+        /// Bytes that the path has; more than `path_length`: cut.
+        pub path_total: u32,
         /// Bytes of argv in the tail.
         pub argv_length: u32,
         /// Bytes that argv has in the process; more than `argv_length`: cut.
         pub argv_total: u32,
         /// User id.
         pub uid: u32,
+        /// Zero.
+        pub pad: u32,
         /// Inode of the executable.
         pub inode: u64,
         /// `comm`, NUL-padded.

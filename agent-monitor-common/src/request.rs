@@ -162,6 +162,37 @@ impl NetRequest {
     }
 }
 
+crate::wire_struct! {
+    /// A [`NetRequest`] as the test-run probe reads it.
+    pub struct ProbeRequest: 24 {
+        /// Network order, IPv4 mapped.
+        pub address: [u8; 16],
+        /// Host byte order.
+        pub port: u16,
+        /// [`Direction`] code.
+        pub direction: u8,
+        /// [`Protocol`] code.
+        pub protocol: u8,
+        /// Zero.
+        pub pad: u32,
+    }
+}
+
+impl From<NetRequest> for ProbeRequest {
+    fn from(r: NetRequest) -> Self {
+        ProbeRequest {
+            address: r.address.bytes(),
+            port: r.port,
+            direction: r.direction.code(),
+            protocol: r.protocol.code(),
+            pad: 0,
+        }
+    }
+}
+
+/// Requests that one test-run of the probe judges.
+pub const PROBE_BATCH: usize = 4096;
+
 /// Start states of an image: direction × protocol.
 pub const STARTS: usize = 8;
 
