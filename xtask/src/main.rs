@@ -1,1 +1,56 @@
-fn main() {}
+//! `cargo xtask TASK`: builds, tests and measures agent-monitor. Only wires: each task is a module.
+
+mod command;
+mod places;
+mod setup;
+mod test;
+mod vm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use setup::Need;
+
+/// Sets up, tests and measures agent-monitor.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask", disable_version_flag = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Installs what building and testing need and this host lacks.
+    Setup {
+        /// Leave out what only the tests need.
+        #[arg(long)]
+        build_only: bool,
+    },
+    Test(test::Arguments),
+    Vm(vm::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Setup { build_only } => {
+            setup::run(if build_only { Need::Build } else { Need::Test }).map(|()| 0)
+        }
+        Task::Test(arguments) => test::run(&arguments),
+        Task::Vm(arguments) => vm::run(&arguments),
+    };
+    exit_code(result)
+}
+
+/// A program's own exit status passes through; an error of ours is 1, with one line that says what to do.
+fn exit_code(result: Result<i32>) -> ExitCode {
+    match result {
+        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

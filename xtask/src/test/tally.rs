@@ -1,0 +1,90 @@
+//! Counts tests from the lines that cargo's harness and libtest-mimic close a run with. Fed by every step of
+//! `xtask test` and by the guests' output.
+//!
+//! What must stay true: nothing is counted that no harness reported.
+
+use std::fmt;
+use std::ops::AddAssign;
+
+/// Tests that were run, by how they ended, and the unfinished line that was read last.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    pub passed: u64,
+    pub failed: u64,
+    pub skipped: u64,
+    line: Vec<u8>,
+}
+
+impl Tally {
+    /// Reads a piece of output; lines may be cut anywhere.
+    pub fn read(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if byte == b'\n' {
+                let line = std::mem::take(&mut self.line);
+                self.count(&String::from_utf8_lossy(&line));
+            } else {
+                self.line.push(byte);
+            }
+        }
+    }
+
+    /// `test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 2 filtered out; finished in 0.52s`
+    fn count(&mut self, line: &str) {
+        let Some(result) = line.trim().strip_prefix("test result: ") else { return };
+        let Some((_, counts)) = result.split_once(". ") else { return };
+        for part in counts.split(';') {
+            let mut words = part.split_whitespace();
+            let (Some(number), Some(what)) = (words.next(), words.next()) else { continue };
+            let Ok(number) = number.parse::<u64>() else { continue };
+            match what {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.skipped += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} passed, {} failed", self.passed, self.failed)?;
+        if self.skipped > 0 {
+            write!(formatter, ", {} skipped", self.skipped)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tally;
+
+    fn tally(text: &str) -> String {
+        let mut tally = Tally::default();
+        // As pipes do: cut in the middle of lines.
+        text.as_bytes().chunks(7).for_each(|piece| tally.read(piece));
+        tally.to_string()
+    }
+
+    #[test]
+    fn runs_of_several_binaries_add_up() {
+        let text = "running 2 tests\ntest a ... ok\n\
+             test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\n\
+             test result: FAILED. 5 passed; 1 failed; 3 ignored; 0 measured; 9 filtered out; finished in 1.20s\r\n";
+        assert_eq!(tally(text), "7 passed, 1 failed, 3 skipped");
+    }
+
+    #[test]
+    fn what_a_test_prints_itself_is_not_counted() {
+        assert_eq!(tally("it said: 12 passed; 3 failed\ntest result: nonsense\n"), "0 passed, 0 failed");
+    }
+}

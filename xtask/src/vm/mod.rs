@@ -1,0 +1,169 @@
+//! `cargo xtask vm`: the kernel tests on other kernels, each in a virtual machine that lives for seconds.
+//!
+//! [`kernel`] fetches a stock Debian kernel, [`modules`] and [`guest`] make its root file system, [`qemu`] runs it.
+//! `test` calls [`on`] for the kernels it checks.
+//!
+//! What must stay true: the binary is the one that runs on the host; the exit status of the program is ours; a run
+//! without `--kernel all` needs no network once its kernel is cached.
+
+mod archive;
+mod guest;
+mod kernel;
+mod modules;
+mod programs;
+mod qemu;
+mod vmlinux;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::places;
+use crate::setup::{self, Need};
+use crate::test::tally::Tally;
+
+/// Runs the kernel tests (or a program) on stock kernels in virtual machines.
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    /// A series (6.1, 6.12, 6.18, 7.3 …), several with commas, or `all` of those four.
+    #[arg(long, short, default_value = "all", value_name = "SERIES")]
+    kernel: String,
+    /// Only tests whose name contains this.
+    filter: Option<String>,
+    /// Run this program of the host instead of the kernel tests.
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
+    /// Let guest time count instructions: repeatable measurements, one processor, slower.
+    #[arg(long)]
+    icount: bool,
+    /// Seconds that the program may take after the boot.
+    #[arg(long, default_value_t = 900, value_name = "SECONDS")]
+    limit: u64,
+    /// Memory of the guest, as QEMU writes it.
+    #[arg(long, default_value = "1G", value_name = "SIZE")]
+    memory: String,
+    /// Processors of the guest.
+    #[arg(long, default_value_t = 2, value_name = "COUNT")]
+    processors: u8,
+    /// More words for the kernel's command line, such as `lsm=landlock,yama` for a kernel without BPF LSM.
+    #[arg(long, default_value = "", value_name = "WORDS")]
+    append: String,
+    /// Handed to the program as they are.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// What one kernel's run came to.
+pub struct Report {
+    pub series: String,
+    pub tally: Tally,
+    pub result: Result<i32>,
+}
+
+/// The command: its exit status is 0 only if it was on every kernel; else that of the first that failed.
+pub fn run(arguments: &Arguments) -> Result<i32> {
+    setup::run(Need::Test)?;
+    let mut first = 0;
+    for report in on(arguments)? {
+        let status = report.result.unwrap_or_else(|error| {
+            eprintln!("linux {}: {error:#}", report.series);
+            1
+        });
+        if first == 0 {
+            first = status;
+        }
+    }
+    Ok(first)
+}
+
+/// Every test of `series`, as `cargo xtask vm --kernel SERIES` would run them.
+pub fn tests_on(series: &str) -> Result<Vec<Report>> {
+    on(&Arguments {
+        kernel: series.to_owned(),
+        filter: None,
+        program: None,
+        icount: false,
+        limit: 900,
+        memory: "1G".to_owned(),
+        processors: 2,
+        append: String::new(),
+        arguments: Vec::new(),
+    })
+}
+
+fn on(arguments: &Arguments) -> Result<Vec<Report>> {
+    let all: Vec<String> = match arguments.kernel.as_str() {
+        "all" => kernel::ALL.iter().map(|series| (*series).to_owned()).collect(),
+        some => some.split(',').map(|series| series.trim().to_owned()).collect(),
+    };
+    let programs = match &arguments.program {
+        Some(program) => programs::named(program)?,
+        None => programs::build()?,
+    };
+    let words: Vec<String> = arguments.filter.iter().chain(&arguments.arguments).cloned().collect();
+    let mut reports = Vec::new();
+    for series in all {
+        let mut tally = Tally::default();
+        let result = guest(&series, arguments, &programs, &words).map(|outcome| {
+            tally = outcome.tally;
+            outcome.status
+        });
+        reports.push(Report { series, tally, result });
+    }
+    Ok(reports)
+}
+
+fn guest(
+    series: &str,
+    arguments: &Arguments,
+    programs: &programs::Programs,
+    words: &[String],
+) -> Result<qemu::Outcome> {
+    let kernel = kernel::get(series)?;
+    let modules = modules::archive(&kernel)?;
+    let machine = qemu::Machine {
+        memory: arguments.memory.clone(),
+        processors: arguments.processors,
+        icount: arguments.icount,
+        append: arguments.append.clone(),
+        limit: Duration::from_secs(arguments.limit),
+    };
+    // The same guest may run twice at once, for two people.
+    let directory = Scratch::new(&format!("{series}-{}", std::process::id()))?;
+    let (staging, root, joined) =
+        (directory.0.join("root"), directory.0.join("root.cpio"), directory.0.join("initrd"));
+    fs::create_dir_all(staging.join("bin"))?;
+    let run = guest::Run { programs, arguments: words, series, limit: machine.limit };
+    guest::pack(&run, &staging, &root)?;
+    qemu::join(&[&modules, &root], &joined)?;
+    eprintln!("linux {}: booting", kernel.release);
+    let outcome = qemu::run(&kernel, &joined, &machine, &directory.0)?;
+    eprintln!(
+        "linux {}: exit status {} after {:.1} s of boot and {:.1} s of run",
+        kernel.release,
+        outcome.status,
+        outcome.boot.as_secs_f32(),
+        outcome.run.as_secs_f32()
+    );
+    Ok(outcome)
+}
+
+/// A directory that goes when the run is over, whatever came of it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Result<Self> {
+        let path = places::cache()?.join("runs").join(name);
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
