@@ -1,19 +1,42 @@
-//! The eBPF programs. `agent-monitor/build.rs` builds this crate for the BPF target; for any other target it is an
-//! empty program, so that `cargo test --workspace` stays honest on a stable compiler.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+//! The eBPF programs of agent-monitor.
+//!
+//! Every hook asks one bit first: does the current process carry a label? (`subject.rs`). With a label it builds a
+//! request, lets `agent_monitor_common::decide` judge it against the agent's image, and reports what it did
+//! (`emit.rs`). A helper that fails is counted by site and, in an enforcing profile, denies (`fail.rs`).
+//!
+//! A build for any other target is an empty program, so that `cargo test --workspace` works.
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
-#[cfg(not(target_arch = "bpf"))]
-fn main() {}
+#[cfg(target_arch = "bpf")]
+mod atomic;
+#[cfg(target_arch = "bpf")]
+mod emit;
+#[cfg(target_arch = "bpf")]
+mod fail;
+#[cfg(target_arch = "bpf")]
+mod hooks;
+#[cfg(target_arch = "bpf")]
+mod kernel;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod path;
+#[cfg(target_arch = "bpf")]
+mod storage;
+#[cfg(target_arch = "bpf")]
+mod subject;
 
-/// Never reached: a panic that the compiler could not remove is an endless loop, which the verifier refuses.
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
+    // The verifier refuses an endless loop: a panic that can be reached fails the load, not the host.
     loop {}
 }
 
-/// The kernel's GPL-only helpers ask for it.
 #[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

@@ -1,2 +1,3 @@
 //! lib
+pub mod kernel;
 pub mod policy;

@@ -1,0 +1,217 @@
+//! Iterators that the daemon runs: label a living tree, label the sockets it holds, find flows that lost their grant.
+//!
+//! They load where LSM programs do not, so attaching works on every host.
+
+use agent_monitor_common::agent::{AttachRequest, StaleFlow};
+use agent_monitor_common::counters::{Mode, Site};
+use agent_monitor_common::decide::decide;
+use agent_monitor_common::label::{Label, SOCKET_SERVER};
+use agent_monitor_common::layout::ABSENT;
+use agent_monitor_common::request::{AF_INET, AF_INET6, Address, NetRequest, Protocol};
+use aya_ebpf::bindings::seq_file;
+use aya_ebpf::helpers::generated::{bpf_seq_write, bpf_sock_from_file};
+use core::ffi::c_void;
+
+use super::network::label_socket;
+use crate::kernel::{offset, typed};
+use crate::maps::{AGENTS, ATTACH, LABELS, SOCKETS};
+use crate::subject::{clear_bit, has_bit, label_of, policy, set_bit};
+use crate::{atomic, fail};
+
+/// `struct bpf_iter_meta`.
+#[repr(C)]
+pub struct Meta {
+    seq: *mut seq_file,
+}
+
+/// `struct bpf_iter__task`.
+#[repr(C)]
+pub struct TaskContext {
+    meta: *mut Meta,
+    task: *const c_void,
+}
+
+/// `struct bpf_iter__task_file`.
+#[repr(C)]
+pub struct FileContext {
+    meta: *mut Meta,
+    task: *const c_void,
+    fd: u32,
+    _pad: u32,
+    file: *mut c_void,
+}
+
+/// `iter/task`: labels the request's root and, pass after pass, the children of what carries the agent. The daemon
+/// repeats until a pass labels nothing; from then on the fork hook keeps up.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+pub fn iterate_tasks(ctx: *mut TaskContext) -> i32 {
+    let Some(request) = ATTACH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the iterator's context; null at the end of the walk. Only one pass runs at a time (the daemon's lock).
+    unsafe {
+        let task = (*ctx).task;
+        if task.is_null() {
+            return 0;
+        }
+        let tgid: u32 = typed(task, offset!(task_tgid));
+        let pid: u32 = typed(task, offset!(task_pid));
+        if pid != tgid || has_bit(tgid) {
+            return 0;
+        }
+        let parent: *const c_void = typed(task, offset!(task_parent));
+        let parent: u32 = typed(parent, offset!(task_tgid));
+        let agent = (*request).agent;
+        let chosen = tgid == (*request).root
+            || (has_bit(parent) && matches!(label_of(parent), Ok(l) if l.agent == agent));
+        if !chosen || !alive(task) {
+            return 0;
+        }
+        let label = Label { agent, profile: (*request).profile, parent, origin: (*request).origin };
+        set_bit(tgid);
+        if LABELS.insert(tgid, label, 0).is_err() {
+            fail::count(Site::LabelInsert);
+            (*request).failed += 1;
+            return 0;
+        }
+        count_live(agent, 1);
+        // It may have exited between the test and the label: then the exit hook saw no bit. Both sides write first
+        // and look second, so at least one of them takes the entry out, and only one counts it out.
+        if !alive(task) {
+            if LABELS.remove(tgid).is_ok() {
+                count_live(agent, -1);
+            }
+            clear_bit(tgid);
+            return 0;
+        }
+        (*request).labelled += 1;
+    }
+    0
+}
+
+/// Whether any thread of the task's process has not exited.
+///
+/// # Safety
+/// `task` is a typed task pointer.
+#[inline(always)]
+unsafe fn alive(task: *const c_void) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let signal: *const c_void = typed(task, offset!(task_signal));
+        typed::<i32>(signal, offset!(signal_live)) > 0
+    }
+}
+
+#[inline(always)]
+fn count_live(agent: u32, n: i64) {
+    if let Some(state) = AGENTS.get_ptr_mut(agent) {
+        // SAFETY: an element of a preallocated map; all writers use atomics.
+        unsafe { atomic::add(&raw mut (*state).live, n as u64) };
+    }
+}
+
+/// The socket behind an iterated file of a labelled process, and that process.
+///
+/// # Safety
+/// `ctx` is the iterator's context.
+#[inline(always)]
+unsafe fn labelled_socket(ctx: *mut FileContext) -> Option<(u32, Label, *const c_void)> {
+    // SAFETY: the caller's promise; nulls are checked.
+    unsafe {
+        let (task, file) = ((*ctx).task, (*ctx).file);
+        if task.is_null() || file.is_null() {
+            return None;
+        }
+        let tgid: u32 = typed(task, offset!(task_tgid));
+        if !has_bit(tgid) {
+            return None;
+        }
+        let label = label_of(tgid).ok()?;
+        let socket: *const c_void = bpf_sock_from_file(file.cast()).cast::<c_void>().cast_const();
+        if socket.is_null() {
+            return None;
+        }
+        let sk: *const c_void = typed(socket, offset!(socket_sk));
+        if sk.is_null() { None } else { Some((tgid, label, sk)) }
+    }
+}
+
+/// `iter/task_file`: labels the sockets that the request's agent holds.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+pub fn iterate_sockets(ctx: *mut FileContext) -> i32 {
+    let Some(request) = ATTACH.get_ptr_mut(0) else { return 0 };
+    let request: *mut AttachRequest = request;
+    // SAFETY: the iterator's context and its own map element.
+    unsafe {
+        let Some((_, label, sk)) = labelled_socket(ctx) else { return 0 };
+        if label.agent != (*request).agent {
+            return 0;
+        }
+        if label_socket(sk.cast_mut(), &label) {
+            (*request).sockets += 1;
+        } else {
+            fail::count(Site::SocketStorage);
+            (*request).failed += 1;
+        }
+    }
+    0
+}
+
+/// `iter/task_file`: writes a [`StaleFlow`] for each connected socket whose destination is no longer granted.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+pub fn iterate_stale(ctx: *mut FileContext) -> i32 {
+    // SAFETY: the iterator's context; socket fields through typed pointers.
+    unsafe {
+        let Some((tgid, label, sk)) = labelled_socket(ctx) else { return 0 };
+        let Some(policy) = policy(label.profile) else { return 0 };
+        if !matches!(policy.mode, Mode::Enforce) {
+            return 0;
+        }
+        let common = offset!(sk_common);
+        let family: u16 = typed(sk, common + offset!(skc_family));
+        let (remote, local) = match family as u32 {
+            AF_INET => (
+                Address::v4(typed(sk, common + offset!(skc_daddr))),
+                Address::v4(typed(sk, common + offset!(skc_rcv_saddr))),
+            ),
+            AF_INET6 if offset!(skc_v6_daddr) != ABSENT as usize => (
+                address6(sk, common + offset!(skc_v6_daddr)),
+                address6(sk, common + offset!(skc_v6_rcv_saddr)),
+            ),
+            _ => return 0,
+        };
+        let port = u16::from_be(typed(sk, common + offset!(skc_dport)));
+        let local_port: u16 = typed(sk, common + offset!(skc_num));
+        if port == 0 {
+            return 0; // not connected
+        }
+        let ip_protocol: u16 = typed(sk, offset!(sk_protocol));
+        let protocol = Protocol::from_ip(ip_protocol as u32);
+        let server = match SOCKETS.get(sk.cast_mut().cast()) {
+            Some(s) => (*s).flags & SOCKET_SERVER != 0,
+            None => false,
+        };
+        let request = if server {
+            NetRequest::listen(local, local_port, protocol)
+        } else {
+            NetRequest::out(remote, port, protocol)
+        };
+        if decide(&policy.table, request).allowed() {
+            return 0;
+        }
+        let flow = StaleFlow { tgid, fd: (*ctx).fd, agent: label.agent, port: port as u32 };
+        if bpf_seq_write((*(*ctx).meta).seq, (&raw const flow).cast(), size_of::<StaleFlow>() as u32) != 0 {
+            fail::count(Site::SeqWrite);
+        }
+    }
+    0
+}
+
+/// # Safety
+/// `sk` is a typed socket pointer and `at` the offset of an IPv6 address in it.
+#[inline(always)]
+unsafe fn address6(sk: *const c_void, at: usize) -> Address {
+    // SAFETY: the caller's promise.
+    unsafe { Address([typed(sk, at), typed(sk, at + 4), typed(sk, at + 8), typed(sk, at + 12)]) }
+}

@@ -1,0 +1,287 @@
+//! The network domain's LSM hooks, where the kernel runs BPF LSM programs: what no cgroup hook sees.
+//!
+//! Families other than AF_INET and AF_INET6, `listen` without a bind, sockets that arrive from another process.
+//! Each honours the verdict of the program before it (the last argument).
+
+use agent_monitor_common::counters::{Domain, Effect, Mode, Site};
+use agent_monitor_common::decide::{Decision, decide};
+use agent_monitor_common::event::{Hook, Kind, NetBody, Reason, SocketBody};
+use agent_monitor_common::label::{Label, SOCKET_SERVER};
+use agent_monitor_common::layout::ABSENT;
+use agent_monitor_common::request::{AF_INET, AF_INET6, Address, NetRequest, Protocol};
+use aya_ebpf::helpers::generated::bpf_sock_from_file;
+use aya_ebpf::macros::lsm;
+use aya_ebpf::programs::LsmContext;
+use core::ffi::c_void;
+
+use super::network::{
+    EACCES, EAFNOSUPPORT, NOBODY, count_unjudged_socket, destination_errno, label_socket, socket_granted,
+};
+use crate::emit::{self, Outcome, Record};
+use crate::fail;
+use crate::kernel::{offset, typed};
+use crate::maps::SOCKETS;
+use crate::subject::{Policy, current_tgid, has_bit, label_of, policy};
+
+/// `int socket_create(int family, int type, int protocol, int kern)`: the families that `cgroup/sock_create` does not
+/// see. Sockets that the kernel makes for itself pass.
+#[lsm(hook = "socket_create")]
+pub fn network_socket_create(ctx: LsmContext) -> i32 {
+    let tgid = current_tgid();
+    if !has_bit(tgid) {
+        return 0;
+    }
+    let before: i32 = ctx.arg(4);
+    let kern: i32 = ctx.arg(3);
+    let (family, kind, protocol): (i32, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    if before != 0 || kern != 0 || family as u32 == AF_INET || family as u32 == AF_INET6 {
+        return literal(before);
+    }
+    let body = SocketBody { family: family as u32, kind: kind as u32, protocol: protocol as u32, reason: 0 };
+    let label = match label_of(tgid) {
+        Ok(label) => label,
+        Err(site) => {
+            count_unjudged_socket(&NOBODY, Hook::LsmSocketCreate, body, site, Mode::Enforce);
+            return -97;
+        }
+    };
+    let Some(policy) = policy(label.profile) else {
+        count_unjudged_socket(&label, Hook::LsmSocketCreate, body, Site::ImageMissing, Mode::Enforce);
+        return -97;
+    };
+    if socket_granted(&label, &policy, Hook::LsmSocketCreate, body, EAFNOSUPPORT) { 0 } else { -97 }
+}
+
+/// A verdict of an earlier program, as a literal.
+// VERIFIER: from 6.12 the return value is range-checked to [-4095, 0]; a computed number is refused.
+#[inline(always)]
+fn literal(before: i32) -> i32 {
+    match before {
+        0 => 0,
+        -13 => -13,
+        -97 => -97,
+        -101 => -101,
+        -111 => -111,
+        _ => -1,
+    }
+}
+
+/// The `struct sock *` of a `struct socket *`.
+///
+/// # Safety
+/// `socket` is a typed pointer that is not null.
+#[inline(always)]
+unsafe fn sock_of(socket: *const c_void) -> *const c_void {
+    // SAFETY: the caller's promise.
+    unsafe { typed(socket, offset!(socket_sk)) }
+}
+
+/// What an AF_INET or AF_INET6 socket is bound and connected to.
+struct Ends {
+    local: Address,
+    local_port: u16,
+    remote: Address,
+    remote_port: u16,
+    ip_protocol: u16,
+    family: u16,
+}
+
+/// # Safety
+/// `sk` is a typed socket pointer that is not null.
+#[inline(always)]
+unsafe fn ends(sk: *const c_void) -> Option<Ends> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let common = offset!(sk_common);
+        let family: u16 = typed(sk, common + offset!(skc_family));
+        let (local, remote) = match family as u32 {
+            AF_INET => (
+                Address::v4(typed(sk, common + offset!(skc_rcv_saddr))),
+                Address::v4(typed(sk, common + offset!(skc_daddr))),
+            ),
+            AF_INET6 if offset!(skc_v6_daddr) != ABSENT as usize => {
+                (words6(sk, common + offset!(skc_v6_rcv_saddr)), words6(sk, common + offset!(skc_v6_daddr)))
+            }
+            _ => return None,
+        };
+        Some(Ends {
+            local,
+            local_port: typed(sk, common + offset!(skc_num)),
+            remote,
+            remote_port: u16::from_be(typed(sk, common + offset!(skc_dport))),
+            ip_protocol: typed(sk, offset!(sk_protocol)),
+            family,
+        })
+    }
+}
+
+/// # Safety
+/// `sk` is a typed socket pointer and `at` the offset of an IPv6 address in it.
+#[inline(always)]
+unsafe fn words6(sk: *const c_void, at: usize) -> Address {
+    // SAFETY: the caller's promise.
+    unsafe { Address([typed(sk, at), typed(sk, at + 4), typed(sk, at + 8), typed(sk, at + 12)]) }
+}
+
+/// Judges and, on denial, reports. `None`: allowed.
+#[inline(always)]
+fn judge(label: &Label, policy: &Policy, hook: Hook, e: &Ends, request: NetRequest, errno: u16) -> bool {
+    let decision = decide(&policy.table, request);
+    let listen = matches!(hook, Hook::LsmSocketListen);
+    let domain = if listen { Domain::NetworkListen } else { Domain::NetworkOut };
+    if decision.allowed() {
+        emit::decision(domain, Effect::Allow, policy.mode);
+        return true;
+    }
+    let reason = if matches!(decision, Decision::DenyRule) { Reason::Rule } else { Reason::Default };
+    emit::decision(domain, Effect::Deny, policy.mode);
+    let enforce = matches!(policy.mode, Mode::Enforce);
+    let errno = if enforce { errno } else { 0 };
+    let outcome = Outcome { effect: Effect::Deny, mode: policy.mode, generation: policy.generation, errno };
+    let body = NetBody {
+        address: request.address.bytes(),
+        port: request.port,
+        protocol: request.protocol.code(),
+        direction: request.direction.code(),
+        reason: reason.code(),
+        pad: 0,
+        local_port: e.local_port,
+        ip_protocol: e.ip_protocol as u32,
+        family: e.family as u32,
+    };
+    let header = emit::header(Kind::Network, hook, size_of::<Record<NetBody>>(), label, outcome);
+    emit::record(outcome.ring(), label.agent, &Record { header, body });
+    emit::denied(label.agent);
+    !enforce
+}
+
+/// `int socket_listen(struct socket *sock, int backlog)`: a port chosen by the kernel was judged by no bind hook.
+#[lsm(hook = "socket_listen")]
+pub fn network_socket_listen(ctx: LsmContext) -> i32 {
+    let tgid = current_tgid();
+    if !has_bit(tgid) {
+        return 0;
+    }
+    let before: i32 = ctx.arg(2);
+    if before != 0 {
+        return literal(before);
+    }
+    let socket: *const c_void = ctx.arg(0);
+    let Ok(label) = label_of(tgid) else {
+        fail::count(Site::LabelMissing);
+        return -13;
+    };
+    let Some(policy) = policy(label.profile) else {
+        fail::count(Site::ImageMissing);
+        return -13;
+    };
+    // SAFETY: a trusted argument of the hook.
+    unsafe {
+        let sk = sock_of(socket);
+        if sk.is_null() {
+            return 0;
+        }
+        let Some(e) = ends(sk) else { return 0 };
+        let request = NetRequest::listen(e.local, e.local_port, Protocol::from_ip(e.ip_protocol as u32));
+        if !judge(&label, &policy, Hook::LsmSocketListen, &e, request, EACCES) {
+            return -13;
+        }
+        if label_socket(sk.cast_mut(), &label) {
+            if let Some(s) = SOCKETS.get(sk.cast_mut()) {
+                (*s).flags |= SOCKET_SERVER;
+            }
+            return 0;
+        }
+        fail::count(Site::SocketStorage);
+        if matches!(policy.mode, Mode::Enforce) { -13 } else { 0 }
+    }
+}
+
+/// `int file_receive(struct file *file)`: a descriptor arrives (SCM_RIGHTS, `pidfd_getfd`): the socket is the
+/// receiver's from here, before its first byte.
+#[lsm(hook = "file_receive")]
+pub fn network_file_receive(ctx: LsmContext) -> i32 {
+    let tgid = current_tgid();
+    if !has_bit(tgid) {
+        return 0;
+    }
+    let before: i32 = ctx.arg(1);
+    if before != 0 {
+        return literal(before);
+    }
+    let file: *mut c_void = ctx.arg(0);
+    let Ok(label) = label_of(tgid) else {
+        fail::count(Site::LabelMissing);
+        return -13;
+    };
+    // SAFETY: a trusted argument of the hook.
+    unsafe {
+        let socket: *const c_void = bpf_sock_from_file(file.cast()).cast::<c_void>().cast_const();
+        if socket.is_null() {
+            return 0;
+        }
+        let sk = sock_of(socket);
+        if sk.is_null() || label_socket(sk.cast_mut(), &label) {
+            return 0;
+        }
+    }
+    fail::count(Site::SocketStorage);
+    match policy(label.profile) {
+        Some(p) if !matches!(p.mode, Mode::Enforce) => 0,
+        _ => -13,
+    }
+}
+
+/// `int socket_sendmsg(struct socket *sock, struct msghdr *msg, int size)`: the label's last chance: a socket that
+/// came by a way no other hook saw is labelled and its peer judged here (not for splice on 6.1).
+#[lsm(hook = "socket_sendmsg")]
+pub fn network_socket_sendmsg(ctx: LsmContext) -> i32 {
+    let tgid = current_tgid();
+    if !has_bit(tgid) {
+        return 0;
+    }
+    let before: i32 = ctx.arg(3);
+    if before != 0 {
+        return literal(before);
+    }
+    let socket: *const c_void = ctx.arg(0);
+    let Ok(label) = label_of(tgid) else {
+        fail::count(Site::LabelMissing);
+        return -1;
+    };
+    // SAFETY: a trusted argument of the hook.
+    unsafe {
+        let sk = sock_of(socket);
+        if sk.is_null() {
+            return 0;
+        }
+        if let Some(s) = SOCKETS.get(sk.cast_mut())
+            && (*s).agent == label.agent
+        {
+            return 0; // known: the address hooks and egress have it
+        }
+        let Some(e) = ends(sk) else { return 0 };
+        let Some(policy) = policy(label.profile) else {
+            fail::count(Site::ImageMissing);
+            return -101;
+        };
+        if !label_socket(sk.cast_mut(), &label) {
+            fail::count(Site::SocketStorage);
+            return if matches!(policy.mode, Mode::Enforce) { -101 } else { 0 };
+        }
+        if e.remote_port == 0 {
+            return 0; // not connected: sendmsg4/6 judges the address
+        }
+        let request = NetRequest::out(e.remote, e.remote_port, Protocol::from_ip(e.ip_protocol as u32));
+        let errno = destination_errno(policy.errno);
+        if judge(&label, &policy, Hook::LsmSocketSendmsg, &e, request, errno) {
+            return 0;
+        }
+        match errno {
+            13 => -13,
+            1 => -1,
+            111 => -111,
+            _ => -101,
+        }
+    }
+}

@@ -1,0 +1,615 @@
+//! Network paths: connect, sendmsg, bind, socket creation, and every packet of a labelled socket.
+//!
+//! The cgroup address hooks come first and give the errno: to the agent the path does not exist. Egress is the second
+//! line: it sees what reaches the wire, also from sockets that were made before the label, sends that no address hook
+//! sees, source routing, and flows whose grant went. `current` means nothing there (softirq), so it asks the socket.
+
+use agent_monitor_common::counters::{Domain, Effect, Mode, Site};
+use agent_monitor_common::decide::{Decision, decide, decide_socket};
+use agent_monitor_common::event::{Hook, Kind, NetBody, Reason, SocketBody};
+use agent_monitor_common::label::{Label, SOCKET_SERVER, SocketLabel, flow_tag};
+use agent_monitor_common::request::{Address, Direction, NetRequest, Protocol, socket_kind};
+use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_sock_addr};
+use aya_ebpf::helpers::generated::{bpf_set_retval, bpf_sk_fullsock, bpf_skb_load_bytes};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr};
+use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext};
+use core::ptr::read_volatile;
+
+use crate::emit::{self, Outcome, Record};
+use crate::fail;
+use crate::maps::SOCKETS;
+use crate::subject::{Policy, current_tgid, has_bit, label_of, policy};
+
+/// The operation goes on.
+const PASS: i32 = 1;
+/// The operation ends with the errno of `bpf_set_retval`, else EPERM.
+const DENY: i32 = 0;
+
+pub const EPERM: u16 = 1;
+pub const EACCES: u16 = 13;
+pub const EPROTONOSUPPORT: u16 = 93;
+pub const EAFNOSUPPORT: u16 = 97;
+pub const ENETUNREACH: u16 = 101;
+pub const ECONNREFUSED: u16 = 111;
+
+/// The errno of a denied destination, by the profile's choice.
+#[inline(always)]
+pub fn destination_errno(code: u8) -> u16 {
+    match code {
+        1 => ECONNREFUSED,
+        2 => EACCES,
+        3 => EPERM,
+        _ => ENETUNREACH,
+    }
+}
+
+/// Ends a cgroup hook with `errno`.
+// VERIFIER: 7.3 range-checks the argument of bpf_set_retval: literals only.
+#[inline(always)]
+fn deny_with(errno: u16) -> i32 {
+    // SAFETY: a helper without pointers.
+    let refused = unsafe {
+        match errno {
+            EACCES => bpf_set_retval(-13),
+            EPROTONOSUPPORT => bpf_set_retval(-93),
+            ECONNREFUSED => bpf_set_retval(-111),
+            ENETUNREACH => bpf_set_retval(-101),
+            _ => 0, // EPERM is what a denial gives by itself
+        }
+    };
+    if refused != 0 {
+        fail::count(Site::SetRetval);
+    }
+    DENY
+}
+
+/// A label for records about a process whose label was lost.
+pub const NOBODY: Label = Label { agent: 0, profile: 0, parent: 0, origin: 0 };
+
+/// What a hook knows besides the request.
+#[derive(Clone, Copy)]
+struct Place {
+    hook: Hook,
+    ip_protocol: u32,
+    family: u32,
+}
+
+/// Reports one network decision: counters, and a record.
+#[inline(always)]
+fn report(label: &Label, place: Place, request: NetRequest, reason: Reason, outcome: Outcome) {
+    let body = NetBody {
+        address: request.address.bytes(),
+        port: request.port,
+        protocol: request.protocol.code(),
+        direction: request.direction.code(),
+        reason: reason.code(),
+        pad: 0,
+        local_port: 0,
+        ip_protocol: place.ip_protocol,
+        family: place.family,
+    };
+    let header = emit::header(Kind::Network, place.hook, size_of::<Record<NetBody>>(), label, outcome);
+    emit::record(outcome.ring(), label.agent, &Record { header, body });
+}
+
+#[inline(always)]
+fn domain(direction: Direction) -> Domain {
+    match direction {
+        Direction::Out => Domain::NetworkOut,
+        Direction::Listen => Domain::NetworkListen,
+    }
+}
+
+/// Denies an operation that could not be judged. Counted; in `learn` and `audit` mode it goes on.
+#[inline(always)]
+fn unjudged(label: &Label, place: Place, request: NetRequest, site: Site, mode: Mode) -> i32 {
+    fail::count(site);
+    let reason = if matches!(site, Site::LabelMissing) { Reason::LabelLost } else { Reason::HelperFailed };
+    emit::decision(domain(request.direction), Effect::Deny, mode);
+    let enforce = matches!(mode, Mode::Enforce);
+    let errno = if enforce { ENETUNREACH } else { 0 };
+    report(label, place, request, reason, Outcome { effect: Effect::Deny, mode, generation: 0, errno });
+    emit::denied(label.agent);
+    if enforce { deny_with(ENETUNREACH) } else { PASS }
+}
+
+/// What the caller of an address hook wants.
+#[derive(Clone, Copy, PartialEq)]
+enum Act {
+    Connect,
+    Send,
+    Bind,
+}
+
+#[inline(always)]
+fn address_hook(ctx: &SockAddrContext, hook: Hook, act: Act, v6: bool) -> i32 {
+    let tgid = current_tgid();
+    if !has_bit(tgid) {
+        return PASS;
+    }
+    let c: *mut bpf_sock_addr = ctx.sock_addr;
+    // SAFETY: context fields; volatile keeps the loads as wide as the verifier allows them.
+    let (address, port, ip_protocol, family, sk) = unsafe {
+        let address = if v6 {
+            Address([
+                read_volatile(&raw const (*c).user_ip6[0]),
+                read_volatile(&raw const (*c).user_ip6[1]),
+                read_volatile(&raw const (*c).user_ip6[2]),
+                read_volatile(&raw const (*c).user_ip6[3]),
+            ])
+        } else {
+            Address::v4(read_volatile(&raw const (*c).user_ip4))
+        };
+        let port = u16::from_be(read_volatile(&raw const (*c).user_port) as u16);
+        let ip_protocol = read_volatile(&raw const (*c).protocol);
+        let family = read_volatile(&raw const (*c).family);
+        (address, port, ip_protocol, family, (*c).__bindgen_anon_1.sk)
+    };
+    let place = Place { hook, ip_protocol, family };
+    let protocol = Protocol::from_ip(ip_protocol);
+    let request = match act {
+        Act::Bind => NetRequest::listen(address, port, protocol),
+        _ => NetRequest::out(address, port, protocol),
+    };
+    let label = match label_of(tgid) {
+        Ok(label) => label,
+        Err(site) => return unjudged(&NOBODY, place, request, site, Mode::Enforce),
+    };
+    let Some(policy) = policy(label.profile) else {
+        return unjudged(&label, place, request, Site::ImageMissing, Mode::Enforce);
+    };
+    // SAFETY: `ctx->sk` is a socket the verifier knows.
+    let Some(storage) = (unsafe { SOCKETS.get_or_create(sk.cast()) }) else {
+        return unjudged(&label, place, request, Site::SocketStorage, policy.mode);
+    };
+    judge(storage, &label, &policy, place, request, act)
+}
+
+#[inline(always)]
+fn judge(
+    s: *mut SocketLabel,
+    label: &Label,
+    policy: &Policy,
+    place: Place,
+    request: NetRequest,
+    act: Act,
+) -> i32 {
+    // A port of 0 asks the kernel to choose: nothing is offered yet. `listen` and the SYN-ACK are judged later.
+    if act == Act::Bind && request.port == 0 {
+        claim_socket(s, label);
+        return PASS;
+    }
+    let tag = match request.address.as_v4() {
+        Some(v4) if !matches!(act, Act::Bind) => {
+            flow_tag(v4, request.port, request.protocol.code(), policy.generation)
+        }
+        _ => 0,
+    };
+    // SAFETY: socket storage; one word each, so a second thread on this socket can't tear them.
+    unsafe {
+        if act == Act::Send && tag != 0 && (*s).agent == label.agent && (*s).allowed == tag {
+            emit::decision(Domain::NetworkOut, Effect::Allow, policy.mode);
+            return PASS;
+        }
+    }
+    let decision = decide(&policy.table, request);
+    let domain = domain(request.direction);
+    if decision.allowed() {
+        emit::decision(domain, Effect::Allow, policy.mode);
+        claim_socket(s, label);
+        // SAFETY: as above.
+        unsafe {
+            match act {
+                Act::Bind => (*s).flags |= SOCKET_SERVER,
+                Act::Connect => {
+                    (*s).flags &= !SOCKET_SERVER;
+                    (*s).allowed = tag;
+                }
+                Act::Send => (*s).allowed = tag,
+            }
+        }
+        let outcome =
+            Outcome { effect: Effect::Allow, mode: policy.mode, generation: policy.generation, errno: 0 };
+        report(label, place, request, Reason::Rule, outcome);
+        return PASS;
+    }
+    let reason = if matches!(decision, Decision::DenyRule) { Reason::Rule } else { Reason::Default };
+    emit::decision(domain, Effect::Deny, policy.mode);
+    let enforce = matches!(policy.mode, Mode::Enforce);
+    let errno = match (enforce, act) {
+        (false, _) => 0,
+        (true, Act::Bind) => EACCES,
+        (true, _) => destination_errno(policy.errno),
+    };
+    let outcome = Outcome { effect: Effect::Deny, mode: policy.mode, generation: policy.generation, errno };
+    report(label, place, request, reason, outcome);
+    emit::denied(label.agent);
+    if enforce {
+        return deny_with(errno);
+    }
+    claim_socket(s, label);
+    PASS
+}
+
+/// Ties a socket to the agent that uses it now. Another agent's verdicts on it are forgotten.
+#[inline(always)]
+fn claim_socket(s: *mut SocketLabel, label: &Label) {
+    // SAFETY: socket storage of the hook's own socket.
+    unsafe {
+        if (*s).agent != label.agent {
+            (*s).allowed = 0;
+            (*s).denied = 0;
+            (*s).flags = 0;
+            (*s).profile = label.profile as u16;
+            (*s).agent = label.agent;
+        }
+    }
+}
+
+/// Labels a socket that was not judged by an address hook. False: no memory.
+///
+/// # Safety
+/// `sk` is a socket pointer that the verifier knows.
+#[inline(always)]
+pub unsafe fn label_socket(sk: *mut core::ffi::c_void, label: &Label) -> bool {
+    // SAFETY: the caller's promise.
+    match unsafe { SOCKETS.get_or_create(sk) } {
+        Some(s) => {
+            claim_socket(s, label);
+            true
+        }
+        None => false,
+    }
+}
+
+/// `cgroup/connect4`: `connect(2)`, MSG_FASTOPEN and io_uring alike, AF_INET addresses.
+#[cgroup_sock_addr(connect4)]
+pub fn network_connect4(ctx: SockAddrContext) -> i32 {
+    address_hook(&ctx, Hook::Connect4, Act::Connect, false)
+}
+
+/// `cgroup/connect6`: AF_INET6 addresses, mapped ones included.
+#[cgroup_sock_addr(connect6)]
+pub fn network_connect6(ctx: SockAddrContext) -> i32 {
+    address_hook(&ctx, Hook::Connect6, Act::Connect, true)
+}
+
+/// `cgroup/sendmsg4`: unconnected UDP, and mapped addresses on IPv6 sockets.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn network_sendmsg4(ctx: SockAddrContext) -> i32 {
+    address_hook(&ctx, Hook::Sendmsg4, Act::Send, false)
+}
+
+/// `cgroup/sendmsg6`: unconnected UDP over IPv6.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn network_sendmsg6(ctx: SockAddrContext) -> i32 {
+    address_hook(&ctx, Hook::Sendmsg6, Act::Send, true)
+}
+
+/// `cgroup/bind4`.
+#[cgroup_sock_addr(bind4)]
+pub fn network_bind4(ctx: SockAddrContext) -> i32 {
+    address_hook(&ctx, Hook::Bind4, Act::Bind, false)
+}
+
+/// `cgroup/bind6`.
+#[cgroup_sock_addr(bind6)]
+pub fn network_bind6(ctx: SockAddrContext) -> i32 {
+    address_hook(&ctx, Hook::Bind6, Act::Bind, true)
+}
+
+/// `cgroup/sock_create`: AF_INET and AF_INET6 only; kernel sockets do not come here.
+#[cgroup_sock(sock_create)]
+pub fn network_sock_create(ctx: SockContext) -> i32 {
+    let tgid = current_tgid();
+    if !has_bit(tgid) {
+        return PASS;
+    }
+    let sk: *mut bpf_sock = ctx.sock;
+    // SAFETY: context fields.
+    let (family, kind, protocol) = unsafe {
+        (
+            read_volatile(&raw const (*sk).family),
+            read_volatile(&raw const (*sk).type_),
+            read_volatile(&raw const (*sk).protocol),
+        )
+    };
+    let body = SocketBody { family, kind, protocol, reason: 0 };
+    let label = match label_of(tgid) {
+        Ok(label) => label,
+        Err(site) => return unjudged_socket(&NOBODY, Hook::SockCreate, body, site, Mode::Enforce),
+    };
+    let Some(policy) = policy(label.profile) else {
+        return unjudged_socket(&label, Hook::SockCreate, body, Site::ImageMissing, Mode::Enforce);
+    };
+    if !socket_granted(&label, &policy, Hook::SockCreate, body, EPROTONOSUPPORT) {
+        return deny_with(EPROTONOSUPPORT);
+    }
+    // SAFETY: the context of this program type is the socket.
+    if !unsafe { label_socket(sk.cast(), &label) } {
+        return unjudged_socket(&label, Hook::SockCreate, body, Site::SocketStorage, policy.mode);
+    }
+    PASS
+}
+
+/// Judges a socket creation and reports a denial. True: it may go on.
+#[inline(always)]
+pub fn socket_granted(label: &Label, policy: &Policy, hook: Hook, mut body: SocketBody, errno: u16) -> bool {
+    let Some(kind) = socket_kind(body.family, body.kind, body.protocol) else {
+        return true;
+    };
+    if decide_socket(&policy.table, kind).allowed() {
+        emit::decision(Domain::Socket, Effect::Allow, policy.mode);
+        return true;
+    }
+    body.reason = Reason::SocketKind.code() as u32;
+    emit::decision(Domain::Socket, Effect::Deny, policy.mode);
+    let enforce = matches!(policy.mode, Mode::Enforce);
+    let errno = if enforce { errno } else { 0 };
+    let outcome = Outcome { effect: Effect::Deny, mode: policy.mode, generation: policy.generation, errno };
+    report_socket(label, hook, body, outcome);
+    !enforce
+}
+
+#[inline(always)]
+fn report_socket(label: &Label, hook: Hook, body: SocketBody, outcome: Outcome) {
+    let header = emit::header(Kind::Socket, hook, size_of::<Record<SocketBody>>(), label, outcome);
+    emit::record(outcome.ring(), label.agent, &Record { header, body });
+    emit::denied(label.agent);
+}
+
+/// Denies a socket creation that could not be judged.
+#[inline(always)]
+fn unjudged_socket(label: &Label, hook: Hook, body: SocketBody, site: Site, mode: Mode) -> i32 {
+    let enforce = count_unjudged_socket(label, hook, body, site, mode);
+    if enforce { deny_with(EPROTONOSUPPORT) } else { PASS }
+}
+
+/// Counts and reports a socket creation that could not be judged. True: deny it.
+#[inline(always)]
+pub fn count_unjudged_socket(
+    label: &Label,
+    hook: Hook,
+    mut body: SocketBody,
+    site: Site,
+    mode: Mode,
+) -> bool {
+    fail::count(site);
+    let reason = if matches!(site, Site::LabelMissing) { Reason::LabelLost } else { Reason::HelperFailed };
+    body.reason = reason.code() as u32;
+    emit::decision(Domain::Socket, Effect::Deny, mode);
+    let enforce = matches!(mode, Mode::Enforce);
+    let errno = if enforce { EPROTONOSUPPORT } else { 0 };
+    report_socket(label, hook, body, Outcome { effect: Effect::Deny, mode, generation: 0, errno });
+    enforce
+}
+
+/// TCP state of a listener.
+const LISTEN: u32 = 10;
+
+/// `cgroup_skb/egress`: every packet of a labelled socket, as it leaves.
+#[cgroup_skb(egress)]
+pub fn network_egress(ctx: SkBuffContext) -> i32 {
+    let skb: *mut __sk_buff = ctx.skb.skb;
+    // SAFETY: context fields and helpers; null is checked before use.
+    unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return PASS;
+        }
+        // A request socket gives its listener here; time-wait sockets carry no payload.
+        let sk = bpf_sk_fullsock(sk);
+        if sk.is_null() {
+            return PASS;
+        }
+        match SOCKETS.get(sk.cast()) {
+            Some(storage) => packet(skb, sk, storage),
+            None => PASS,
+        }
+    }
+}
+
+/// Bytes of an IPv4 header without options, and of the ports behind it.
+const V4_BYTES: usize = 24;
+/// Bytes of an IPv6 header, and of the ports behind it.
+const V6_BYTES: usize = 44;
+
+/// What a packet says of itself.
+#[derive(Clone, Copy)]
+struct Parsed {
+    source: Address,
+    destination: Address,
+    source_port: u16,
+    port: u16,
+    ip_protocol: u8,
+    /// Why it can't be judged by its destination alone.
+    refused: Option<Reason>,
+}
+
+/// Loads `N` bytes from the start of the network header; where the packet is shorter, the first `LESS`.
+///
+/// # Safety
+/// `skb` is the hook's context.
+#[inline(always)]
+unsafe fn load<const N: usize, const LESS: usize>(skb: *mut __sk_buff) -> Option<[u8; N]> {
+    let mut bytes = [0_u8; N];
+    // SAFETY: the caller's promise; the buffer is N bytes.
+    unsafe {
+        if bpf_skb_load_bytes(skb.cast(), 0, bytes.as_mut_ptr().cast(), N as u32) == 0
+            || bpf_skb_load_bytes(skb.cast(), 0, bytes.as_mut_ptr().cast(), LESS as u32) == 0
+        {
+            return Some(bytes);
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn be32(b: &[u8], at: usize) -> u32 {
+    u32::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
+}
+
+#[inline(always)]
+fn be16(b: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([b[at], b[at + 1]])
+}
+
+/// # Safety
+/// `skb` is the hook's context.
+#[inline(always)]
+unsafe fn parse(skb: *mut __sk_buff) -> Option<Parsed> {
+    // SAFETY: a context field; the caller's promise for `load`.
+    let v6 = unsafe { read_volatile(&raw const (*skb).protocol) } as u16 == 0x86dd_u16.to_be();
+    if v6 {
+        // SAFETY: the caller's promise.
+        let b = unsafe { load::<V6_BYTES, 40>(skb) }?;
+        let ip_protocol = b[6];
+        // Extension headers may route (RFC 8200 §4.4) or hide ports: hop-by-hop, routing, fragment, destination
+        // options, mobility, HIP, shim6 and the experimental ones.
+        let extension = matches!(ip_protocol, 0 | 43 | 44 | 60 | 135 | 139 | 140 | 253 | 254);
+        return Some(Parsed {
+            source: Address([be32(&b, 8), be32(&b, 12), be32(&b, 16), be32(&b, 20)]),
+            destination: Address([be32(&b, 24), be32(&b, 28), be32(&b, 32), be32(&b, 36)]),
+            source_port: be16(&b, 40),
+            port: be16(&b, 42),
+            ip_protocol,
+            refused: if extension { Some(Reason::IpOptions) } else { None },
+        });
+    }
+    // SAFETY: the caller's promise.
+    let b = unsafe { load::<V4_BYTES, 20>(skb) }?;
+    let refused = if b[0] & 0x0f != 5 {
+        Some(Reason::IpOptions)
+    } else if b[0] >> 4 != 4 || be16(&b, 6) & 0x1fff != 0 {
+        Some(Reason::Malformed) // a later fragment has no ports
+    } else {
+        None
+    };
+    Some(Parsed {
+        source: Address::v4(be32(&b, 12)),
+        destination: Address::v4(be32(&b, 16)),
+        source_port: be16(&b, 20),
+        port: be16(&b, 22),
+        ip_protocol: b[9],
+        refused,
+    })
+}
+
+/// # Safety
+/// `skb` and `sk` are the hook's own, `s` is the storage of `sk`.
+#[inline(always)]
+unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) -> i32 {
+    // SAFETY: the caller's promise; storage fields are read as one word each.
+    let (agent, profile, flags, allowed, reported, state) = unsafe {
+        (
+            (*s).agent,
+            (*s).profile as u32,
+            (*s).flags,
+            read_volatile(&raw const (*s).allowed),
+            read_volatile(&raw const (*s).denied),
+            read_volatile(&raw const (*sk).state),
+        )
+    };
+    let label = Label { agent, profile, parent: 0, origin: 0 };
+    let policy = policy(profile);
+    let mode = match policy {
+        Some(p) => p.mode,
+        None => Mode::Enforce,
+    };
+    // SAFETY: the caller's promise.
+    let Some(parsed) = (unsafe { parse(skb) }) else {
+        fail::count(Site::PacketRead);
+        return if matches!(mode, Mode::Enforce) { DENY } else { PASS };
+    };
+    let protocol = Protocol::from_ip(parsed.ip_protocol as u32);
+    let (source_port, port) = match protocol {
+        Protocol::Icmp | Protocol::Other => (0, 0),
+        _ => (parsed.source_port, parsed.port),
+    };
+    // A listener's SYN-ACK and its accepted sockets go to whoever called: the grant is for the local port.
+    let server = matches!(protocol, Protocol::Tcp) && (state == LISTEN || flags & SOCKET_SERVER != 0);
+    let request = if server {
+        NetRequest::listen(parsed.source, source_port, protocol)
+    } else {
+        NetRequest::out(parsed.destination, port, protocol)
+    };
+    let place = Place { hook: Hook::Egress, ip_protocol: parsed.ip_protocol as u32, family: 0 };
+    let Some(policy) = policy else {
+        fail::count(Site::ImageMissing);
+        return drop_packet(
+            &label,
+            place,
+            request,
+            source_port,
+            Reason::HelperFailed,
+            Mode::Enforce,
+            0,
+            0,
+            s,
+        );
+    };
+    let tag = match request.address.as_v4() {
+        Some(v4) => flow_tag(v4, request.port, protocol.code(), policy.generation),
+        None => 0,
+    };
+    if let Some(reason) = parsed.refused {
+        return drop_packet(&label, place, request, source_port, reason, mode, policy.generation, 0, s);
+    }
+    if tag != 0 && allowed == tag {
+        return PASS;
+    }
+    let decision = decide(&policy.table, request);
+    if decision.allowed() {
+        // SAFETY: as above.
+        unsafe {
+            if state == LISTEN {
+                // Before the child is cloned from this storage.
+                (*s).flags |= SOCKET_SERVER;
+            }
+            (*s).allowed = tag;
+        }
+        return PASS;
+    }
+    let reason = if matches!(decision, Decision::DenyRule) { Reason::Rule } else { Reason::Default };
+    // Retransmissions of one denied flow are one event.
+    if tag != 0 && reported == tag {
+        emit::decision(domain(request.direction), Effect::Deny, mode);
+        return if matches!(mode, Mode::Enforce) { DENY } else { PASS };
+    }
+    drop_packet(&label, place, request, source_port, reason, mode, policy.generation, tag, s)
+}
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "inlined; a struct would cost stack that decide() needs")]
+fn drop_packet(
+    label: &Label,
+    place: Place,
+    request: NetRequest,
+    local_port: u16,
+    reason: Reason,
+    mode: Mode,
+    generation: u32,
+    tag: u64,
+    s: *mut SocketLabel,
+) -> i32 {
+    let enforce = matches!(mode, Mode::Enforce);
+    emit::decision(domain(request.direction), Effect::Deny, mode);
+    let outcome = Outcome { effect: Effect::Deny, mode, generation, errno: if enforce { EPERM } else { 0 } };
+    let body = NetBody {
+        address: request.address.bytes(),
+        port: request.port,
+        protocol: request.protocol.code(),
+        direction: request.direction.code(),
+        reason: reason.code(),
+        pad: 0,
+        local_port,
+        ip_protocol: place.ip_protocol,
+        family: place.family,
+    };
+    let header = emit::packet_header(Kind::Network, place.hook, size_of::<Record<NetBody>>(), label, outcome);
+    emit::record(outcome.ring(), label.agent, &Record { header, body });
+    emit::denied(label.agent);
+    // SAFETY: storage of the packet's socket.
+    unsafe { (*s).denied = tag };
+    if enforce { DENY } else { PASS }
+}

@@ -1,0 +1,94 @@
+//! The maps. Each says who writes it, who reads it and how long an entry lives.
+//!
+//! Policy maps are never LRU: an eviction would turn a denial into an allow.
+
+use agent_monitor_common::agent::{AgentState, AttachRequest, MAX_AGENTS};
+use agent_monitor_common::counters::{DECISIONS, RingCounters, Site};
+use agent_monitor_common::image::{IMAGE_SLOTS, IMAGE_WORDS, PROFILE_ROWS};
+use agent_monitor_common::label::{BITMAP_WORDS, Label, MAX_LABELS, SocketLabel};
+use agent_monitor_common::request::{PROBE_BATCH, ProbeRequest};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::macros::btf_map;
+
+use crate::path::Scratch;
+use crate::storage::{ClonedSocketStorage, TaskStorage};
+
+/// One bit per tgid. Writers: fork, exec, exit hooks and the task iterator (atomically). Readers: every hook.
+#[btf_map]
+pub static LABEL_BITS: Array<[u64; BITMAP_WORDS], 1> = Array::new();
+
+/// Label by tgid, preallocated. Writers: fork, exec, exit hooks and the task iterator. Readers: every hook whose bit
+/// was set. An entry lives from labelling to the exit of the process' last thread.
+#[btf_map]
+pub static LABELS: HashMap<u32, Label, MAX_LABELS> = HashMap::new();
+
+/// Agents by key. Writers: the daemon, the exec hook (claims). The daemon removes an entry after its last process.
+#[btf_map]
+pub static AGENTS: HashMap<u32, AgentState, MAX_AGENTS> = HashMap::new();
+
+/// Key of the next agent made by the exec hook. Writer: the exec hook.
+#[btf_map]
+pub static NEXT_AGENT: Array<u64, 1> = Array::new();
+
+/// Image word of each profile slot and, in the last row, of the claims. Writer: the daemon, flipped last on install.
+#[btf_map]
+pub static PROFILES: Array<u64, PROFILE_ROWS> = Array::new();
+
+/// One policy image.
+pub type Image = [u64; IMAGE_WORDS];
+
+/// Policy images; see `PROFILES` for which slot is in force. Writer: the daemon. Readers: every deciding hook.
+#[btf_map]
+pub static IMAGES: ArrayOfMaps<Array<Image, 1>, IMAGE_SLOTS> = ArrayOfMaps::new();
+
+/// Label of a socket. Writers: socket hooks, file_receive, the file iterator. Readers: egress and the socket hooks.
+/// Lives as long as the socket; accepted sockets get a copy.
+#[btf_map]
+pub static SOCKETS: ClonedSocketStorage<SocketLabel> = ClonedSocketStorage::new();
+
+/// Scratch of the exec hook, one per task, made at its first exec under watch.
+#[btf_map]
+pub static SCRATCH: TaskStorage<Scratch> = TaskStorage::new();
+
+/// Denials and would-denials. Reader: the daemon.
+#[btf_map]
+pub static VERDICTS: RingBuf<[u8; 80], { 8 << 20 }> = RingBuf::new();
+
+/// Everything observed. Reader: the daemon.
+#[btf_map]
+pub static ACTIVITY: RingBuf<[u8; 80], { 4 << 20 }> = RingBuf::new();
+
+/// What the rings took and refused, by `Ring`. Writer: `emit.rs`.
+#[btf_map]
+pub static RINGS: PerCpuArray<RingCounters, 2> = PerCpuArray::new();
+
+/// Decisions by `decision_cell`. Writers: the deciding hooks.
+#[btf_map]
+pub static DECISION_COUNT: PerCpuArray<u64, DECISIONS> = PerCpuArray::new();
+
+/// Failures of helpers by `Site`. Writer: `fail.rs`.
+#[btf_map]
+pub static FAULTS: PerCpuArray<u64, { Site::ALL.len() }> = PerCpuArray::new();
+
+/// Listed system calls by (agent, number). Writer: sys_enter. The daemon removes an agent's entries with the agent.
+#[btf_map]
+pub static SYSCALL_COUNT: HashMap<[u32; 2], u64, 8192> = HashMap::new();
+
+/// What the iterators shall label. Writer: the daemon before a pass; the iterators count in it.
+#[btf_map]
+pub static ATTACH: Array<AttachRequest, 1> = Array::new();
+
+/// Input and output of the test-run probe.
+#[repr(C)]
+pub struct ProbeTable {
+    /// Requests judged so far; the probe takes the next one modulo the batch.
+    pub next: u64,
+    /// Image slot to judge against.
+    pub slot: u64,
+    pub requests: [ProbeRequest; PROBE_BATCH],
+    pub answers: [u32; PROBE_BATCH],
+}
+
+/// Used only by test-runs of the probe.
+#[btf_map]
+pub static PROBE: Array<ProbeTable, 1> = Array::new();

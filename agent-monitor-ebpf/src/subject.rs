@@ -1,0 +1,119 @@
+//! Who acts: from the current process to its label, its image and its settings.
+
+use agent_monitor_common::automaton::Words;
+use agent_monitor_common::counters::{Mode, Site};
+use agent_monitor_common::image::{IMAGE_WORDS, Settings, field, header, split_profile_word};
+use agent_monitor_common::label::{Label, bit_of};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+
+use crate::atomic;
+use crate::maps::{IMAGES, Image, LABEL_BITS, LABELS, PROFILES};
+
+/// An image in a map, with every index bounded.
+#[derive(Clone, Copy)]
+pub struct Table(*const u64);
+
+/// `index & (IMAGE_WORDS - 1)`, done where the optimiser can't move or drop it.
+// VERIFIER: "R3 min value is negative": LLVM checks one register and indexes with another.
+#[inline(always)]
+fn bounded(mut index: u64) -> u64 {
+    // SAFETY: one AND, no memory.
+    unsafe {
+        core::arch::asm!("{0} &= {1}", inout(reg) index, const (IMAGE_WORDS - 1) as u64,
+            options(pure, nomem, nostack));
+    }
+    index
+}
+
+impl Words for Table {
+    #[inline(always)]
+    fn word(&self, index: u64) -> u64 {
+        // SAFETY: the index is below IMAGE_WORDS, the size of the map value.
+        unsafe { *self.0.add(bounded(index) as usize) }
+    }
+}
+
+/// Table of an image slot.
+#[inline(always)]
+pub fn table(slot: u32) -> Option<Table> {
+    let image: &Image = IMAGES.get_value(slot, &0)?;
+    Some(Table(image.as_ptr()))
+}
+
+/// A profile as it is in force at this moment.
+#[derive(Clone, Copy)]
+pub struct Policy {
+    pub table: Table,
+    pub generation: u32,
+    pub mode: Mode,
+    pub errno: u8,
+}
+
+/// The policy in force in a row of the profile table. The row's word is read once.
+#[inline(always)]
+pub fn policy(row: u32) -> Option<Policy> {
+    let word = PROFILES.get_ptr(row)?;
+    // SAFETY: an element of an array; the daemon writes it as one word.
+    let (slot, generation) = split_profile_word(unsafe { core::ptr::read_volatile(word) })?;
+    let table = table(slot)?;
+    let settings = Settings::from_word(field(&table, header::SETTINGS));
+    // An unknown mode enforces.
+    let mode = match settings.mode {
+        0 => Mode::Learn,
+        1 => Mode::Audit,
+        _ => Mode::Enforce,
+    };
+    Some(Policy { table, generation, mode, errno: settings.errno })
+}
+
+/// The tgid of the current process.
+#[inline(always)]
+pub fn current_tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+#[inline(always)]
+fn word_of(tgid: u32) -> Option<(*mut u64, u64)> {
+    let bits = LABEL_BITS.get_ptr_mut(0)?;
+    let (word, bit) = bit_of(tgid);
+    // SAFETY: `bit_of` bounds the word below the array's length.
+    Some((unsafe { (&raw mut *bits).cast::<u64>().add(word) }, bit))
+}
+
+/// Whether `tgid` has its bit. All that an unlabelled process costs a hook.
+#[inline(always)]
+pub fn has_bit(tgid: u32) -> bool {
+    match word_of(tgid) {
+        // SAFETY: a word of the bitmap; its writers use atomics.
+        Some((word, bit)) => unsafe { core::ptr::read_volatile(word) & bit != 0 },
+        None => false,
+    }
+}
+
+/// Sets the bit of `tgid`.
+#[inline(always)]
+pub fn set_bit(tgid: u32) {
+    if let Some((word, bit)) = word_of(tgid) {
+        // SAFETY: a word of the bitmap.
+        unsafe { atomic::or(word, bit) };
+    }
+}
+
+/// Clears the bit of `tgid`.
+#[inline(always)]
+pub fn clear_bit(tgid: u32) {
+    if let Some((word, bit)) = word_of(tgid) {
+        // SAFETY: a word of the bitmap.
+        unsafe { atomic::and(word, !bit) };
+    }
+}
+
+/// The label of `tgid`, whose bit is set. `Err`: it was lost.
+#[inline(always)]
+pub fn label_of(tgid: u32) -> Result<Label, Site> {
+    match LABELS.get_ptr(tgid) {
+        // SAFETY: a preallocated element; it is written whole before its bit is of use, and a copy is taken.
+        Some(label) => Ok(unsafe { *label }),
+        None => Err(Site::LabelMissing),
+    }
+}

@@ -1,0 +1,39 @@
+//! The maps that userspace reads and writes, by their types.
+
+use agent_monitor_common::agent::{AgentState, AttachRequest};
+use agent_monitor_common::counters::RingCounters;
+use agent_monitor_common::label::Label;
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+
+/// Lets aya move a wire struct of the common crate in and out of a map.
+macro_rules! pod {
+    ($($name:ident = $inner:ty;)*) => {$(
+        #[derive(Clone, Copy)]
+        #[repr(transparent)]
+        pub struct $name(pub $inner);
+        // SAFETY: wire structs are repr(C) integers without padding.
+        unsafe impl aya::Pod for $name {}
+    )*};
+}
+
+pod! {
+    LabelPod = Label;
+    AgentPod = AgentState;
+    AttachPod = AttachRequest;
+    RingPod = RingCounters;
+}
+
+/// The maps of a loaded object.
+pub struct Maps {
+    pub labels: HashMap<MapData, u32, LabelPod>,
+    pub agents: HashMap<MapData, u32, AgentPod>,
+    pub profiles: Array<MapData, u64>,
+    pub images: MapData,
+    pub label_bits: MapData,
+    pub attach: Array<MapData, AttachPod>,
+    pub rings: PerCpuArray<MapData, RingPod>,
+    pub decisions: PerCpuArray<MapData, u64>,
+    pub faults: PerCpuArray<MapData, u64>,
+    pub syscall_count: HashMap<MapData, [u32; 2], u64>,
+    pub probe: MapData,
+}

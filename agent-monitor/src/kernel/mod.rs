@@ -1,0 +1,28 @@
+//! The kernel side as userspace sees it: loads the programs, installs images, labels processes, reads rings and
+//! counters. Called by the daemon, `doctor` and the kernel tests.
+//!
+//! What must stay true: a failed step leaves what was in force; an image becomes visible by one word, written last;
+//! nothing here prints.
+
+mod btf;
+mod control;
+mod counters;
+mod features;
+mod install;
+mod labels;
+mod loader;
+mod posture;
+mod probe;
+mod programs;
+mod rings;
+mod syscalls;
+
+pub use btf::{LayoutError, resolve_layout};
+pub use counters::{Counters, ProgramStats};
+pub use features::{Features, MissingCapability, check_privileges};
+pub use install::InstallError;
+pub use labels::{LabelError, Labelled};
+pub use loader::{Kernel, LoadError, LoadOptions};
+pub use posture::{Gap, Mechanism, Posture, State};
+pub use probe::{ProbeError, ProbeRun};
+pub use rings::RingReader;

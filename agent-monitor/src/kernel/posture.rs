@@ -1,0 +1,106 @@
+//! Posture: what this kernel can truly enforce, mechanism by mechanism, and what a profile asks beyond it.
+
+use crate::policy::{Mode, ResolvedProfile};
+
+use super::programs::{Entry, Kind};
+
+/// Whether a mechanism works here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Attached, and its start-up test ran.
+    Active,
+    /// Loaded; attached while a profile needs it.
+    Idle,
+    /// The kernel refused it.
+    Refused { errno: i32, why: String },
+    /// The kernel would never call it.
+    Absent { why: String },
+}
+
+impl State {
+    pub fn works(&self) -> bool {
+        matches!(self, State::Active | State::Idle)
+    }
+
+    /// One word, for metrics and tables.
+    pub fn name(&self) -> &'static str {
+        match self {
+            State::Active => "active",
+            State::Idle => "idle",
+            State::Refused { .. } => "refused",
+            State::Absent { .. } => "absent",
+        }
+    }
+}
+
+/// One mechanism.
+#[derive(Clone, Debug)]
+pub struct Mechanism {
+    /// As events and metrics name it, for example `cgroup/connect4`.
+    pub name: &'static str,
+    pub state: State,
+    /// What goes unseen without it.
+    pub blind: &'static str,
+    lsm: bool,
+    syscalls: bool,
+}
+
+impl Mechanism {
+    pub(super) fn new(entry: &Entry, state: State) -> Self {
+        Mechanism {
+            name: entry.mechanism,
+            state,
+            blind: entry.blind,
+            lsm: entry.kind == Kind::Lsm,
+            syscalls: entry.kind == Kind::RawTracepoint,
+        }
+    }
+}
+
+/// Something that a profile asks and this kernel can't enforce.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The missing mechanism.
+    pub mechanism: &'static str,
+    /// What goes unseen.
+    pub blind: &'static str,
+    /// Why it is missing.
+    pub why: String,
+}
+
+/// All mechanisms of this kernel.
+#[derive(Clone, Debug, Default)]
+pub struct Posture {
+    pub mechanisms: Vec<Mechanism>,
+}
+
+impl Posture {
+    /// Whether a mechanism works.
+    pub fn works(&self, name: &str) -> bool {
+        self.mechanisms.iter().any(|m| m.name == name && m.state.works())
+    }
+
+    /// What `profile` asks and this kernel can't enforce; empty for profiles that only observe.
+    pub fn missing_for(&self, profile: &ResolvedProfile) -> Vec<Gap> {
+        if profile.mode != Mode::Enforce {
+            return Vec::new();
+        }
+        self.gaps(!profile.syscalls.is_empty())
+    }
+
+    /// What an enforcing profile can't have here; `syscalls`: it lists system calls.
+    pub fn gaps(&self, syscalls: bool) -> Vec<Gap> {
+        self.mechanisms
+            .iter()
+            .filter(|m| !m.state.works() && (m.lsm || !m.syscalls || syscalls))
+            .map(|m| Gap {
+                mechanism: m.name,
+                blind: m.blind,
+                why: match &m.state {
+                    State::Refused { why, .. } | State::Absent { why } => why.clone(),
+                    State::Active | State::Idle => String::new(),
+                },
+            })
+            .collect()
+    }
+}
