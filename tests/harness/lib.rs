@@ -1,1 +1,21 @@
-//! Shared by the kernel tests: namespaces, cgroups, the loaded programs.
+//! What the kernel tests stand on: own cgroups, own network namespaces, a peer, a sniffer, children that attack.
+//!
+//! The test process itself moves into a network namespace of its own (the "agent" side of a veth pair) before the
+//! first test; nothing here touches the machine's own interfaces, and cgroup programs are attached only to cgroups
+//! made here. Tests run one at a time on the main thread, because they fork.
+
+pub mod attempt;
+pub mod bpf;
+pub mod cgroup;
+pub mod child;
+pub mod netlink;
+pub mod peer;
+pub mod socket;
+pub mod uring;
+pub mod wire;
+pub mod world;
+
+pub use attempt::{Attempt, Failure};
+pub use child::{Child, Stage};
+pub use socket::Socket;
+pub use world::World;

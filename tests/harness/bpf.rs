@@ -1,0 +1,99 @@
+//! A second loader: a two-instruction cgroup program by raw `bpf(2)`, as another tool on the host would attach.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use anyhow::{Context, Result};
+
+use crate::cgroup::Cgroup;
+
+const PROG_LOAD: i32 = 5;
+const PROG_ATTACH: i32 = 8;
+const PROG_DETACH: i32 = 9;
+
+/// `bpf_prog_type` and `bpf_attach_type` of a cgroup hook.
+#[derive(Clone, Copy)]
+pub struct CgroupHook {
+    pub program: u32,
+    pub attach: u32,
+}
+
+pub const CONNECT4: CgroupHook = CgroupHook { program: 18, attach: 10 };
+pub const SENDMSG4: CgroupHook = CgroupHook { program: 18, attach: 14 };
+pub const EGRESS: CgroupHook = CgroupHook { program: 8, attach: 1 };
+pub const SOCK_CREATE: CgroupHook = CgroupHook { program: 9, attach: 2 };
+
+/// Flags of `BPF_PROG_ATTACH`.
+pub const ALLOW_OVERRIDE: u32 = 1;
+pub const ALLOW_MULTI: u32 = 2;
+
+/// A program that was attached; detached on drop.
+pub struct Attached {
+    program: OwnedFd,
+    cgroup: File,
+    hook: CgroupHook,
+}
+
+/// 64-bit words of `union bpf_attr` that these calls use.
+type Attributes = [u64; 16];
+
+fn bpf(command: i32, attributes: &mut Attributes) -> io::Result<i64> {
+    // SAFETY: the kernel reads `attributes` up to its size; pointers in it outlive the call (callers).
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of::<Attributes>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Instructions: `r1 = 0; call bpf_set_retval; r0 = 1; exit` where the hook has that helper, else `r0 = 1; exit`.
+fn allow_all(hook: CgroupHook, clear_errno: bool) -> Vec<u64> {
+    const MOV_R1_0: u64 = 0xb7 | 1 << 8;
+    const CALL_SET_RETVAL: u64 = 0x85 | 187 << 32;
+    const MOV_R0_1: u64 = 0xb7 | 1 << 32;
+    const EXIT: u64 = 0x95;
+    if clear_errno && hook.program != EGRESS.program {
+        return vec![MOV_R1_0, CALL_SET_RETVAL, MOV_R0_1, EXIT];
+    }
+    vec![MOV_R0_1, EXIT]
+}
+
+/// Attaches to `cgroup` a program that allows everything and, with `clear_errno`, takes an earlier denial back.
+pub fn attach_allow_all(
+    cgroup: &Cgroup,
+    hook: CgroupHook,
+    flags: u32,
+    clear_errno: bool,
+) -> Result<Attached> {
+    let instructions = allow_all(hook, clear_errno);
+    let license = CString::new("GPL")?;
+    let mut load: Attributes = [0; 16];
+    load[0] = u64::from(hook.program) | (instructions.len() as u64) << 32;
+    load[1] = instructions.as_ptr().addr() as u64;
+    load[2] = license.as_ptr().addr() as u64;
+    load[8] = u64::from(hook.attach) << 32; // expected_attach_type at byte 68
+    let fd = bpf(PROG_LOAD, &mut load).context("load a program of another loader")?;
+    // SAFETY: a new descriptor of ours.
+    let program = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    let cgroup = File::open(cgroup.path())?;
+    let mut attach = target(&cgroup, &program, hook);
+    attach[1] |= u64::from(flags) << 32;
+    bpf(PROG_ATTACH, &mut attach).context("attach a program of another loader")?;
+    Ok(Attached { program, cgroup, hook })
+}
+
+/// `target_fd`, `attach_bpf_fd`, `attach_type` (then `attach_flags`).
+fn target(cgroup: &File, program: &OwnedFd, hook: CgroupHook) -> Attributes {
+    let mut attributes = [0; 16];
+    attributes[0] = cgroup.as_raw_fd() as u64 | (program.as_raw_fd() as u64) << 32;
+    attributes[1] = u64::from(hook.attach);
+    attributes
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let mut detach = target(&self.cgroup, &self.program, self.hook);
+        // A failure leaves the program until its cgroup goes, which is the test's own and removed next.
+        let _ = bpf(PROG_DETACH, &mut detach);
+    }
+}

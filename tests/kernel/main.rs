@@ -1,0 +1,24 @@
+//! The kernel tests: attacks on the enforcement of the network domain, each beside its twin with enforcement off.
+//!
+//! One binary for the host and for virtual machines; it needs root and a kernel with BTF, and touches only network
+//! namespaces and cgroups of its own. Names carry the id of the bypass catalogue (`N5_…`, `L3_…`). Tests fork, so they
+//! run one at a time on the main thread.
+
+mod attack;
+mod lab;
+mod network_out;
+mod sockets;
+mod source_routing;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Forking asks for one thread; `--test-threads` would only make the children's memory a lottery.
+    arguments.test_threads = Some(1);
+    let attacks = [network_out::attacks(), sockets::attacks(), source_routing::attacks()];
+    let trials: Vec<Trial> = attacks.into_iter().flatten().flat_map(attack::trials).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    lab::close();
+    conclusion.exit();
+}
