@@ -1,0 +1,3 @@
+//! Agents: who is governed, how a process comes under a label, and how a flow that lost its grant is cut.
+
+pub mod registry;
