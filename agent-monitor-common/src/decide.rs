@@ -26,41 +26,49 @@ impl Decision {
     /// An unknown answer is a denial.
     #[inline(always)]
     const fn from_walk(state: u32) -> Self {
-        if state & TERMINAL == 0 {
-            return Decision::DenyDefault;
+        if state == TERMINAL | 1 {
+            return Decision::Allow;
         }
-        match state & !TERMINAL {
-            1 => Decision::Allow,
-            2 => Decision::DenyRule,
-            _ => Decision::DenyDefault,
+        if state == TERMINAL | 2 {
+            return Decision::DenyRule;
         }
+        Decision::DenyDefault
     }
 }
 
-/// Walks address bytes `first` to 15, then the port.
+/// `x`, of which the verifier shall know nothing: the many ways out of a walk then become one state, and what follows
+/// is walked once instead of once for each.
 #[inline(always)]
-fn walk<W: Words + ?Sized>(image: &W, mut state: u32, address: Address, first: usize, port: u16) -> Decision {
+pub fn forget(x: u32) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut x = x as u64;
+        // SAFETY: one AND with all ones, no memory.
+        unsafe { core::arch::asm!("{0} &= -1", inout(reg) x, options(pure, nomem, nostack)) };
+        return x as u32;
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    x
+}
+
+/// Walks address bytes `first` to 15, then the port. The state it ends in.
+#[inline(always)]
+fn walk<W: Words + ?Sized>(image: &W, start: usize, address: Address, first: usize, port: u16) -> u32 {
+    let mut state = field(image, start) as u32;
     let mut i = first;
-    while i < 16 {
+    while i < 18 {
         if state & TERMINAL != 0 {
-            return Decision::from_walk(state);
+            break;
         }
-        state = step(image, state, address.byte(i));
+        let byte = match i {
+            16 => (port >> 8) as u8,
+            17 => port as u8,
+            _ => address.byte(i),
+        };
+        state = step(image, state, byte);
         i += 1;
     }
-    if state & TERMINAL == 0 {
-        state = step(image, state, (port >> 8) as u8);
-    }
-    if state & TERMINAL == 0 {
-        state = step(image, state, port as u8);
-    }
-    Decision::from_walk(state)
-}
-
-#[inline(always)]
-fn decide_v4<W: Words + ?Sized>(image: &W, request: NetRequest, v4: u32) -> Decision {
-    let start = field(image, header::START_V4 + request.start()) as u32;
-    walk(image, start, Address::v4(v4), 12, request.port)
+    forget(state)
 }
 
 /// Judges a network request against an image.
@@ -69,18 +77,21 @@ fn decide_v4<W: Words + ?Sized>(image: &W, request: NetRequest, v4: u32) -> Deci
 /// IPv4-compatible) must be granted as IPv6 *and* as that IPv4 address.
 #[inline(always)]
 pub fn decide<W: Words + ?Sized>(image: &W, request: NetRequest) -> Decision {
-    if let Some(v4) = request.address.as_v4() {
-        return decide_v4(image, request, v4);
-    }
-    let start = field(image, header::START_V6 + request.start()) as u32;
-    let decision = walk(image, start, request.address, 0, request.port);
-    if !decision.allowed() || matches!(request.direction, Direction::Listen) {
-        return decision;
-    }
-    match request.address.embedded_v4() {
-        Some(v4) => decide_v4(image, request, v4),
-        None => decision,
-    }
+    let v4 = match request.address.as_v4() {
+        Some(v4) => v4,
+        None => {
+            let state = walk(image, header::START_V6 + request.start(), request.address, 0, request.port);
+            if state != TERMINAL | 1 || matches!(request.direction, Direction::Listen) {
+                return Decision::from_walk(state);
+            }
+            match request.address.embedded_v4() {
+                Some(v4) => v4,
+                None => return Decision::Allow,
+            }
+        }
+    };
+    let v4 = Address::v4(forget(v4));
+    Decision::from_walk(walk(image, header::START_V4 + request.start(), v4, 12, request.port))
 }
 
 /// Whether an image grants a kind of socket.

@@ -55,7 +55,10 @@ impl Address {
     /// The IPv4 address (network byte order) of a mapped address.
     #[inline(always)]
     pub const fn as_v4(self) -> Option<u32> {
-        if self.0[0] == 0 && self.0[1] == 0 && self.0[2] == MAPPED { Some(self.0[3]) } else { None }
+        let [a, b, c, d] = self.0;
+        // One comparison of a derived word, here and below: a comparison of the words themselves would leave the
+        // verifier with several versions of the address, each of which it walks to the end of the program.
+        if a | b | (c ^ MAPPED) == 0 { Some(d) } else { None }
     }
 
     /// Byte `i` (0 to 15) in network order.
@@ -91,15 +94,9 @@ impl Address {
     #[inline(always)]
     pub const fn as_destination(self) -> Self {
         let [a, b, c, d] = self.0;
-        if a == 0 && b == 0 && d == 0 {
-            if c == 0 {
-                return Address([0, 0, 0, 1_u32.to_be()]);
-            }
-            if c == MAPPED {
-                return Address::v4(0x7f00_0001_u32.to_be());
-            }
-        }
-        self
+        let d = if a | b | c | d == 0 { 1_u32.to_be() } else { d };
+        let d = if a | b | (c ^ MAPPED) | d == 0 { 0x7f00_0001_u32.to_be() } else { d };
+        Address([a, b, c, d])
     }
 
     /// The IPv4 address (network byte order) inside a transition form, which a translator or tunnel on the path
@@ -109,22 +106,18 @@ impl Address {
     #[inline(always)]
     pub const fn embedded_v4(self) -> Option<u32> {
         let [a, b, c, d] = self.0;
-        if a == 0x0064_ff9b_u32.to_be() {
-            if b == 0 && c == 0 {
-                return Some(d);
-            }
-            if u32::from_be(b) >> 16 == 1 {
-                return Some(d);
-            }
-            return None;
+        let nat64 = a ^ 0x0064_ff9b_u32.to_be();
+        if nat64 | b | c == 0 || nat64 | ((u32::from_be(b) >> 16) ^ 1) == 0 {
+            return Some(d);
         }
-        if a == 0x2001_0000_u32.to_be() {
+        if a ^ 0x2001_0000_u32.to_be() == 0 {
             return Some(!d);
         }
-        if u32::from_be(a) >> 16 == 0x2002 {
+        if (u32::from_be(a) >> 16) ^ 0x2002 == 0 {
             return Some((u32::from_be(a) << 16 | u32::from_be(b) >> 16).to_be());
         }
-        if a == 0 && b == 0 && c == 0 && u32::from_be(d) > 1 {
+        // `d` is neither 0 nor 1.
+        if a | b | c == 0 && u32::from_be(d) > 1 {
             return Some(d);
         }
         None

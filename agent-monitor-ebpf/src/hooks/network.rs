@@ -5,7 +5,7 @@
 //! sees, source routing, and flows whose grant went. `current` means nothing there (softirq), so it asks the socket.
 
 use agent_monitor_common::counters::{Domain, Effect, Mode, Site};
-use agent_monitor_common::decide::{Decision, decide, decide_socket};
+use agent_monitor_common::decide::{Decision, decide, decide_socket, forget};
 use agent_monitor_common::event::{Hook, Kind, NetBody, Reason, SocketBody};
 use agent_monitor_common::label::{Label, SOCKET_SERVER, SocketLabel, flow_tag};
 use agent_monitor_common::request::{Address, Direction, NetRequest, Protocol, socket_kind};
@@ -422,8 +422,8 @@ struct Parsed {
     source_port: u16,
     port: u16,
     ip_protocol: u8,
-    /// Why it can't be judged by its destination alone.
-    refused: Option<Reason>,
+    /// [`Reason`] code of why it can't be judged by its destination alone; 0: it can.
+    refused: u8,
 }
 
 /// Loads `N` bytes from the start of the network header; where the packet is shorter, the first `LESS`.
@@ -473,17 +473,17 @@ unsafe fn parse(skb: *mut __sk_buff) -> Option<Parsed> {
             source_port: be16(&b, 40),
             port: be16(&b, 42),
             ip_protocol,
-            refused: if extension { Some(Reason::IpOptions) } else { None },
+            refused: if extension { Reason::IpOptions.code() } else { 0 },
         });
     }
     // SAFETY: the caller's promise.
     let b = unsafe { load::<V4_BYTES, 20>(skb) }?;
     let refused = if b[0] & 0x0f != 5 {
-        Some(Reason::IpOptions)
+        Reason::IpOptions.code()
     } else if b[0] >> 4 != 4 || be16(&b, 6) & 0x1fff != 0 {
-        Some(Reason::Malformed) // a later fragment has no ports
+        Reason::Malformed.code() // a later fragment has no ports
     } else {
-        None
+        0
     };
     Some(Parsed {
         source: Address::v4(be32(&b, 12)),
@@ -511,105 +511,75 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
         )
     };
     let label = Label { agent, profile, parent: 0, origin: 0 };
-    let policy = policy(profile);
-    let mode = match policy {
-        Some(p) => p.mode,
-        None => Mode::Enforce,
+    let Some(policy) = policy(profile) else {
+        fail::count(Site::ImageMissing);
+        emit::decision(Domain::NetworkOut, Effect::Deny, Mode::Enforce);
+        emit::denied(agent);
+        return DENY;
     };
+    let mode = policy.mode;
     // SAFETY: the caller's promise.
     let Some(parsed) = (unsafe { parse(skb) }) else {
         fail::count(Site::PacketRead);
         return if matches!(mode, Mode::Enforce) { DENY } else { PASS };
     };
     let protocol = Protocol::from_ip(parsed.ip_protocol as u32);
-    let (source_port, port) = match protocol {
-        Protocol::Icmp | Protocol::Other => (0, 0),
-        _ => (parsed.source_port, parsed.port),
-    };
+    let ported = matches!(protocol, Protocol::Tcp | Protocol::Udp);
     // A listener's SYN-ACK and its accepted sockets go to whoever called: the grant is for the local port.
     let server = matches!(protocol, Protocol::Tcp) && (state == LISTEN || flags & SOCKET_SERVER != 0);
     let request = if server {
-        NetRequest::listen(parsed.source, source_port, protocol)
+        NetRequest::listen(parsed.source, parsed.source_port, protocol)
     } else {
-        NetRequest::out(parsed.destination, port, protocol)
+        NetRequest::out(parsed.destination, if ported { parsed.port } else { 0 }, protocol)
     };
-    let place = Place { hook: Hook::Egress, ip_protocol: parsed.ip_protocol as u32, family: 0 };
-    let Some(policy) = policy else {
-        fail::count(Site::ImageMissing);
-        return drop_packet(
-            &label,
-            place,
-            request,
-            source_port,
-            Reason::HelperFailed,
-            Mode::Enforce,
-            0,
-            0,
-            s,
-        );
-    };
+    let refused = forget(parsed.refused as u32) as u8;
     let tag = match request.address.as_v4() {
-        Some(v4) => flow_tag(v4, request.port, protocol.code(), policy.generation),
-        None => 0,
+        Some(v4) if refused == 0 => flow_tag(v4, request.port, protocol.code(), policy.generation),
+        _ => 0,
     };
-    if let Some(reason) = parsed.refused {
-        return drop_packet(&label, place, request, source_port, reason, mode, policy.generation, 0, s);
-    }
     if tag != 0 && allowed == tag {
         return PASS;
     }
-    let decision = decide(&policy.table, request);
-    if decision.allowed() {
-        // SAFETY: as above.
-        unsafe {
-            if state == LISTEN {
-                // Before the child is cloned from this storage.
-                (*s).flags |= SOCKET_SERVER;
+    let mut reason = refused;
+    if refused == 0 {
+        let decision = decide(&policy.table, request);
+        if decision.allowed() {
+            // SAFETY: storage of the packet's socket, one word each.
+            unsafe {
+                if state == LISTEN {
+                    // Before the child is cloned from this storage.
+                    (*s).flags |= SOCKET_SERVER;
+                }
+                (*s).allowed = tag;
             }
-            (*s).allowed = tag;
+            return PASS;
         }
-        return PASS;
+        reason = if matches!(decision, Decision::DenyRule) { Reason::Rule } else { Reason::Default }.code();
     }
-    let reason = if matches!(decision, Decision::DenyRule) { Reason::Rule } else { Reason::Default };
-    // Retransmissions of one denied flow are one event.
-    if tag != 0 && reported == tag {
-        emit::decision(domain(request.direction), Effect::Deny, mode);
-        return if matches!(mode, Mode::Enforce) { DENY } else { PASS };
-    }
-    drop_packet(&label, place, request, source_port, reason, mode, policy.generation, tag, s)
-}
-
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "inlined; a struct would cost stack that decide() needs")]
-fn drop_packet(
-    label: &Label,
-    place: Place,
-    request: NetRequest,
-    local_port: u16,
-    reason: Reason,
-    mode: Mode,
-    generation: u32,
-    tag: u64,
-    s: *mut SocketLabel,
-) -> i32 {
+    let reason = forget(reason as u32) as u8;
     let enforce = matches!(mode, Mode::Enforce);
     emit::decision(domain(request.direction), Effect::Deny, mode);
-    let outcome = Outcome { effect: Effect::Deny, mode, generation, errno: if enforce { EPERM } else { 0 } };
-    let body = NetBody {
-        address: request.address.bytes(),
-        port: request.port,
-        protocol: request.protocol.code(),
-        direction: request.direction.code(),
-        reason: reason.code(),
-        pad: 0,
-        local_port,
-        ip_protocol: place.ip_protocol,
-        family: place.family,
-    };
-    let header = emit::packet_header(Kind::Network, place.hook, size_of::<Record<NetBody>>(), label, outcome);
-    emit::record(outcome.ring(), label.agent, &Record { header, body });
-    emit::denied(label.agent);
-    // SAFETY: storage of the packet's socket.
-    unsafe { (*s).denied = tag };
+    // Retransmissions of one denied flow are one event.
+    if tag == 0 || reported != tag {
+        let errno = if enforce { EPERM } else { 0 };
+        let outcome = Outcome { effect: Effect::Deny, mode, generation: policy.generation, errno };
+        let body = NetBody {
+            address: request.address.bytes(),
+            port: request.port,
+            protocol: protocol.code(),
+            direction: request.direction.code(),
+            reason,
+            pad: 0,
+            local_port: if ported { parsed.source_port } else { 0 },
+            ip_protocol: parsed.ip_protocol as u32,
+            family: 0,
+        };
+        let header =
+            emit::packet_header(Kind::Network, Hook::Egress, size_of::<Record<NetBody>>(), &label, outcome);
+        emit::record(outcome.ring(), agent, &Record { header, body });
+        emit::denied(agent);
+        // SAFETY: as above.
+        unsafe { (*s).denied = tag };
+    }
     if enforce { DENY } else { PASS }
 }
