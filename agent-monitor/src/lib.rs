@@ -5,6 +5,7 @@
 //! people.
 
 pub mod agent;
+pub mod cli;
 pub mod event;
 pub mod kernel;
 pub mod policy;

@@ -6,10 +6,28 @@
 //! that leaves this module is complete and free of errors, and a profile with
 //! errors reports all of them at once, each with its place in the file.
 
+mod check;
+pub mod diagnostic;
+pub mod directory;
+mod expected;
+mod globs;
+pub mod load;
+mod merge;
+mod model;
+mod overlap;
+mod reader;
 pub mod resolved;
+pub mod schema;
 pub mod sockets;
+pub mod source;
+mod structure;
 pub mod syscalls;
+pub mod tree;
+mod words;
 
+pub use diagnostic::{Diagnostic, ProfileErrors, Severity};
+pub use directory::{Directory, FailedProfile, load_directory};
+pub use load::{Base, Checked, Loaded, check_profile, load_profile};
 pub use resolved::{
     Claim, ClaimKind, Denied, Mode, NetRule, NetworkPolicy, Protocol, ProtocolSet, ResolvedProfile, Source,
     SyscallRule,

@@ -96,6 +96,12 @@ impl Denied {
     }
 }
 
+impl fmt::Display for Denied {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.as_str())
+    }
+}
+
 /// The transport protocols that rules tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -233,8 +239,7 @@ pub struct SyscallRule {
 /// What makes a process an agent of this profile; any one claim is enough.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// `coding-agent:agents[0].exe[1]`, or `….exe` if one glob was written
-    /// instead of a list.
+    /// `coding-agent:agents[0].exe[1]`.
     pub id: String,
     pub source: Source,
     pub what: ClaimKind,

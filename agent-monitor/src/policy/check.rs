@@ -1,0 +1,324 @@
+//! One profile file: from text to values, with every problem of that file.
+//!
+//! Called by the loader for each file of an `extends` chain. The checks that
+//! need other files (bases, modes, rules that cover each other) are the
+//! loader's.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::Deserialize;
+
+use super::diagnostic::{Code, Diagnostic};
+use super::model::{
+    AgentClaim, BaseName, DeniedWord, ListenProtocolWord, ListenRule, ModeWord, Name, NetworkSection,
+    OneOrMany, PeerRule, Ports, ProfileFile, ProtocolWord, Spanned, Syscall, SyscallSection,
+};
+use super::reader::Reader;
+use super::resolved::{Claim, ClaimKind, Denied, Mode, NetRule, Protocol, ProtocolSet, SyscallRule};
+use super::schema::profile_schema;
+use super::sockets::SocketKinds;
+use super::source::{SourceFile, Span};
+use super::tree::{self, Node, SyntaxError, Value};
+use super::{structure, syscalls};
+
+/// What one file says by itself.
+#[derive(Debug)]
+pub struct FileProfile {
+    pub source: Arc<SourceFile>,
+    /// Missing only if that was reported.
+    pub name: Option<Spanned<Name>>,
+    pub description: Option<String>,
+    pub is_abstract: bool,
+    pub extends: Vec<Spanned<BaseName>>,
+    pub mode: Option<Spanned<Mode>>,
+    pub denied: Option<Spanned<Denied>>,
+    pub claims: Vec<Spanned<Claim>>,
+    pub allow: Vec<Spanned<NetRule>>,
+    pub deny: Vec<Spanned<NetRule>>,
+    pub listen: Vec<Spanned<NetRule>>,
+    pub sockets: SocketKinds,
+    pub syscalls: Vec<SyscallRule>,
+    /// The `network:` key, else the name, else the beginning.
+    pub network_root: Span,
+}
+
+/// Checks one file. Problems are added to `diagnostics`; what comes back holds
+/// what was sound, or nothing if the file is not even a mapping.
+pub fn check_file(source: &Arc<SourceFile>, diagnostics: &mut Vec<Diagnostic>) -> Option<FileProfile> {
+    let tree = match tree::parse(source) {
+        Ok(tree) => tree,
+        Err(SyntaxError { message, hint, over_budget, span }) => {
+            let code = if over_budget { Code::TooComplex } else { Code::Syntax };
+            diagnostics.push(Diagnostic::error(code, source, span, message).hint(hint));
+            return None;
+        }
+    };
+    let tree = structure::check(source, profile_schema(), tree, diagnostics)?;
+    let network_key = key_span(&tree, "network");
+    let model = match ProfileFile::deserialize(Reader(&tree)) {
+        Ok(model) => model,
+        Err(error) => {
+            // Only if schema and model disagree. Refusing is then right.
+            diagnostics.push(
+                Diagnostic::error(
+                    Code::WrongType,
+                    source,
+                    tree.span,
+                    format!("can't read this profile: {error}"),
+                )
+                .hint("this is a mistake in agent-monitor, please report it with the profile"),
+            );
+            return None;
+        }
+    };
+    Some(FileChecker { source, diagnostics }.profile(model, network_key))
+}
+
+fn key_span(tree: &Node, name: &str) -> Option<Span> {
+    let Value::Map(entries) = &tree.value else { return None };
+    entries
+        .iter()
+        .find(|(key, _)| matches!(&key.value, Value::Text(text) if text == name))
+        .map(|(key, _)| key.span)
+}
+
+struct FileChecker<'a> {
+    source: &'a Arc<SourceFile>,
+    diagnostics: &'a mut Vec<Diagnostic>,
+}
+
+/// The part of a rule's id that all rules of a file share.
+fn rule_id(profile: &str, list: &str, index: usize) -> String {
+    format!("{profile}:{list}[{index}]")
+}
+
+impl FileChecker<'_> {
+    fn profile(&mut self, model: ProfileFile, network_key: Option<Span>) -> FileProfile {
+        // A file without a name is refused; its rules are still checked.
+        let name = model.name.as_ref().map_or("", |name| name.value.0.as_str()).to_owned();
+        let network_root = network_key.or(model.name.as_ref().map(|name| name.span)).unwrap_or_default();
+        let mut profile = FileProfile {
+            source: Arc::clone(self.source),
+            name: model.name,
+            description: model.description,
+            is_abstract: model.is_abstract,
+            extends: model.extends.0,
+            mode: model.mode.map(|mode| Spanned { value: mode.value.into(), span: mode.span }),
+            denied: None,
+            claims: self.claims(&name, model.agents),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            listen: Vec::new(),
+            sockets: SocketKinds::NONE,
+            syscalls: self.syscalls(&name, model.syscalls),
+            network_root,
+        };
+        if let Some(NetworkSection { denied, allow, deny, listen, sockets }) = model.network {
+            profile.denied = denied.map(|denied| Spanned { value: denied.value.into(), span: denied.span });
+            profile.allow = self.peer_rules(&name, "network.allow", allow);
+            profile.deny = self.peer_rules(&name, "network.deny", deny);
+            profile.listen = self.listen_rules(&name, listen);
+            profile.sockets = sockets.into_iter().collect();
+        }
+        profile
+    }
+
+    fn claims(&self, profile: &str, agents: Vec<Spanned<AgentClaim>>) -> Vec<Spanned<Claim>> {
+        let mut claims = Vec::new();
+        for (index, agent) in agents.into_iter().enumerate() {
+            let item = rule_id(profile, "agents", index);
+            let exes =
+                agent.value.exe.0.into_iter().map(|glob| (glob.span, "exe", ClaimKind::Exe(glob.value.0)));
+            let cgroups = agent
+                .value
+                .cgroup
+                .0
+                .into_iter()
+                .map(|glob| (glob.span, "cgroup", ClaimKind::Cgroup(glob.value.0)));
+            for (position, (span, key, what)) in exes.chain(cgroups).enumerate() {
+                let id = format!("{item}.{key}[{position}]");
+                claims.push(Spanned { value: Claim { id, source: self.source.place(span), what }, span });
+            }
+        }
+        claims
+    }
+
+    fn peer_rules(
+        &mut self,
+        profile: &str,
+        list: &str,
+        rules: Vec<Spanned<PeerRule>>,
+    ) -> Vec<Spanned<NetRule>> {
+        let mut resolved = Vec::with_capacity(rules.len());
+        for (index, Spanned { value: rule, span }) in rules.into_iter().enumerate() {
+            for address in &rule.address.0 {
+                self.warn_if_unspecified(address.value.0, address.span);
+            }
+            let nets = rule.cidr.0.iter().map(|cidr| cidr.0);
+            let addresses = rule.address.0.iter().map(|address| IpNet::from(address.value.0));
+            if rule.protocol.0.contains(&ProtocolWord::Icmp)
+                && let Some(ports) = &rule.ports
+            {
+                self.diagnostics.push(
+                    Diagnostic::error(
+                        Code::PortsWithoutTransport,
+                        self.source,
+                        ports.span,
+                        "`icmp` has no ports",
+                    )
+                    .hint(
+                        "write two rules: one for `icmp` without `ports`, one for the protocols with ports",
+                    ),
+                );
+            }
+            let protocols = rule.protocol.0.iter().map(|&word| ProtocolSet::from(word));
+            resolved.push(Spanned {
+                value: NetRule {
+                    id: rule_id(profile, list, index),
+                    source: self.source.place(span),
+                    nets: nets.chain(addresses).collect(),
+                    ports: port_ranges(rule.ports.map(|ports| ports.value)),
+                    protocols: protocols_or_tcp(protocols),
+                },
+                span,
+            });
+        }
+        resolved
+    }
+
+    fn warn_if_unspecified(&mut self, address: IpAddr, span: Span) {
+        if !address.is_unspecified() {
+            return;
+        }
+        let every = if address.is_ipv4() { "0.0.0.0/0" } else { "\"::/0\"" };
+        self.diagnostics.push(
+            Diagnostic::warning(
+                Code::UnspecifiedAddress,
+                self.source,
+                span,
+                format!("`{address}` is one address here, not every address"),
+            )
+            .hint(format!(
+                "for every address write `cidr: {every}`; to mean this host, write its loopback address"
+            )),
+        );
+    }
+
+    fn listen_rules(&self, profile: &str, rules: Vec<Spanned<ListenRule>>) -> Vec<Spanned<NetRule>> {
+        let resolve = |(index, Spanned { value: rule, span }): (usize, Spanned<ListenRule>)| {
+            let protocols = rule.protocol.0.iter().map(|&word| ProtocolSet::from(word));
+            let nets: Vec<IpNet> = rule.address.0.iter().flat_map(|address| listen_nets(address.0)).collect();
+            Spanned {
+                value: NetRule {
+                    id: rule_id(profile, "network.listen", index),
+                    source: self.source.place(span),
+                    nets: if nets.is_empty() { loopback() } else { nets },
+                    ports: port_ranges(rule.ports),
+                    protocols: protocols_or_tcp(protocols),
+                },
+                span,
+            }
+        };
+        rules.into_iter().enumerate().map(resolve).collect()
+    }
+
+    fn syscalls(&self, profile: &str, section: Option<SyscallSection>) -> Vec<SyscallRule> {
+        let Some(SyscallSection { watch, kill }) = section else { return Vec::new() };
+        let source = self.source;
+        let rules = |list: &'static str, calls: Vec<Spanned<Syscall>>| {
+            calls.into_iter().enumerate().map(move |(index, call)| SyscallRule {
+                id: rule_id(profile, list, index),
+                source: source.place(call.span),
+                name: syscalls::name(call.value.0).unwrap_or_default().to_owned(),
+                nr: call.value.0,
+                kill: list == "syscalls.kill",
+            })
+        };
+        rules("syscalls.watch", watch).chain(rules("syscalls.kill", kill)).collect()
+    }
+}
+
+/// Sorted, joined where ranges overlap or touch; every port if none is given.
+fn port_ranges(ports: Option<OneOrMany<Ports>>) -> Vec<RangeInclusive<u16>> {
+    let Some(OneOrMany(mut ports)) = ports else { return vec![0..=u16::MAX] };
+    ports.sort_by_key(|range| *range.0.start());
+    let mut joined: Vec<RangeInclusive<u16>> = Vec::with_capacity(ports.len());
+    for Ports(range) in ports {
+        match joined.last_mut() {
+            Some(last) if *range.start() <= last.end().saturating_add(1) => {
+                *last = *last.start()..=*last.end().max(range.end());
+            }
+            _ => joined.push(range),
+        }
+    }
+    joined
+}
+
+fn protocols_or_tcp(words: impl Iterator<Item = ProtocolSet>) -> ProtocolSet {
+    let set = words.fold(ProtocolSet::EMPTY, ProtocolSet::union);
+    if set.is_empty() { ProtocolSet::of(Protocol::Tcp) } else { set }
+}
+
+fn loopback() -> Vec<IpNet> {
+    vec![
+        Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into(),
+        Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into(),
+    ]
+}
+
+/// The local addresses that a listen rule's `address` stands for.
+fn listen_nets(address: IpAddr) -> Vec<IpNet> {
+    let any_v4 = IpNet::from(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
+    let any_v6 = IpNet::from(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0));
+    match address {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => vec![any_v4],
+        // A socket bound to `::` takes IPv4 connections too.
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => vec![any_v4, any_v6],
+        one => vec![one.into()],
+    }
+}
+
+impl From<ModeWord> for Mode {
+    fn from(word: ModeWord) -> Self {
+        match word {
+            ModeWord::Learn => Self::Learn,
+            ModeWord::Audit => Self::Audit,
+            ModeWord::Enforce => Self::Enforce,
+        }
+    }
+}
+
+impl From<DeniedWord> for Denied {
+    fn from(word: DeniedWord) -> Self {
+        match word {
+            DeniedWord::Unreachable => Self::Unreachable,
+            DeniedWord::Refused => Self::Refused,
+            DeniedWord::Denied => Self::Denied,
+            DeniedWord::NotPermitted => Self::NotPermitted,
+        }
+    }
+}
+
+impl From<ProtocolWord> for ProtocolSet {
+    fn from(word: ProtocolWord) -> Self {
+        match word {
+            ProtocolWord::Tcp => Self::of(Protocol::Tcp),
+            ProtocolWord::Udp => Self::of(Protocol::Udp),
+            ProtocolWord::Icmp => Self::of(Protocol::Icmp),
+            ProtocolWord::Any => Self::ANY,
+        }
+    }
+}
+
+impl From<ListenProtocolWord> for ProtocolSet {
+    fn from(word: ListenProtocolWord) -> Self {
+        match word {
+            ListenProtocolWord::Tcp => Self::of(Protocol::Tcp),
+            ListenProtocolWord::Udp => Self::of(Protocol::Udp),
+            ListenProtocolWord::Any => Self::ANY,
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! An `extends` chain made one profile.
+//!
+//! Called by the loader once every file of the chain was checked for itself.
+//! The rules of merging are in [`super::load`]; here are also the checks that
+//! need the whole chain: is there a mode, do bases agree, are names distinct,
+//! which rules can never matter.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::check::FileProfile;
+use super::diagnostic::{Code, Diagnostic, quoted};
+use super::load::{Base, Checked, LinkedFile, Loaded};
+use super::model::Spanned;
+use super::overlap::Coverage;
+use super::resolved::{Claim, Denied, NetRule, NetworkPolicy, Protocol, ResolvedProfile, SyscallRule};
+use super::sockets::{SocketKind, SocketKinds};
+use super::source::{SourceFile, Span};
+
+/// The files of a chain, the profile itself first.
+#[derive(Debug)]
+pub struct Chain(Vec<LinkedFile>);
+
+impl Chain {
+    /// `None` without a single sound file.
+    pub fn new(files: Vec<LinkedFile>) -> Option<Self> {
+        (!files.is_empty()).then_some(Self(files))
+    }
+
+    fn own(&self) -> &LinkedFile {
+        &self.0[0]
+    }
+
+    /// Everything of one kind in all files.
+    fn all<'a, T: 'a>(
+        &'a self,
+        of: impl Fn(&'a LinkedFile) -> &'a Vec<T>,
+    ) -> impl Iterator<Item = (&'a Arc<SourceFile>, &'a T)> {
+        self.0.iter().flat_map(move |file| of(file).iter().map(|item| (&file.source, item)))
+    }
+
+    /// The single value that counts in file `index`: its own, else the one that
+    /// its bases agree on.
+    fn nearest<T: Copy + PartialEq + std::fmt::Display>(
+        &self,
+        index: usize,
+        key: &str,
+        of: &impl Fn(&LinkedFile) -> Option<Spanned<T>>,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> Option<(T, Arc<SourceFile>, Span)> {
+        let file = &self.0[index];
+        if let Some(own) = of(file) {
+            return Some((own.value, Arc::clone(&file.source), own.span));
+        }
+        let mut found: Option<(T, Arc<SourceFile>, Span)> = None;
+        for &(base, span) in &file.bases {
+            let Some(value) = self.nearest(base, key, of, diagnostics) else { continue };
+            match &found {
+                Some(first) if first.0 != value.0 => {
+                    diagnostics.push(
+                        Diagnostic::error(
+                            Code::ConflictingBases,
+                            &file.source,
+                            span,
+                            format!("the bases disagree about `{key}`: `{}` and `{}`", first.0, value.0),
+                        )
+                        .also(&first.1, first.2, "set here")
+                        .also(&value.1, value.2, "and here")
+                        .hint(format!("say in this file which one counts, for example `{key}: {}`", first.0)),
+                    );
+                    return found;
+                }
+                Some(_) => {}
+                None => found = Some(value),
+            }
+        }
+        found
+    }
+}
+
+/// Merges the chain. Problems are added to `diagnostics`; `None` if something
+/// without which there is no profile is missing.
+pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked> {
+    let sound = !diagnostics.iter().any(Diagnostic::is_error);
+    distinct_names(chain, diagnostics);
+    let mode = chain.nearest(0, "mode", &|file| file.profile.mode.clone(), diagnostics);
+    let denied = chain.nearest(0, "denied", &|file| file.profile.denied.clone(), diagnostics);
+    let own = &chain.own().profile;
+    let file = &own.source.path;
+    if mode.is_none() && !own.is_abstract && sound {
+        let span = own.name.as_ref().map(|name| name.span).unwrap_or_default();
+        diagnostics.push(
+            Diagnostic::error(Code::MissingKey, &own.source, span, "a profile needs the key `mode`").hint(
+                "add `mode: audit` to see what would be denied, `mode: enforce` to deny it, or `mode: learn` to only record",
+            ),
+        );
+    }
+    let sockets = chain.0.iter().map(|file| file.profile.sockets).fold(SocketKinds::NONE, SocketKinds::union);
+    // What is taken out of a faulty profile could make another rule look useless.
+    if sound {
+        pointless_rules(chain, diagnostics);
+        if !own.is_abstract {
+            icmp_without_socket(chain, sockets, diagnostics);
+        }
+    }
+    let name = own.name.as_ref()?.value.0.clone();
+    let files: Vec<Arc<Path>> = chain.0.iter().map(|file| Arc::clone(&file.source.path)).collect();
+    let rules = |of: fn(&LinkedFile) -> &Vec<Spanned<NetRule>>| -> Vec<NetRule> {
+        chain.all(of).map(|(_, rule)| rule.value.clone()).collect()
+    };
+    let network = NetworkPolicy {
+        denied: denied.map_or(Denied::Unreachable, |(denied, ..)| denied),
+        allow: rules(|file| &file.profile.allow),
+        deny: rules(|file| &file.profile.deny),
+        listen: rules(|file| &file.profile.listen),
+        sockets,
+        source: own.source.place(own.network_root),
+    };
+    if own.is_abstract {
+        return Some(Checked::Base(Box::new(Base {
+            name,
+            file: Arc::clone(file),
+            files,
+            description: own.description.clone(),
+            claims: distinct_claims(chain).len(),
+            network,
+            syscalls: one_rule_per_call(chain),
+            warnings: Vec::new(),
+        })));
+    }
+    let profile = ResolvedProfile {
+        name,
+        description: own.description.clone(),
+        mode: mode?.0,
+        file: Arc::clone(file),
+        files,
+        claims: distinct_claims(chain),
+        network,
+        syscalls: one_rule_per_call(chain),
+    };
+    Some(Checked::Profile(Box::new(Loaded { profile, warnings: Vec::new() })))
+}
+
+/// Rule ids begin with the profile's name, so a chain has each name once.
+fn distinct_names(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) {
+    let mut names: BTreeMap<&str, (&Arc<SourceFile>, Span)> = BTreeMap::new();
+    // Bases first: the nearer file is the one to change.
+    for file in chain.0.iter().rev() {
+        let Some(name) = &file.profile.name else { continue };
+        if let Some((first, span)) = names.get(name.value.0.as_str()) {
+            diagnostics.push(
+                Diagnostic::error(
+                    Code::DuplicateName,
+                    &file.source,
+                    name.span,
+                    format!("the name {} is taken by another file of this chain", quoted(&name.value.0)),
+                )
+                .also(first, *span, "here")
+                .hint("give each file a name of its own: rule ids in events begin with it"),
+            );
+        } else {
+            names.insert(&name.value.0, (&file.source, name.span));
+        }
+    }
+}
+
+fn distinct_claims(chain: &Chain) -> Vec<Claim> {
+    let mut seen = HashSet::new();
+    chain
+        .all(|file| &file.profile.claims)
+        .map(|(_, claim)| &claim.value)
+        .filter(|claim| seen.insert(&claim.what))
+        .cloned()
+        .collect()
+}
+
+/// The nearest file's rule for each call; one that kills wins.
+fn one_rule_per_call(chain: &Chain) -> Vec<SyscallRule> {
+    let mut calls: BTreeMap<u32, &SyscallRule> = BTreeMap::new();
+    for (_, rule) in chain.all(|file| &file.profile.syscalls) {
+        let known = calls.entry(rule.nr).or_insert(rule);
+        if rule.kill && !known.kill {
+            *known = rule;
+        }
+    }
+    calls.into_values().cloned().collect()
+}
+
+/// Warns about rules of the profile's own file only: a base is also used by
+/// others, and tightening what a base allows is what a deny is for.
+fn pointless_rules(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) {
+    // Bases first: of two equal rules the later one is reported.
+    let list = |of: fn(&FileProfile) -> &Vec<Spanned<NetRule>>| -> Vec<(&LinkedFile, &Spanned<NetRule>)> {
+        chain.0.iter().rev().flat_map(|file| of(&file.profile).iter().map(move |rule| (file, rule))).collect()
+    };
+    let is_own = |file: &LinkedFile| Arc::ptr_eq(&file.source, &chain.own().source);
+    let allow = list(|file| &file.allow);
+    let deny = list(|file| &file.deny);
+    let listen = list(|file| &file.listen);
+    let denials = Coverage::new(deny.iter().map(|(_, rule)| &rule.value));
+    for (file, rule) in allow.iter().filter(|(file, _)| is_own(file)) {
+        if let Some(index) = denials.of(&rule.value, None) {
+            let (by_file, by) = deny[index];
+            diagnostics.push(
+                Diagnostic::warning(
+                    Code::UselessRule,
+                    &file.source,
+                    rule.span,
+                    format!("`{}` allows nothing: a deny covers it", rule.value.id),
+                )
+                .also(&by_file.source, by.span, "denied here")
+                .hint("remove this rule, or make the deny narrower: a deny always wins"),
+            );
+        }
+    }
+    for (name, rules) in [("allow", &allow), ("deny", &deny), ("listen", &listen)] {
+        let coverage = Coverage::new(rules.iter().map(|(_, rule)| &rule.value));
+        for (index, (file, rule)) in rules.iter().enumerate().filter(|(_, (file, _))| is_own(file)) {
+            if let Some(other) = coverage.of(&rule.value, Some(index)) {
+                let (by_file, by) = rules[other];
+                diagnostics.push(
+                    Diagnostic::warning(
+                        Code::RedundantRule,
+                        &file.source,
+                        rule.span,
+                        format!("`{}` adds nothing: another `{name}` rule covers it", rule.value.id),
+                    )
+                    .also(&by_file.source, by.span, "covered by this one")
+                    .hint("remove one of the two"),
+                );
+            }
+        }
+    }
+}
+
+fn icmp_without_socket(chain: &Chain, sockets: SocketKinds, diagnostics: &mut Vec<Diagnostic>) {
+    if sockets.contains(SocketKind::Ping) || sockets.contains(SocketKind::Raw) {
+        return;
+    }
+    for (source, rule) in chain.all(|file| &file.profile.allow) {
+        let protocols = rule.value.protocols;
+        // `any` includes ICMP without anybody having asked for it.
+        if protocols.contains(Protocol::Icmp) && !protocols.contains(Protocol::Other) {
+            diagnostics.push(
+                Diagnostic::warning(
+                    Code::NoSocketForIcmp,
+                    source,
+                    rule.span,
+                    format!("`{}` allows ICMP, but the agent has no socket to send it", rule.value.id),
+                )
+                .hint("add `sockets: [ping]` to `network`"),
+            );
+        }
+    }
+}

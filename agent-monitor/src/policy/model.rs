@@ -1,0 +1,405 @@
+//! The profile file as types: the one definition of what may be written.
+//!
+//! The JSON schema, the structure check and the reading of values all come from
+//! these types, so they can't disagree; the doc comments are the reference that
+//! editors show. Values arrive here only after the structure check, so reading
+//! them does not fail.
+
+use std::borrow::Cow;
+use std::marker::PhantomData;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use ipnet::IpNet;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+
+use super::globs;
+use super::reader::SPANNED;
+use super::sockets::SocketKind;
+use super::source::Span;
+use super::words::{self, Problem, Word};
+
+/// A profile: what one kind of AI agent may do. Order of rules never matters; a
+/// `deny` wins over an `allow`; what is not granted is denied.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "agent-monitor profile")]
+pub struct ProfileFile {
+    /// The version of the profile language: `1`.
+    #[schemars(required, extend("examples" = [1]))]
+    #[expect(dead_code, reason = "checked by the structure check; there is one version so far")]
+    pub version: Option<Version>,
+    /// The profile's name, unique among the profiles of a host. It is in every
+    /// rule id, event and metric.
+    #[schemars(required, extend("examples" = ["coding-agent"]))]
+    pub name: Option<Spanned<Name>>,
+    /// What the profile is for, in a sentence.
+    #[schemars(extend("examples" = ["A coding agent on a developer's machine"]))]
+    pub description: Option<String>,
+    /// `true`: the profile is only a base for others. It needs no `mode` and
+    /// never governs an agent by itself.
+    #[serde(rename = "abstract", default)]
+    #[schemars(extend("examples" = [true]))]
+    pub is_abstract: bool,
+    /// Profiles that this one builds on, by file name without `.yaml`: looked up
+    /// beside this file, then in the profile directories. Their rules and claims
+    /// are added to this profile's. Of single values (`mode`,
+    /// `network.denied`) the nearest file's counts.
+    #[serde(default)]
+    #[schemars(extend("examples" = [["base"]]))]
+    pub extends: OneOrMany<Spanned<BaseName>>,
+    /// How far verdicts go. Every profile says it, itself or through a base.
+    #[schemars(extend("examples" = ["audit"]))]
+    pub mode: Option<Spanned<ModeWord>>,
+    /// Which processes this profile governs without being told: a process that
+    /// any item matches, and all its descendants.
+    #[serde(default)]
+    #[schemars(extend("examples" = [[{"exe": "/usr/bin/codex"}, {"cgroup": "/system.slice/agent-*.service"}]]))]
+    pub agents: Vec<Spanned<AgentClaim>>,
+    /// Which network paths exist.
+    #[schemars(extend("examples" = [{"allow": [{"cidr": "10.20.0.0/16", "ports": [443]}]}]))]
+    pub network: Option<NetworkSection>,
+    /// System calls to watch.
+    #[schemars(extend("examples" = [{"watch": ["ptrace", "bpf"], "kill": ["kexec_load"]}]))]
+    pub syscalls: Option<SyscallSection>,
+}
+
+/// How far a profile's verdicts go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ModeWord {
+    /// Nothing is denied; what the agent does is recorded, to write a profile from.
+    Learn,
+    /// Nothing is denied; what would have been is reported.
+    Audit,
+    /// What is not granted is denied.
+    Enforce,
+}
+
+/// What makes a process an agent of this profile: exactly one key per item.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+pub struct AgentClaim {
+    /// Executables by absolute path, as the kernel resolves them. `*` and `?`
+    /// stay within one path step, `**` crosses steps, `~` is every user's home.
+    #[serde(default)]
+    #[schemars(extend("examples" = [["/usr/bin/codex", "~/.local/share/claude/versions/*"]]))]
+    pub exe: OneOrMany<Spanned<ExeGlob>>,
+    /// Control groups by path as in `/proc/<pid>/cgroup`; descendants belong to
+    /// them.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["/system.slice/agent-*.service"]))]
+    pub cgroup: OneOrMany<Spanned<CgroupGlob>>,
+}
+
+/// The network of an agent. Only what is listed exists; TCP, UDP and Unix
+/// sockets can be made, other kinds only if `sockets` grants them.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSection {
+    /// What a denied call returns to the agent; `unreachable` if left out.
+    #[schemars(extend("examples" = ["refused"]))]
+    pub denied: Option<Spanned<DeniedWord>>,
+    /// Peers that the agent may send to or connect to.
+    #[serde(default)]
+    #[schemars(extend("examples" = [[{"cidr": "10.20.0.0/16", "ports": [5432, "8000-8100"]}]]))]
+    pub allow: Vec<Spanned<PeerRule>>,
+    /// Peers that never exist for the agent, whatever is allowed.
+    #[serde(default)]
+    #[schemars(extend("examples" = [[{"cidr": "169.254.0.0/16", "protocol": "any"}]]))]
+    pub deny: Vec<Spanned<PeerRule>>,
+    /// Local addresses that the agent may bind and listen on.
+    #[serde(default)]
+    #[schemars(extend("examples" = [[{"ports": ["3000-3999"]}]]))]
+    pub listen: Vec<Spanned<ListenRule>>,
+    /// Kinds of socket that exist for the agent beyond TCP, UDP and Unix sockets.
+    #[serde(default)]
+    #[schemars(extend("examples" = [["netlink"]]))]
+    pub sockets: Vec<SocketKind>,
+}
+
+/// What a denied network call returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeniedWord {
+    /// `ENETUNREACH`: the path does not exist.
+    Unreachable,
+    /// `ECONNREFUSED`: nobody listens there.
+    Refused,
+    /// `EACCES`: a filter said no.
+    Denied,
+    /// `EPERM`: a privilege is missing.
+    NotPermitted,
+}
+
+/// A rule about network peers: any of the addresses and networks, on any of the
+/// ports, by any of the protocols.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("anyOf" = [{"required": ["cidr"]}, {"required": ["address"]}]))]
+pub struct PeerRule {
+    /// One network or a list of them. `0.0.0.0/0` is every IPv4 address, `::/0`
+    /// every IPv6 address.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["10.0.0.0/8", ["10.0.0.0/8", "2001:db8::/32"]]))]
+    pub cidr: OneOrMany<Cidr>,
+    /// One address or a list of them.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["10.1.2.3", ["10.1.2.3", "2001:db8::1"]]))]
+    pub address: OneOrMany<Spanned<Address>>,
+    /// Ports and ranges of ports; every port if left out.
+    #[schemars(extend("examples" = [[443, "8000-8100"]]))]
+    pub ports: Option<Spanned<OneOrMany<Ports>>>,
+    /// The transport protocols; `tcp` alone if left out.
+    #[serde(default)]
+    #[schemars(extend("examples" = [["tcp", "udp"]]))]
+    pub protocol: OneOrMany<ProtocolWord>,
+    /// Why the rule is there; shown where the rule is named.
+    #[schemars(extend("examples" = ["our model proxy"]))]
+    #[expect(dead_code, reason = "part of the language, for people who read the file")]
+    pub comment: Option<String>,
+}
+
+/// Transport protocols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProtocolWord {
+    Tcp,
+    Udp,
+    /// ICMP and ICMPv6, which have no ports. The agent also needs a socket kind
+    /// that can send it: `ping` or `raw`.
+    Icmp,
+    /// Every protocol, also those that no other word names. With `ports` it
+    /// means protocols that have ports.
+    Any,
+}
+
+/// A rule about the local addresses that an agent may listen on.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenRule {
+    /// One local address or a list of them; loopback (127.0.0.0/8 and ::1) if
+    /// left out. `0.0.0.0` is any IPv4 address, `::` any address of both
+    /// families.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["127.0.0.1", ["0.0.0.0"]]))]
+    pub address: OneOrMany<Address>,
+    /// Ports and ranges of ports; every port if left out, also one of the
+    /// kernel's choice.
+    #[schemars(extend("examples" = [[443, "8000-8100"]]))]
+    pub ports: Option<OneOrMany<Ports>>,
+    /// The transport protocols; `tcp` alone if left out.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["udp"]))]
+    pub protocol: OneOrMany<ListenProtocolWord>,
+    /// Why the rule is there; shown where the rule is named.
+    #[schemars(extend("examples" = ["our model proxy"]))]
+    #[expect(dead_code, reason = "part of the language, for people who read the file")]
+    pub comment: Option<String>,
+}
+
+/// Transport protocols that can be listened on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenProtocolWord {
+    Tcp,
+    Udp,
+    /// Every protocol, also those that no other word names.
+    Any,
+}
+
+/// System calls that are watched. Watching costs every call of the agent a
+/// little, so nothing is watched unless listed.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SyscallSection {
+    /// Calls that are counted and reported.
+    #[serde(default)]
+    #[schemars(extend("examples" = [["bpf", "ptrace"]]))]
+    pub watch: Vec<Spanned<Syscall>>,
+    /// Calls whose caller is killed, in mode `enforce`; reported like `watch`.
+    /// A call in both lists kills.
+    #[serde(default)]
+    #[schemars(extend("examples" = [["kexec_load", "init_module"]]))]
+    pub kill: Vec<Spanned<Syscall>>,
+}
+
+/// A value and where it was written.
+#[derive(Clone, Debug)]
+pub struct Spanned<T> {
+    pub value: T,
+    pub span: Span,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Spanned<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Parts<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Parts<T> {
+            type Value = Spanned<T>;
+
+            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str("a value with its place")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Self::Value, A::Error> {
+                let missing = || serde::de::Error::custom("only a profile tree knows places");
+                let start = parts.next_element()?.ok_or_else(missing)?;
+                let end = parts.next_element()?.ok_or_else(missing)?;
+                let value = parts.next_element()?.ok_or_else(missing)?;
+                Ok(Spanned { value, span: Span { start, end } })
+            }
+        }
+
+        deserializer.deserialize_newtype_struct(SPANNED, Parts(PhantomData))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Spanned<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
+/// A list that may be written without brackets if it has one item. The reader
+/// hands a single value over as a list of one.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(transparent)]
+pub struct OneOrMany<T>(pub Vec<T>);
+
+impl<T> Default for OneOrMany<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for OneOrMany<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("OneOrMany_{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let item = generator.subschema_for::<T>();
+        json_schema!({ "anyOf": [item, { "type": "array", "items": item, "minItems": 1 }] })
+    }
+}
+
+/// Values of [`super::words`]: read by its functions; in the schema, what an
+/// editor can check by itself plus the `format` that has our own check do the
+/// rest.
+macro_rules! word_types {
+    ($($(#[$doc:meta])* $name:ident($value:ty) = $word:expr, $read:expr => $schema:tt)+) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Debug)]
+            pub struct $name(pub $value);
+
+            impl<'de> Deserialize<'de> for $name {
+                fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                    deserializer.deserialize_any(WordVisitor($read)).map($name)
+                }
+            }
+
+            impl JsonSchema for $name {
+                fn schema_name() -> Cow<'static, str> {
+                    stringify!($name).into()
+                }
+
+                fn inline_schema() -> bool {
+                    true
+                }
+
+                fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                    let mut schema = json_schema!($schema);
+                    schema.insert("format".to_owned(), $word.format().into());
+                    schema
+                }
+            }
+        )+
+    };
+}
+
+/// Reads a word from text; a number is read as if it had been text.
+struct WordVisitor<T>(fn(&str) -> Result<T, Problem>);
+
+impl<T> Visitor<'_> for WordVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("text or a number")
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        (self.0)(text).map_err(|problem| E::custom(problem.message))
+    }
+}
+
+word_types! {
+    Version(()) = Word::Version, words::version_text => { "type": "integer", "const": words::VERSION as i64 }
+    Name(String) = Word::ProfileName, words::profile_name => {
+        "type": "string",
+        "pattern": "^[a-z0-9][a-z0-9._-]*$",
+        "maxLength": words::MAX_NAME_CHARS,
+    }
+    BaseName(String) = Word::BaseName, words::base_name => {
+        "type": "string",
+        "pattern": "^[a-z0-9][a-z0-9._-]*$",
+        "maxLength": words::MAX_NAME_CHARS,
+    }
+    Cidr(IpNet) = Word::Cidr, words::cidr => {
+        "type": "string",
+        "pattern": "^[0-9a-fA-F:.]+/[0-9]{1,3}$",
+        "examples": ["10.0.0.0/8", "2001:db8::/32"],
+    }
+    Address(IpAddr) = Word::Address, words::address => {
+        "type": "string",
+        "pattern": "^[0-9a-fA-F:.]+$",
+        "examples": ["10.1.2.3", "2001:db8::1"],
+    }
+    Ports(RangeInclusive<u16>) = Word::Ports, words::port_range => {
+        "type": ["integer", "string"],
+        "minimum": 1,
+        "maximum": 65535,
+        "pattern": "^[1-9][0-9]{0,4}( *- *[1-9][0-9]{0,4})?$",
+        "examples": [443, "8000-8100"],
+    }
+    ExeGlob(String) = Word::ExeGlob, globs::exe_glob => {
+        "type": "string",
+        "pattern": "^(~?/|\\*\\*/)",
+        "examples": ["/usr/bin/codex", "~/.local/share/claude/versions/*"],
+    }
+    CgroupGlob(String) = Word::CgroupGlob, globs::cgroup_glob => {
+        "type": "string",
+        "pattern": "^/",
+        "examples": ["/system.slice/agent-*.service"],
+    }
+    /// The call's number.
+    Syscall(u32) = Word::Syscall, words::syscall => {
+        "type": "string",
+        "pattern": "^[a-z0-9_]+$",
+        "examples": ["ptrace", "kexec_load"],
+    }
+}

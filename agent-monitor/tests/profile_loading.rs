@@ -1,0 +1,416 @@
+//! What a profile means once it is loaded: values, bases, directories.
+
+#![expect(clippy::unwrap_used, reason = "what these tests prepare either works or fails the test")]
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use agent_monitor::policy::diagnostic::Code;
+use agent_monitor::policy::{
+    Checked, ClaimKind, Denied, Loaded, Mode, Protocol, ProtocolSet, SocketKind, check_profile,
+    load_directory, load_profile,
+};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+/// Files in a directory of their own.
+struct Files(TempDir);
+
+impl Files {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let files_of = Self(tempfile::tempdir().unwrap());
+        for (name, text) in files {
+            files_of.write(name, text.as_bytes());
+        }
+        files_of
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn load(&self, name: &str) -> Loaded {
+        load_profile(&self.path(name), &[]).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    fn codes(&self, name: &str) -> Vec<Code> {
+        match load_profile(&self.path(name), &[]) {
+            Ok(loaded) => panic!("no errors in {:?}", loaded.profile),
+            Err(errors) => errors.0.iter().map(|error| error.code).collect(),
+        }
+    }
+}
+
+fn one(text: &str) -> Loaded {
+    Files::new(&[("p.yaml", text)]).load("p.yaml")
+}
+
+const BASE: &str = "version: 1
+name: base
+abstract: true
+network:
+  denied: refused
+  deny: [{ cidr: 169.254.0.0/16, protocol: any }]
+  sockets: [netlink]
+syscalls: { kill: [kexec_load], watch: [bpf, ptrace] }
+";
+
+#[test]
+fn defaults_grant_as_little_as_possible() {
+    let profile = one("version: 1
+name: p
+mode: audit
+network:
+  allow: [{ address: 10.1.2.3 }]
+  listen: [{ ports: [3000] }]
+")
+    .profile;
+    assert_eq!((profile.mode, profile.network.denied), (Mode::Audit, Denied::Unreachable));
+    let allow = &profile.network.allow[0];
+    assert_eq!(allow.protocols, ProtocolSet::of(Protocol::Tcp));
+    assert_eq!(allow.ports, [0..=u16::MAX]);
+    assert_eq!(allow.nets, ["10.1.2.3/32".parse().unwrap()]);
+    assert_eq!((allow.id.as_str(), allow.source.line, allow.source.column), ("p:network.allow[0]", 5, 11));
+    let listen = &profile.network.listen[0];
+    assert_eq!(listen.nets, ["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
+    assert!(profile.network.sockets.is_empty() && profile.claims.is_empty() && profile.syscalls.is_empty());
+    assert_eq!(profile.network.source.line, 4);
+}
+
+#[test]
+fn a_rule_reads_one_value_or_a_list_of_them() {
+    let profile = one("version: 1
+name: p
+mode: learn
+network:
+  denied: not-permitted
+  allow:
+    - { cidr: [10.0.0.0/8, \"2001:db8::/32\"], address: \"::ffff:192.0.2.1\", ports: [8001-8100, 443, 8000, 444-450], protocol: [udp, tcp] }
+    - { cidr: \"::/0\", protocol: any, comment: every IPv6 address }
+  listen:
+    - { address: 0.0.0.0, ports: 8080, protocol: udp }
+    - { address: [\"::\", 192.0.2.1] }
+  sockets: [ping, raw]
+")
+    .profile;
+    let [first, second] = profile.network.allow.as_slice() else { panic!("{:?}", profile.network.allow) };
+    let nets: Vec<String> = first.nets.iter().map(ToString::to_string).collect();
+    assert_eq!(nets, ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1/32"]);
+    assert_eq!(first.ports, [443..=450, 8000..=8100]);
+    assert_eq!(first.protocols, ProtocolSet::of(Protocol::Tcp).with(Protocol::Udp));
+    assert_eq!(second.protocols, ProtocolSet::ANY);
+    let listen: Vec<Vec<String>> = profile
+        .network
+        .listen
+        .iter()
+        .map(|rule| rule.nets.iter().map(ToString::to_string).collect())
+        .collect();
+    assert_eq!(listen, [vec!["0.0.0.0/0"], vec!["0.0.0.0/0", "::/0", "192.0.2.1/32"]]);
+    assert_eq!(profile.network.denied.errno(), libc::EPERM);
+    assert_eq!(profile.network.sockets.iter().collect::<Vec<_>>(), [SocketKind::Ping, SocketKind::Raw]);
+}
+
+#[test]
+fn bases_add_up_and_the_nearest_single_value_counts() {
+    let files = Files::new(&[
+        ("base.yaml", BASE),
+        (
+            "mid.yaml",
+            "version: 1\nname: mid\nextends: base\nmode: audit\nagents: [{ exe: /usr/bin/a }]\nnetwork: { allow: [{ cidr: 10.0.0.0/8 }] }\n",
+        ),
+        (
+            "top.yaml",
+            "version: 1\nname: top\nextends: [mid, base]\nmode: enforce\nagents: [{ cgroup: /c }, { exe: [/usr/bin/a, /usr/bin/b] }]\nnetwork: { denied: denied, sockets: [vsock], deny: [{ cidr: 10.0.0.0/8, ports: [22] }] }\nsyscalls: { kill: [ptrace], watch: [kexec_load] }\n",
+        ),
+    ]);
+    let Loaded { profile, warnings } = files.load("top.yaml");
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!((profile.mode, profile.network.denied), (Mode::Enforce, Denied::Denied));
+    let ids = |rules: &[agent_monitor::policy::NetRule]| -> Vec<String> {
+        rules.iter().map(|rule| rule.id.clone()).collect()
+    };
+    assert_eq!(ids(&profile.network.allow), ["mid:network.allow[0]"]);
+    // Reached by two ways, the base counts once.
+    assert_eq!(ids(&profile.network.deny), ["top:network.deny[0]", "base:network.deny[0]"]);
+    assert_eq!(profile.network.sockets.iter().collect::<Vec<_>>(), [SocketKind::Netlink, SocketKind::Vsock]);
+    let claims: Vec<(&str, &ClaimKind)> =
+        profile.claims.iter().map(|claim| (claim.id.as_str(), &claim.what)).collect();
+    assert_eq!(
+        claims,
+        [
+            ("top:agents[0].cgroup[0]", &ClaimKind::Cgroup("/c".to_owned())),
+            ("top:agents[1].exe[0]", &ClaimKind::Exe("/usr/bin/a".to_owned())),
+            ("top:agents[1].exe[1]", &ClaimKind::Exe("/usr/bin/b".to_owned())),
+        ]
+    );
+    let calls: Vec<(&str, bool)> =
+        profile.syscalls.iter().map(|rule| (rule.name.as_str(), rule.kill)).collect();
+    assert_eq!(calls, [("ptrace", true), ("kexec_load", true), ("bpf", false)], "kill wins, by number");
+    let names: Vec<&str> =
+        profile.files.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(names, ["top.yaml", "mid.yaml", "base.yaml"]);
+    assert_eq!(files.load("mid.yaml").profile.network.denied, Denied::Refused);
+}
+
+#[test]
+fn a_base_is_found_beside_the_profile_before_the_search_path() {
+    let near = "version: 1\nname: near\nabstract: true\nmode: audit\n";
+    let far = "version: 1\nname: far\nabstract: true\nmode: enforce\n";
+    let top = "version: 1\nname: top\nextends: [base]\n";
+    let files = Files::new(&[("a/top.yaml", top), ("b/base.yml", far), ("c/base.yaml", near)]);
+    let search = [files.path("nowhere"), files.path("b"), files.path("c")];
+    let profile =
+        |search: &[PathBuf]| load_profile(&files.path("a/top.yaml"), search).map(|l| l.profile.mode);
+    assert_eq!(profile(&search).unwrap(), Mode::Enforce);
+    files.write("a/base.yaml", near.as_bytes());
+    assert_eq!(profile(&search).unwrap(), Mode::Audit);
+    std::fs::remove_file(files.path("a/base.yaml")).unwrap();
+    assert_eq!(profile(&[]).unwrap_err().0[0].code, Code::UnknownBase);
+}
+
+#[test]
+fn a_base_is_checked_but_not_loaded() {
+    let files = Files::new(&[("base.yaml", BASE)]);
+    assert!(
+        matches!(check_profile(&files.path("base.yaml"), &[]), Ok(Checked::Base(base)) if base.name == "base")
+    );
+    assert_eq!(files.codes("base.yaml"), [Code::Abstract]);
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let files = Files::new(&[]);
+    assert_eq!(files.codes("none.yaml"), [Code::Unreadable]);
+    assert_eq!(files.codes(""), [Code::Unreadable], "a directory");
+    files.write("big.yaml", &vec![b' '; 5 << 20]);
+    let errors = load_profile(&files.path("big.yaml"), &[]).unwrap_err();
+    assert_eq!(errors.0[0].code, Code::TooLarge);
+    assert!(errors.to_string().contains("big.yaml"), "{errors}");
+}
+
+#[test]
+fn a_chain_of_many_bases_is_refused() {
+    let files = Files::new(&[]);
+    for index in 0..40 {
+        let text = format!("version: 1\nname: p{index}\nmode: audit\nextends: [p{}]\n", index + 1);
+        files.write(&format!("p{index}.yaml"), text.as_bytes());
+    }
+    assert_eq!(files.codes("p0.yaml"), [Code::TooManyBases]);
+}
+
+/// A value behind an alias is reported where it is written, once.
+#[test]
+fn aliases_can_be_used_and_are_reported_once() {
+    let loaded = one(
+        "version: 1\nname: p\nmode: audit\nnetwork:\n  allow:\n    - { cidr: 10.0.0.0/8, ports: &web [80, 443] }\n    - { cidr: 192.0.2.0/24, ports: *web }\n",
+    );
+    assert_eq!(loaded.profile.network.allow[1].ports, [80..=80, 443..=443]);
+    let files = Files::new(&[(
+        "p.yaml",
+        "version: 1\nname: p\nmode: audit\nnetwork:\n  allow:\n    - { cidr: 10.0.0.0/8, ports: &web [0] }\n    - { cidr: 192.0.2.0/24, ports: *web }\n",
+    )]);
+    assert_eq!(files.codes("p.yaml"), [Code::BadPort]);
+}
+
+#[test]
+fn one_bad_profile_does_not_keep_the_others_from_loading() {
+    let files = Files::new(&[
+        ("base.yaml", BASE),
+        ("good.yaml", "version: 1\nname: good\nmode: audit\nextends: [base]\n"),
+        ("bad.yaml", "version: 1\nname: bad\nmode: perhaps\n"),
+        (".hidden.yaml", "not: [a profile"),
+        ("notes.txt", "not a profile"),
+        ("same.yaml", "version: 1\nname: good\nmode: enforce\n"),
+    ]);
+    let directory = load_directory(files.0.path(), &[]).unwrap();
+    let names: Vec<&str> = directory.profiles.iter().map(|loaded| loaded.profile.name.as_str()).collect();
+    assert_eq!(names, ["good"]);
+    assert_eq!(directory.bases.len(), 1);
+    let failed: Vec<(&str, Code)> = directory
+        .failed
+        .iter()
+        .map(|failed| (failed.file.file_name().unwrap().to_str().unwrap(), failed.errors.0[0].code))
+        .collect();
+    assert_eq!(failed, [("bad.yaml", Code::UnknownValue), ("same.yaml", Code::DuplicateName)]);
+    let missing = load_directory(&files.path("missing"), &[]).unwrap_err();
+    assert!(missing.to_string().contains("missing"), "{missing}");
+}
+
+#[test]
+fn the_profile_that_extends_another_keeps_the_common_claims() {
+    let files = Files::new(&[
+        ("a.yaml", "version: 1\nname: a\nmode: audit\nagents: [{ exe: [/usr/bin/x, /usr/bin/y] }]\n"),
+        ("b.yaml", "version: 1\nname: b\nextends: [a]\n"),
+        ("c.yaml", "version: 1\nname: c\nmode: audit\nagents: [{ exe: /usr/bin/y }]\n"),
+    ]);
+    let directory = load_directory(files.0.path(), &[]).unwrap();
+    let claims: Vec<(&str, usize, usize)> = directory
+        .profiles
+        .iter()
+        .map(|loaded| (loaded.profile.name.as_str(), loaded.profile.claims.len(), loaded.warnings.len()))
+        .collect();
+    assert_eq!(claims, [("a", 0, 2), ("b", 2, 0)]);
+    let [failed] = directory.failed.as_slice() else { panic!("{:?}", directory.failed) };
+    assert!(failed.file.ends_with("c.yaml"));
+    assert_eq!(failed.errors.0[0].code, Code::ClaimedTwice);
+    assert_eq!(failed.errors.0[0].place().unwrap().line, 4);
+}
+
+fn shipped() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies")
+}
+
+#[test]
+fn shipped_profiles_load_without_a_remark() {
+    let directory = load_directory(&shipped(), &[]).unwrap();
+    assert!(directory.failed.is_empty(), "{:?}", directory.failed);
+    assert!(directory.profiles.iter().any(|loaded| loaded.profile.name == "coding-agent"));
+    assert!(directory.bases.iter().any(|base| base.name == "base"));
+    for loaded in &directory.profiles {
+        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+        assert_eq!(loaded.profile.mode, Mode::Enforce);
+        for metadata in ["169.254.169.254", "fd00:ec2::254", "168.63.129.16", "100.100.100.200"] {
+            let address: IpAddr = metadata.parse().unwrap();
+            let denied = loaded.profile.network.deny.iter().any(|rule| {
+                rule.protocols == ProtocolSet::ANY
+                    && rule.ports == [0..=u16::MAX]
+                    && rule.nets.iter().any(|net| net.contains(&address))
+            });
+            assert!(denied, "{} allows {metadata}", loaded.profile.name);
+        }
+        assert!(loaded.profile.network.sockets.contains(SocketKind::Netlink));
+    }
+}
+
+/// Pieces that profiles are made of, and pieces that break them.
+fn piece() -> impl Strategy<Value = String> {
+    prop_oneof![
+        prop::sample::select(vec![
+            "version: 1\n",
+            "name: p\n",
+            "mode: audit\n",
+            "network:\n",
+            "  allow:\n",
+            "  deny:\n",
+            "  listen:\n",
+            "    - { cidr: 10.0.0.0/8, ports: [443, 8000-8100], protocol: any }\n",
+            "    - address: \"::1\"\n",
+            "      ports: [0]\n",
+            "agents:\n",
+            "  - exe: /usr/bin/x\n",
+            "extends: [base]\n",
+            "syscalls:\n",
+            "  kill: [kexec_load]\n",
+            "&a ",
+            "*a",
+            "<<: ",
+            "- ",
+            "? ",
+            ": ",
+            "[",
+            "]",
+            "{",
+            "}",
+            ", ",
+            "\"",
+            "'",
+            "|\n",
+            ">\n",
+            "!!str ",
+            "!x ",
+            "---\n",
+            "...\n",
+            "%YAML 1.2\n",
+            "# x\n",
+            "\t",
+            "\r\n",
+            "\u{feff}",
+            "\u{85}",
+            "\u{2028}",
+            "ü",
+            "\u{1b}[31m",
+            "0x10",
+            "1e400",
+            "-.inf",
+            "~",
+            "99999999999999999999999999999999999999999",
+        ])
+        .prop_map(str::to_owned),
+        "\\PC{0,8}",
+        any::<char>().prop_map(String::from),
+    ]
+}
+
+/// Loads `bytes` and prints whatever comes of it; a panic fails the test.
+fn survives(bytes: &[u8]) {
+    let files = Files::new(&[("base.yaml", BASE)]);
+    let path = files.write("p.yaml", bytes);
+    match check_profile(&path, &[]) {
+        Ok(Checked::Profile(loaded)) => assert!(loaded.warnings.iter().all(|warning| !warning.is_error())),
+        Ok(Checked::Base(_)) => {}
+        Err(errors) => {
+            assert!(errors.0.iter().any(agent_monitor::policy::Diagnostic::is_error));
+            let text = errors.to_string();
+            assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_bytes_make_the_loader_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        survives(&bytes);
+    }
+
+    #[test]
+    fn no_pieces_of_yaml_make_the_loader_panic(pieces in prop::collection::vec(piece(), 0..40)) {
+        survives(pieces.concat().as_bytes());
+    }
+
+    #[test]
+    fn no_change_to_a_shipped_profile_makes_the_loader_panic(
+        at in any::<prop::sample::Index>(),
+        removed in 0_usize..40,
+        inserted in piece(),
+    ) {
+        let text = std::fs::read(shipped().join("coding-agent.yaml")).unwrap();
+        let start = at.index(text.len());
+        let end = (start + removed).min(text.len());
+        let mut changed = text[..start].to_vec();
+        changed.extend_from_slice(inserted.as_bytes());
+        changed.extend_from_slice(&text[end..]);
+        survives(&changed);
+    }
+
+    /// Whatever ranges are typed, the resolved ones hold the same ports.
+    #[test]
+    fn port_ranges_are_joined_without_changing_what_they_hold(
+        typed in prop::collection::vec((1_u16.., 1_u16..), 1..6),
+        probe in 1_u16..,
+    ) {
+        let ranges: Vec<(u16, u16)> = typed.iter().map(|&(a, b)| (a.min(b), a.max(b))).collect();
+        let list: Vec<String> = ranges.iter().map(|(a, b)| format!("{a}-{b}")).collect();
+        let text = format!(
+            "version: 1\nname: p\nmode: audit\nnetwork: {{ allow: [{{ cidr: 10.0.0.0/8, ports: [{}] }}] }}\n",
+            list.join(", ")
+        );
+        let profile = one(&text).profile;
+        let ports = &profile.network.allow[0].ports;
+        for probe in ranges.iter().flat_map(|&(a, b)| [a, b, a.saturating_sub(1), b.saturating_add(1)]).chain([probe]) {
+            prop_assert_eq!(
+                ports.iter().any(|range| range.contains(&probe)),
+                ranges.iter().any(|&(a, b)| a <= probe && probe <= b)
+            );
+        }
+        prop_assert!(ports.windows(2).all(|pair| u32::from(*pair[0].end()) + 1 < u32::from(*pair[1].start())));
+    }
+}
