@@ -131,6 +131,15 @@ pub unsafe fn bytes(ring: Ring, agent: u32, data: *const c_void, length: u64) {
     }
 }
 
+/// Counts an allowed flow of an agent.
+#[inline(always)]
+pub fn allowed(agent: u32) {
+    if let Some(state) = AGENTS.get_ptr_mut(agent) {
+        // SAFETY: as above.
+        unsafe { atomic::add(&raw mut (*state).allowed, 1) };
+    }
+}
+
 /// Counts a denial of an agent.
 #[inline(always)]
 pub fn denied(agent: u32) {

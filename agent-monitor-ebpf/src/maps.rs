@@ -52,11 +52,11 @@ pub static SCRATCH: TaskStorage<Scratch> = TaskStorage::new();
 
 /// Denials and would-denials. Reader: the daemon.
 #[btf_map]
-pub static VERDICTS: RingBuf<[u8; 80], { 8 << 20 }> = RingBuf::new();
+pub static VERDICTS: RingBuf<[u8; 80], { 4 << 20 }> = RingBuf::new();
 
 /// Everything observed. Reader: the daemon.
 #[btf_map]
-pub static ACTIVITY: RingBuf<[u8; 80], { 4 << 20 }> = RingBuf::new();
+pub static ACTIVITY: RingBuf<[u8; 80], { 2 << 20 }> = RingBuf::new();
 
 /// What the rings took and refused, by `Ring`. Writer: `emit.rs`.
 #[btf_map]

@@ -211,6 +211,7 @@ fn judge(
         let outcome =
             Outcome { effect: Effect::Allow, mode: policy.mode, generation: policy.generation, errno: 0 };
         report(label, place, request, Reason::Rule, outcome);
+        emit::allowed(label.agent);
         return PASS;
     }
     let reason = if matches!(decision, Decision::DenyRule) { Reason::Rule } else { Reason::Default };

@@ -3,12 +3,15 @@
 use std::io;
 use std::os::fd::AsFd;
 
+use agent_monitor_common::decide::{Decision, decide};
 use agent_monitor_common::image::{
     CLAIMS_ROW, IMAGE_WORDS, MAGIC, MAX_PROFILES, field, header, profile_word, split_profile_word,
 };
+use agent_monitor_common::request::{Address, NetRequest, Protocol};
 use aya::maps::MapError;
 
 use super::loader::Kernel;
+use super::probe::ProbeError;
 use super::syscalls::{create_words, write_map};
 
 /// Why an image was not installed. What was in force still is.
@@ -22,6 +25,12 @@ pub enum InstallError {
     Slot { slot: u32 },
     #[error("cannot write the image: {0}")]
     Write(#[source] io::Error),
+    #[error("cannot try the image out in the kernel: {0}")]
+    Probe(#[from] ProbeError),
+    #[error(
+        "the kernel judges {request:?} as {kernel:?} and userspace as {user:?}: the image was not put in force"
+    )]
+    Disagreement { request: NetRequest, kernel: Decision, user: Decision },
     #[error(transparent)]
     Map(#[from] MapError),
 }
@@ -61,6 +70,20 @@ impl Kernel {
         split_profile_word(self.maps.profiles.get(&slot, 0).ok()?).map(|(_, generation)| generation)
     }
 
+    /// Lets the kernel judge with the image in `slot`, which is not in force yet, and compares with userspace: one
+    /// test of the image, the layout, both compilers and the running kernel.
+    fn try_out(&mut self, slot: u32, image: &[u64]) -> Result<(), InstallError> {
+        let requests = trials();
+        let answers = self.probe_image(slot, &requests)?;
+        for (request, kernel) in requests.into_iter().zip(answers) {
+            let user = decide(image, request);
+            if user != kernel {
+                return Err(InstallError::Disagreement { request, kernel, user });
+            }
+        }
+        Ok(())
+    }
+
     fn install_row(&mut self, row: u32, image: &[u64]) -> Result<u32, InstallError> {
         if field(image, header::MAGIC) != MAGIC {
             return Err(InstallError::Version);
@@ -74,8 +97,39 @@ impl Kernel {
         words.resize(IMAGE_WORDS, 0);
         let inner = create_words(b"policy_image\0\0\0\0", &words).map_err(InstallError::Write)?;
         write_map(self.maps.images.fd().as_fd(), slot, &inner).map_err(InstallError::Write)?;
+        if row != CLAIMS_ROW {
+            self.try_out(slot, image)?;
+        }
         self.maps.profiles.set(row, profile_word(slot, generation), 0)?;
         self.generations.insert(row, generation);
         Ok(generation)
     }
+}
+
+/// Requests that an image is tried out with: spread over the directions and protocols, at addresses that rules often
+/// name.
+fn trials() -> Vec<NetRequest> {
+    let mut requests = Vec::new();
+    for v4 in [
+        [0, 0, 0, 0],
+        [10, 0, 0, 1],
+        [127, 0, 0, 1],
+        [169, 254, 169, 254],
+        [192, 168, 1, 1],
+        [203, 0, 113, 9],
+    ] {
+        let v4 = Address::v4(u32::from_ne_bytes(v4));
+        let [.., embedded] = v4.0;
+        let nat64 = Address([0x0064_ff9b_u32.to_be(), 0, 0, embedded]);
+        let ula = Address([0xfd00_0000_u32.to_be(), 0, 0, embedded]);
+        for address in [v4, nat64, ula] {
+            for port in [0, 22, 53, 443, 8080] {
+                for protocol in Protocol::ALL {
+                    requests.push(NetRequest::out(address, port, *protocol));
+                    requests.push(NetRequest::listen(address, port, *protocol));
+                }
+            }
+        }
+    }
+    requests
 }

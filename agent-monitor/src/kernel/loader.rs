@@ -35,7 +35,7 @@ pub struct LoadOptions {
     pub cgroup: PathBuf,
     /// Kernel statistics of programs: some 30 ns for each run of each program.
     pub stats: bool,
-    /// Bytes of the verdict ring; `None`: 8 MiB. A power of two, a multiple of the page size.
+    /// Bytes of the verdict ring; `None`: 4 MiB. A power of two, a multiple of the page size.
     pub verdict_ring: Option<u32>,
 }
 

@@ -45,7 +45,18 @@ const TABLE_WORDS: usize = 2 + PROBE_BATCH * REQUEST_WORDS + PROBE_BATCH / 2;
 impl Kernel {
     /// The kernel's decisions on `requests` (at most [`PROBE_BATCH`]) by the image in force in `slot`.
     pub fn decide_probe(&mut self, slot: u32, requests: &[NetRequest]) -> Result<Vec<Decision>, ProbeError> {
-        self.fill_probe(slot, requests)?;
+        let word = self.maps.profiles.get(&slot, 0)?;
+        let (image, _) = split_profile_word(word).ok_or(ProbeError::NoImage(slot))?;
+        self.probe_image(image, requests)
+    }
+
+    /// The kernel's decisions by the image in an image slot, in force or not.
+    pub(super) fn probe_image(
+        &mut self,
+        image: u32,
+        requests: &[NetRequest],
+    ) -> Result<Vec<Decision>, ProbeError> {
+        self.fill(image, requests)?;
         self.run_probe("probe_decide", requests.len() as u32)?;
         let mut table = vec![0_u64; TABLE_WORDS];
         read_words(self.maps.probe.fd().as_fd(), 0, &mut table).map_err(ProbeError::Map)?;
@@ -65,11 +76,15 @@ impl Kernel {
 
     /// Lays `requests` out for the probe, repeated to a whole batch.
     pub fn fill_probe(&mut self, slot: u32, requests: &[NetRequest]) -> Result<(), ProbeError> {
+        let word = self.maps.profiles.get(&slot, 0)?;
+        let (image, _) = split_profile_word(word).ok_or(ProbeError::NoImage(slot))?;
+        self.fill(image, requests)
+    }
+
+    fn fill(&mut self, image: u32, requests: &[NetRequest]) -> Result<(), ProbeError> {
         if requests.is_empty() || requests.len() > PROBE_BATCH {
             return Err(ProbeError::Batch(requests.len()));
         }
-        let word = self.maps.profiles.get(&slot, 0)?;
-        let (image, _) = split_profile_word(word).ok_or(ProbeError::NoImage(slot))?;
         let mut table = vec![0_u64; TABLE_WORDS];
         table[1] = u64::from(image);
         for (cell, request) in table[2..2 + PROBE_BATCH * REQUEST_WORDS]
