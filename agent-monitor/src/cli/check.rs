@@ -5,14 +5,14 @@
 //! count. Needs no privilege and no kernel.
 
 use std::collections::HashSet;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::policy::diagnostic::{Diagnostic, DiagnosticRecord, Severity, printable, render_all};
+use crate::policy::diagnostic::{Diagnostic, DiagnosticRecord, printable, render_all};
 use crate::policy::load::DEFAULT_DIRECTORIES;
 use crate::policy::{Base, Checked, Loaded, check_profile, load_directory};
 
@@ -46,6 +46,26 @@ pub enum Format {
 /// If the outcome can't be printed or a directory can't be listed; problems of
 /// profiles are an outcome.
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let stderr = std::io::stderr();
+    let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let printed = check(args, colour)?;
+    stderr.lock().write_all(printed.stderr.as_bytes()).context("can't write to standard error")?;
+    match std::io::stdout().lock().write_all(printed.stdout.as_bytes()) {
+        // The reader has seen enough: `agent-monitor check … | head`.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        written => written.context("can't write to standard output")?,
+    }
+    Ok(ExitCode::from(printed.code))
+}
+
+/// What a run of the command says.
+struct Printed {
+    stdout: String,
+    stderr: String,
+    code: u8,
+}
+
+fn check(args: &CheckArgs, colour: bool) -> anyhow::Result<Printed> {
     let mut outcomes = Vec::new();
     for path in &args.profiles {
         if path.is_dir() {
@@ -59,12 +79,12 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         }
     }
     forget_repeats(&mut outcomes);
-    match args.format {
-        Format::Text => print_text(&outcomes)?,
-        Format::Json => print_json(&outcomes)?,
-    }
     let all_sound = outcomes.iter().all(|outcome| outcome.summary.is_some());
-    Ok(if all_sound { ExitCode::SUCCESS } else { ExitCode::from(BAD_PROFILE) })
+    let code = if all_sound { 0 } else { BAD_PROFILE };
+    Ok(match args.format {
+        Format::Text => text(&outcomes, colour, code),
+        Format::Json => Printed { stdout: json(&outcomes)?, stderr: String::new(), code },
+    })
 }
 
 fn check_directory(path: &Path, bases: &[PathBuf], outcomes: &mut Vec<Outcome>) -> anyhow::Result<()> {
@@ -174,36 +194,33 @@ fn forget_repeats(outcomes: &mut [Outcome]) {
     }
 }
 
-fn print_text(outcomes: &[Outcome]) -> anyhow::Result<()> {
-    let stderr = std::io::stderr();
-    let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+fn text(outcomes: &[Outcome], colour: bool, code: u8) -> Printed {
     let mut problems = Vec::new();
-    let mut summary = String::new();
+    let mut stdout = String::new();
     for outcome in outcomes {
         problems.extend(outcome.diagnostics.iter().cloned());
         if let Some(sound) = &outcome.summary {
-            summary.push_str(&sound.describe(&outcome.file));
+            stdout.push_str(&sound.describe(&outcome.file));
         }
     }
-    let count = |severity| problems.iter().filter(|diagnostic| diagnostic.severity == severity).count();
-    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
-    let mut text = render_all(&problems, colour);
-    if errors + warnings > 0 {
+    let errors = problems.iter().filter(|problem| problem.is_error()).count();
+    let warnings = problems.len() - errors;
+    let mut stderr = render_all(&problems, colour);
+    if !problems.is_empty() {
         let bad = outcomes.iter().filter(|outcome| outcome.summary.is_none()).count();
         let plural =
             |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
         let verdict = match bad {
-            0 => "the profiles can be used".to_owned(),
+            0 => "nothing that keeps a profile from being used".to_owned(),
             _ => format!("{} can't be used", plural(bad, "profile")),
         };
-        text.push_str(&format!(
+        stderr.push_str(&format!(
             "\n{}, {}: {verdict}\n",
             plural(errors, "error"),
             plural(warnings, "warning")
         ));
     }
-    stderr.lock().write_all(text.as_bytes()).context("can't write to standard error")?;
-    std::io::stdout().lock().write_all(summary.as_bytes()).context("can't write to standard output")
+    Printed { stdout, stderr, code }
 }
 
 impl Summary {
@@ -248,7 +265,7 @@ struct ReportedProfile<'a> {
     diagnostics: Vec<DiagnosticRecord>,
 }
 
-fn print_json(outcomes: &[Outcome]) -> anyhow::Result<()> {
+fn json(outcomes: &[Outcome]) -> anyhow::Result<String> {
     let profiles = outcomes.iter().map(|outcome| ReportedProfile {
         file: outcome.file.display().to_string(),
         ok: outcome.summary.is_some(),
@@ -256,6 +273,82 @@ fn print_json(outcomes: &[Outcome]) -> anyhow::Result<()> {
         diagnostics: outcome.diagnostics.iter().map(DiagnosticRecord::from).collect(),
     });
     let report = Report { profiles: profiles.collect() };
-    let text = serde_json::to_string_pretty(&report).context("can't print the report")?;
-    writeln!(std::io::stdout().lock(), "{text}").context("can't write to standard output")
+    Ok(serde_json::to_string_pretty(&report).context("can't print the report")? + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOUND: &str = "version: 1\nname: sound\nmode: audit\nnetwork: { allow: [{ cidr: 10.0.0.0/8 }] }\n";
+    const FAULTY: &str = "version: 1\nname: faulty\nmode: perhaps\nport: 1\n";
+
+    fn checked(files: &[(&str, &str)], profiles: &[&str], format: Format) -> Printed {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        }
+        let profiles = profiles.iter().map(|name| directory.path().join(name)).collect();
+        check(&CheckArgs { profiles, bases: Vec::new(), format }, false).unwrap()
+    }
+
+    #[test]
+    fn a_sound_profile_is_summed_up_and_exits_0() {
+        let printed = checked(&[("sound.yaml", SOUND)], &["sound.yaml"], Format::Text);
+        assert_eq!((printed.code, printed.stderr.as_str()), (0, ""));
+        assert!(printed.stdout.contains("OK, profile sound, mode audit"), "{}", printed.stdout);
+        assert!(printed.stdout.contains("network 1 allow, 0 deny, 0 listen"), "{}", printed.stdout);
+    }
+
+    #[test]
+    fn errors_of_all_profiles_are_printed_and_exit_65() {
+        let files = [("sound.yaml", SOUND), ("faulty.yaml", FAULTY)];
+        let printed = checked(&files, &["sound.yaml", "faulty.yaml", "missing.yaml"], Format::Text);
+        assert_eq!(printed.code, 65);
+        assert!(printed.stdout.contains("profile sound") && !printed.stdout.contains("faulty"));
+        for code in ["profile::unknown-value", "profile::unknown-key", "profile::unreadable"] {
+            assert!(printed.stderr.contains(code), "{code} in {}", printed.stderr);
+        }
+        assert!(
+            printed.stderr.ends_with("3 errors, 0 warnings: 2 profiles can't be used\n"),
+            "{}",
+            printed.stderr
+        );
+    }
+
+    #[test]
+    fn warnings_do_not_fail() {
+        let text = format!("{SOUND}agents: []\n").replace("{ cidr: 10.0.0.0/8 }", "{ address: 0.0.0.0 }");
+        let printed = checked(&[("p.yaml", &text)], &["p.yaml"], Format::Text);
+        assert_eq!(printed.code, 0);
+        assert!(printed.stderr.contains("0 errors, 1 warning: nothing that keeps"), "{}", printed.stderr);
+    }
+
+    #[test]
+    fn json_holds_everything_on_standard_output() {
+        let files = [("sound.yaml", SOUND), ("faulty.yaml", FAULTY)];
+        let printed = checked(&files, &[""], Format::Json);
+        assert_eq!((printed.code, printed.stderr.as_str()), (65, ""));
+        let report: serde_json::Value = serde_json::from_str(&printed.stdout).unwrap();
+        let [faulty, sound] = report["profiles"].as_array().unwrap().as_slice() else { panic!("{report}") };
+        assert_eq!((&sound["ok"], &sound["mode"]), (&true.into(), &"audit".into()));
+        assert_eq!(faulty["ok"], false);
+        let first = &faulty["diagnostics"][0];
+        assert_eq!(first["code"], "profile::unknown-value");
+        assert_eq!((&first["line"], &first["column"]), (&3.into(), &7.into()));
+        assert_eq!((&first["end_line"], &first["end_column"]), (&3.into(), &14.into()));
+        assert!(first["hints"][0].as_str().unwrap().contains("`enforce`"));
+    }
+
+    #[test]
+    fn a_faulty_base_is_reported_once_for_all_that_extend_it() {
+        let child = |name: &str| format!("version: 1\nname: {name}\nmode: audit\nextends: [faulty]\n");
+        let files = [("a.yaml", &*child("a")), ("b.yaml", &*child("b")), ("faulty.yaml", FAULTY)];
+        let printed = checked(&files, &["a.yaml", "b.yaml", "faulty.yaml"], Format::Text);
+        assert!(
+            printed.stderr.ends_with("2 errors, 0 warnings: 3 profiles can't be used\n"),
+            "{}",
+            printed.stderr
+        );
+    }
 }
