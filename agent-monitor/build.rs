@@ -19,7 +19,7 @@ use std::process::Command;
 const EBPF_CRATE: &str = "agent-monitor-ebpf";
 
 /// Features of this crate that the eBPF crate has under the same name.
-const SHARED_FEATURES: &[&str] = &["kernel-log"];
+const SHARED_FEATURES: &[&str] = &["kernel-log", "bench"];
 
 /// What the inner build must be, whatever the workspace's own release profile is: one module for the linker to see
 /// whole, no unwinding, and full debug information because BTF is made from it.

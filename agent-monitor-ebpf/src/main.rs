@@ -7,6 +7,15 @@
 //! A build for any other target is an empty program, so that `cargo test --workspace` works.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
+/// A debug line from a program, with the feature `kernel-log`; else nothing, not even its arguments.
+#[cfg(target_arch = "bpf")]
+macro_rules! log {
+    ($ctx:expr, $($words:tt)+) => {
+        #[cfg(feature = "kernel-log")]
+        aya_log_ebpf::debug!($ctx, $($words)+);
+    };
+}
+
 #[cfg(target_arch = "bpf")]
 mod atomic;
 #[cfg(target_arch = "bpf")]

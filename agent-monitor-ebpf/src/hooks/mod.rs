@@ -1,5 +1,7 @@
 //! The programs, one file per domain. A program is named `<domain>_<hook>`.
 
+#[cfg(feature = "bench")]
+mod baseline;
 mod iterate;
 mod lsm;
 mod network;

@@ -145,6 +145,7 @@ fn address_hook(ctx: &SockAddrContext, hook: Hook, act: Act, v6: bool) -> i32 {
         let family = read_volatile(&raw const (*c).family);
         (address, port, ip_protocol, family, (*c).__bindgen_anon_1.sk)
     };
+    log!(ctx, "address hook {}: process {}, port {}", hook.code(), tgid, port);
     let place = Place { hook, ip_protocol, family };
     let protocol = Protocol::from_ip(ip_protocol);
     let request = match act {

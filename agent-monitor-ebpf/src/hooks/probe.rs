@@ -12,14 +12,14 @@ use crate::maps::PROBE;
 use crate::path::below;
 use crate::subject::table;
 
-const FAILED: i32 = -1;
+pub const FAILED: i32 = -1;
 
 /// The next request of the batch.
 ///
 /// # Safety
 /// Only test-runs of this program use the map, one at a time.
 #[inline(always)]
-unsafe fn next() -> Option<(u32, usize, NetRequest)> {
+pub unsafe fn next() -> Option<(u32, usize, NetRequest)> {
     let probe = PROBE.get_ptr_mut(0)?;
     // SAFETY: an array element of this size; the index is bounded.
     unsafe {

@@ -55,6 +55,7 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
     if child == tgid {
         return 0; // a thread
     }
+    log!(&ctx, "fork: agent process {} made {}", tgid, child);
     // The bit first: whatever fails below leaves a child that is denied, not one that is free.
     set_bit(child);
     let mut lost = 1;
@@ -157,6 +158,7 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
                 }
             }
         };
+        log!(&ctx, "exec: process {}, agent {}, claimed {}", tgid, label.agent, claimed);
         let inode: *const c_void = typed(file, offset!(file_inode));
         let inode: u64 = typed(inode, offset!(inode_ino));
         record_exec(s, task, &label, walked.is_ok(), claimed, inode);

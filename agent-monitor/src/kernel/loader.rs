@@ -113,6 +113,8 @@ impl Kernel {
             loader.map_max_entries("VERDICTS", bytes);
         }
         let mut object = loader.load(OBJECT)?;
+        #[cfg(feature = "kernel-log")]
+        super::debug_log::start(&mut object);
         let (maps, rings) = take_maps(&mut object)?;
 
         let stats_for_test = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();

@@ -4,9 +4,13 @@
 //! What must stay true: a failed step leaves what was in force; an image becomes visible by one word, written last;
 //! nothing here prints.
 
+#[cfg(feature = "bench")]
+mod baseline;
 mod btf;
 mod control;
 mod counters;
+#[cfg(feature = "kernel-log")]
+mod debug_log;
 mod features;
 mod install;
 mod labels;
@@ -17,6 +21,8 @@ mod programs;
 mod rings;
 mod syscalls;
 
+#[cfg(feature = "bench")]
+pub use baseline::BaselinePorts;
 pub use btf::{LayoutError, resolve_layout};
 pub use counters::{Counters, ProgramStats};
 pub use features::{Features, MissingCapability, check_privileges};
