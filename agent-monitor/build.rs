@@ -57,7 +57,6 @@ fn build() -> Result<(), String> {
     for watched in ["agent-monitor-ebpf", "agent-monitor-common", "Cargo.lock", "agent-monitor/build.rs"] {
         println!("cargo::rerun-if-changed={}", workspace.join(watched).display());
     }
-    println!("cargo::rerun-if-env-changed=PATH");
 
     let target = match variable("CARGO_CFG_TARGET_ENDIAN")?.to_str() {
         Some("big") => "bpfeb-unknown-none",

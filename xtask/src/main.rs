@@ -2,6 +2,7 @@
 
 mod command;
 mod places;
+mod programs;
 mod setup;
 mod test;
 mod vm;

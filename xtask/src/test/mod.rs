@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::setup::{self, Need};
-use crate::{command, places, vm};
+use crate::{command, places, programs, vm};
 use tally::Tally;
 
 /// Sets up, then runs every check and test: here, and in virtual machines.
@@ -45,12 +45,12 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
             cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"])
         });
         take(&mut steps, "unit tests", |tally| {
-            counted(&["test", "--workspace", "--exclude", "agent-monitor-tests", "--no-fail-fast"], tally)
+            counted(
+                cargo_command(&["test", "--workspace", "--exclude", "agent-monitor-tests", "--no-fail-fast"]),
+                tally,
+            )
         });
-        take(&mut steps, "tests on this host", |tally| {
-            cargo(&["build", "--package", "agent-monitor"])?;
-            counted(&["test", "--package", "agent-monitor-tests", "--no-fail-fast"], tally)
-        });
+        take(&mut steps, "tests on this host", |tally| counted(on_this_host()?, tally));
         if arguments.kernel != "none" {
             for series in arguments.kernel.split(',') {
                 take(&mut steps, &format!("tests on linux {series}"), |tally| in_guest(series, tally));
@@ -109,13 +109,16 @@ fn summary(steps: &[Step]) -> i32 {
     i32::from(!good)
 }
 
-fn cargo_command(arguments: &[&str]) -> Result<Command> {
+fn cargo_command(arguments: &[&str]) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(arguments).current_dir(places::workspace()).stdin(Stdio::null());
-    // What the tests outside a guest find by the same names inside one.
-    let target =
-        env::var_os("CARGO_TARGET_DIR").map_or_else(|| places::workspace().join("target"), Into::into);
-    cargo.env("AGENT_MONITOR_BIN", places::workspace().join(target).join("debug/agent-monitor"));
+    cargo
+}
+
+/// The tests that need a kernel and the built product. They find it by the same names as inside a guest.
+fn on_this_host() -> Result<Command> {
+    let mut cargo = cargo_command(&["test", "--package", "agent-monitor-tests", "--no-fail-fast"]);
+    cargo.env("AGENT_MONITOR_BIN", programs::product()?);
     cargo.env("AGENT_MONITOR_POLICIES", places::workspace().join("policies"));
     // A real server and promtool for the end-to-end test; behind what the host has of its own.
     let path = env::var_os("PATH").unwrap_or_default();
@@ -125,15 +128,14 @@ fn cargo_command(arguments: &[&str]) -> Result<Command> {
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {
-    let mut cargo = cargo_command(arguments)?;
+    let mut cargo = cargo_command(arguments);
     let status = cargo.status().context("cargo did not start")?;
     ensure!(status.success(), "`{}` failed ({status})", command::typed(&cargo));
     Ok(())
 }
 
 /// Runs cargo with its output passed on as it comes, and counts the tests in it.
-fn counted(arguments: &[&str], tally: &mut Tally) -> Result<()> {
-    let mut cargo = cargo_command(arguments)?;
+fn counted(mut cargo: Command, tally: &mut Tally) -> Result<()> {
     let mut child = cargo.stdout(Stdio::piped()).spawn().context("cargo did not start")?;
     let mut out = child.stdout.take().context("cargo has no output")?;
     let mut buffer = [0; 8192];

@@ -14,7 +14,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::archive;
-use super::programs::Programs;
 use crate::{command, places};
 
 const INIT: &str = include_str!("init.sh");
@@ -28,6 +27,13 @@ const FROM_HOST: &[(&str, &str)] =
 const PASSWD: &str =
     "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
 const GROUP: &str = "root:x:0:\nnogroup:x:65534:\n";
+
+/// Programs of the host that run inside.
+pub struct Programs {
+    pub test: PathBuf,
+    /// The `agent-monitor` binary, which tests find by `AGENT_MONITOR_BIN`.
+    pub product: PathBuf,
+}
 
 /// What one guest runs.
 pub struct Run<'a> {
@@ -48,11 +54,9 @@ pub fn pack(run: &Run<'_>, staging: &Path, packed: &Path) -> Result<()> {
         put(&program, &staging.join(place.trim_start_matches('/')))?;
         libraries.extend(libraries_of(&program)?);
     }
-    put_stripped(&programs.test, &staging.join("guest/program"))?;
-    libraries.extend(libraries_of(&programs.test)?);
-    if let Some(product) = &programs.product {
-        put_stripped(product, &staging.join("guest/agent-monitor"))?;
-        libraries.extend(libraries_of(product)?);
+    for (program, name) in [(&programs.test, "guest/program"), (&programs.product, "guest/agent-monitor")] {
+        put_stripped(program, &staging.join(name))?;
+        libraries.extend(libraries_of(program)?);
     }
     for library in libraries {
         put(&library, &staging.join(library.strip_prefix("/").unwrap_or(&library)))?;

@@ -10,7 +10,6 @@ mod archive;
 mod guest;
 mod kernel;
 mod modules;
-mod programs;
 mod qemu;
 mod vmlinux;
 
@@ -20,9 +19,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::places;
 use crate::setup::{self, Need};
 use crate::test::tally::Tally;
+use crate::{places, programs};
 
 /// Runs the kernel tests (or a program) on stock kernels in virtual machines.
 #[derive(clap::Args, Debug)]
@@ -98,10 +97,11 @@ fn on(arguments: &Arguments) -> Result<Vec<Report>> {
         "all" => kernel::ALL.iter().map(|series| (*series).to_owned()).collect(),
         some => some.split(',').map(|series| series.trim().to_owned()).collect(),
     };
-    let programs = match &arguments.program {
-        Some(program) => programs::named(program)?,
-        None => programs::build()?,
+    let test = match &arguments.program {
+        Some(program) => program.clone(),
+        None => programs::kernel_tests()?,
     };
+    let programs = guest::Programs { test, product: programs::product()? };
     let words: Vec<String> = arguments.filter.iter().chain(&arguments.arguments).cloned().collect();
     let mut reports = Vec::new();
     for series in all {
@@ -118,7 +118,7 @@ fn on(arguments: &Arguments) -> Result<Vec<Report>> {
 fn guest(
     series: &str,
     arguments: &Arguments,
-    programs: &programs::Programs,
+    programs: &guest::Programs,
     words: &[String],
 ) -> Result<qemu::Outcome> {
     let kernel = kernel::get(series)?;

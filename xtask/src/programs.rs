@@ -1,7 +1,7 @@
-//! What runs inside the guests: the kernel tests and the product, built by cargo for this host. Called by [`super::run`]
-//! once for all kernels.
+//! The programs that tests run, built by cargo, at the paths that cargo names. Called by `test` for this host and by `vm`
+//! for the guests.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -9,25 +9,14 @@ use serde_json::Value;
 
 use crate::places;
 
-pub struct Programs {
-    pub test: PathBuf,
-    /// The `agent-monitor` binary; absent only when a program was named on the command line and none was built.
-    pub product: Option<PathBuf>,
+/// The product, as `cargo build` makes it.
+pub fn product() -> Result<PathBuf> {
+    executable(&["build", "--package", "agent-monitor"], "agent-monitor")
 }
 
-/// Builds the kernel tests and the product.
-pub fn build() -> Result<Programs> {
-    let test =
-        executable(&["test", "--package", "agent-monitor-tests", "--test", "kernel", "--no-run"], "kernel")?;
-    let product = executable(&["build", "--package", "agent-monitor"], "agent-monitor")?;
-    Ok(Programs { test, product: Some(product) })
-}
-
-/// A program named on the command line instead of the kernel tests, with the product if it is built already.
-pub fn named(program: &Path) -> Result<Programs> {
-    ensure!(program.is_file(), "{} is no file", program.display());
-    let product = executable(&["build", "--package", "agent-monitor"], "agent-monitor").ok();
-    Ok(Programs { test: program.to_owned(), product })
+/// The kernel tests: one binary for this host and for guests.
+pub fn kernel_tests() -> Result<PathBuf> {
+    executable(&["test", "--package", "agent-monitor-tests", "--test", "kernel", "--no-run"], "kernel")
 }
 
 /// Runs cargo and returns where it put the executable of `target`.
