@@ -6,7 +6,9 @@
 //! that leaves this module is complete and free of errors, and a profile with
 //! errors reports all of them at once, each with its place in the file.
 
+pub mod attribute;
 mod check;
+pub mod compile;
 pub mod diagnostic;
 pub mod directory;
 mod expected;
@@ -14,6 +16,7 @@ mod globs;
 pub mod load;
 mod merge;
 mod model;
+pub mod naive;
 mod overlap;
 mod reader;
 pub mod resolved;

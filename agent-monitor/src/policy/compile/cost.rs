@@ -1,0 +1,134 @@
+//! Which rules an image that is too large owes its size to.
+//!
+//! Called only when packing failed: the network is built twice more, once to count how often each state is visited
+//! and once to share each state's words evenly among the visits, and each visit's share among the rules that made it
+//! necessary. The shares add up to (nearly) the whole automaton; equal rules have equal shares, whatever their order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::network;
+use super::state::{State, Target, is_answer};
+use crate::policy::{NetworkPolicy, Source};
+
+/// A rule's share of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleCost {
+    pub id: String,
+    pub source: Source,
+    /// 64-bit words.
+    pub words: usize,
+}
+
+/// The `most` dearest rules of a policy, dearest first.
+pub(super) fn dearest(policy: &NetworkPolicy, most: usize) -> Vec<RuleCost> {
+    let mut ledger = Ledger::default();
+    let network = network::build(policy, Some(&mut ledger));
+    ledger.price(&network.states);
+    network::build(policy, Some(&mut ledger));
+    let mut costs: Vec<RuleCost> = network::rules(policy)
+        .zip(ledger.charged.iter().copied().chain(std::iter::repeat(0.0)))
+        .map(|((rule, ..), words)| RuleCost {
+            id: rule.id.clone(),
+            source: rule.source.clone(),
+            words: words as usize,
+        })
+        .collect();
+    costs.sort_by(|a, b| b.words.cmp(&a.words).then_with(|| a.id.cmp(&b.id)));
+    costs.truncate(most);
+    costs
+}
+
+/// What the builder tells about its states. Both runs of the builder give a state the same number.
+#[derive(Default)]
+pub(super) struct Ledger {
+    /// State that reads an address byte → its account.
+    nodes: BTreeMap<Target, Account>,
+    /// State where only a port map matters → the account of all states behind it.
+    tails: BTreeMap<Target, Account>,
+    priced: bool,
+    /// Words by rule.
+    charged: Vec<f64>,
+}
+
+#[derive(Default)]
+struct Account {
+    visits: u32,
+    words: f64,
+}
+
+impl Ledger {
+    /// `target` was made for the networks of `rules`.
+    pub(super) fn node(&mut self, target: Target, rules: impl ExactSizeIterator<Item = u32>) {
+        if !is_answer(target) {
+            let account = self.nodes.entry(target).or_default();
+            visit(account, self.priced, &mut self.charged, rules);
+        }
+    }
+
+    /// From `target` on, only the ports of `rules` matter.
+    pub(super) fn tail(&mut self, target: Target, rules: &[u32]) {
+        if !is_answer(target) {
+            let account = self.tails.entry(target).or_default();
+            visit(account, self.priced, &mut self.charged, rules.iter().copied());
+        }
+    }
+
+    /// Between the runs: gives every account its words. A state behind several tails is shared by them.
+    fn price(&mut self, states: &[State]) {
+        let behind: Vec<BTreeSet<Target>> = self.tails.keys().map(|&tail| reach(states, tail)).collect();
+        let mut sharers = vec![0_u32; states.len()];
+        for &state in behind.iter().flatten() {
+            sharers[state as usize] += 1;
+        }
+        for (account, behind) in self.tails.values_mut().zip(&behind) {
+            account.words =
+                behind.iter().map(|&s| words(&states[s as usize]) / f64::from(sharers[s as usize])).sum();
+        }
+        for (&node, account) in &mut self.nodes {
+            account.words = words(&states[node as usize]);
+        }
+        self.priced = true;
+    }
+}
+
+fn visit(
+    account: &mut Account,
+    priced: bool,
+    charged: &mut Vec<f64>,
+    rules: impl ExactSizeIterator<Item = u32>,
+) {
+    if !priced {
+        account.visits += 1;
+        return;
+    }
+    let share = account.words / f64::from(account.visits.max(1)) / rules.len() as f64;
+    for rule in rules {
+        let rule = rule as usize;
+        if rule >= charged.len() {
+            charged.resize(rule + 1, 0.0);
+        }
+        charged[rule] += share;
+    }
+}
+
+/// Words of a state, with a row of its own.
+fn words(state: &State) -> f64 {
+    let mut counts: BTreeMap<Target, u32> = BTreeMap::new();
+    for (first, last, target) in state.spans() {
+        *counts.entry(target).or_default() += u32::from(last - first) + 1;
+    }
+    f64::from(1 + 256 - counts.values().max().copied().unwrap_or(256))
+}
+
+fn reach(states: &[State], from: Target) -> BTreeSet<Target> {
+    let mut seen = BTreeSet::from([from]);
+    let mut open = vec![from];
+    while let Some(state) = open.pop() {
+        for &(_, target) in &states[state as usize].runs {
+            if !is_answer(target) && seen.insert(target) {
+                open.push(target);
+            }
+        }
+    }
+    seen
+}

@@ -1,0 +1,90 @@
+//! The compiled bytes of one profile (or of all claims), as they are installed in the kernel.
+//!
+//! Made by `compile::{profile, claims}`; read by `decide()` on both sides, and installed by `kernel`. The layout is
+//! `agent_monitor_common::image`.
+
+use agent_monitor_common::automaton::{TERMINAL, Words};
+use agent_monitor_common::counters;
+use agent_monitor_common::image::{DeniedErrno, HAS_SYSCALLS, MAGIC, Settings, header};
+use agent_monitor_common::request::{self, STARTS};
+
+use crate::policy::{Denied, Mode, NetworkPolicy, ResolvedProfile, SocketKind};
+
+/// A policy image. Deterministic: the same profile (rules in any order) gives the same words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// At most `IMAGE_WORDS`, header included. Whoever installs it fills the rest of the map's value with zeros.
+    pub words: Vec<u64>,
+}
+
+impl Image {
+    /// Words in use, header included.
+    #[must_use]
+    pub fn words_used(&self) -> usize {
+        self.words.len()
+    }
+
+    /// Writes what every image has, and the answer "nothing" for every automaton; what the image does have replaces
+    /// it afterwards.
+    pub(super) fn seal(mut words: Vec<u64>) -> Self {
+        words[header::MAGIC] = MAGIC;
+        words[header::LENGTH] = words.len() as u64;
+        words[header::START_V4..header::START_V4 + 2 * STARTS].fill(u64::from(TERMINAL));
+        words[header::START_PATH] = u64::from(TERMINAL);
+        Image { words }
+    }
+}
+
+impl Words for Image {
+    fn word(&self, index: u64) -> u64 {
+        self.words.as_slice().word(index)
+    }
+}
+
+/// The settings word of a profile.
+pub(super) fn settings(profile: &ResolvedProfile) -> u64 {
+    let mode = match profile.mode {
+        Mode::Learn => counters::Mode::Learn,
+        Mode::Audit => counters::Mode::Audit,
+        Mode::Enforce => counters::Mode::Enforce,
+    };
+    let errno = match profile.network.denied {
+        Denied::Unreachable => DeniedErrno::Unreachable,
+        Denied::Refused => DeniedErrno::Refused,
+        Denied::Denied => DeniedErrno::Denied,
+        Denied::NotPermitted => DeniedErrno::NotPermitted,
+    };
+    let flags = if profile.syscalls.is_empty() { 0 } else { HAS_SYSCALLS };
+    Settings { mode: mode.code(), errno: errno.code(), flags }.to_word()
+}
+
+/// The mask of granted socket kinds.
+pub(super) fn sockets(policy: &NetworkPolicy) -> u64 {
+    policy.sockets.iter().map(|kind| 1 << kernel_kind(kind).code()).sum()
+}
+
+/// The kernel's name for a kind that a profile can grant. The kernel tells apart some more, which none can.
+#[must_use]
+pub const fn kernel_kind(kind: SocketKind) -> request::SocketKind {
+    match kind {
+        SocketKind::Mptcp => request::SocketKind::Mptcp,
+        SocketKind::Sctp => request::SocketKind::Sctp,
+        SocketKind::Dccp => request::SocketKind::Dccp,
+        SocketKind::Udplite => request::SocketKind::Udplite,
+        SocketKind::Ping => request::SocketKind::Ping,
+        SocketKind::Raw => request::SocketKind::Raw,
+        SocketKind::L2tp => request::SocketKind::L2tp,
+        SocketKind::Smc => request::SocketKind::Smc,
+        SocketKind::Netlink => request::SocketKind::Netlink,
+        SocketKind::Packet => request::SocketKind::Packet,
+        SocketKind::Vsock => request::SocketKind::Vsock,
+        SocketKind::Alg => request::SocketKind::Alg,
+        SocketKind::Key => request::SocketKind::Key,
+        SocketKind::Xdp => request::SocketKind::Xdp,
+        SocketKind::Can => request::SocketKind::Can,
+        SocketKind::Bluetooth => request::SocketKind::Bluetooth,
+        SocketKind::Tipc => request::SocketKind::Tipc,
+        SocketKind::Rds => request::SocketKind::Rds,
+        SocketKind::Kcm => request::SocketKind::Kcm,
+    }
+}

@@ -1,0 +1,162 @@
+//! Compiles profiles into the images that the kernel and `decide()` walk.
+//!
+//! Called by the daemon before an install, by `check`, and by tests. Two entrances: [`profile`] for what one profile
+//! grants, [`claims`] for which executables belong to which profile.
+//!
+//! What must stay true:
+//! * exact: an image decides every request as the rules read by themselves do (`policy::naive` says how, and property
+//!   tests compare the two);
+//! * order-free and deterministic: the same rules in any order give the same words;
+//! * all or nothing: rules that do not fit are an error that names the dearest, never dropped.
+
+mod cost;
+mod error;
+mod glob;
+mod home;
+mod image;
+mod minimise;
+mod network;
+mod path;
+mod ports;
+mod rows;
+pub mod sample;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use agent_monitor_common::image::{IMAGE_WORDS, MAX_PROFILES, SYSCALL_WORDS, header};
+
+pub use self::cost::RuleCost;
+pub use self::error::CompileError;
+pub use self::glob::GlobError;
+use self::glob::Nfa;
+pub use self::home::expand_home;
+pub use self::image::{Image, kernel_kind};
+use self::path::Paths;
+use self::rows::{Overflow, Packed};
+use super::ResolvedProfile;
+
+/// Rules that an error about size names.
+const DEAREST: usize = 5;
+
+/// The image of a profile.
+///
+/// # Errors
+/// [`CompileError::TooLarge`] when the rules need more than `IMAGE_WORDS`, [`CompileError::SyscallNumber`] for a call
+/// that the mask can't hold.
+pub fn profile(profile: &ResolvedProfile) -> Result<Image, CompileError> {
+    profile_within(profile, IMAGE_WORDS)
+}
+
+/// [`profile`] with another budget, so that tests reach the limit with few rules.
+fn profile_within(profile: &ResolvedProfile, limit: usize) -> Result<Image, CompileError> {
+    let network = network::build(&profile.network, None);
+    let roots = network.roots.concat();
+    let Packed { words, roots } =
+        rows::pack(&network.states, &roots, limit).map_err(|Overflow { words }| CompileError::TooLarge {
+            profile: profile.name.clone(),
+            words,
+            limit,
+            dearest: cost::dearest(&profile.network, DEAREST),
+        })?;
+    let mut image = Image::seal(words);
+    for (word, root) in image.words[header::START_V4..].iter_mut().zip(roots) {
+        *word = u64::from(root);
+    }
+    image.words[header::SETTINGS] = image::settings(profile);
+    image.words[header::SOCKETS] = image::sockets(&profile.network);
+    for call in &profile.syscalls {
+        let (word, bit) = ((call.nr >> 6) as usize, 1 << (call.nr & 63));
+        if word >= SYSCALL_WORDS {
+            let (name, at) = (call.name.clone(), call.source.clone());
+            return Err(CompileError::SyscallNumber { name, nr: call.nr, at });
+        }
+        image.words[header::SYSCALL_WATCH + word] |= bit;
+        if call.kill {
+            image.words[header::SYSCALL_KILL + word] |= bit;
+        }
+    }
+    Ok(image)
+}
+
+/// What [`claims`] makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claims {
+    /// Path automaton from `header::START_PATH`; the answer for a path is its profile's slot + 1, 0 for nobody's.
+    pub image: Image,
+    /// Paths that several profiles claim, for a warning.
+    pub overlaps: Vec<Overlap>,
+}
+
+/// Two profiles claim the same path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overlap {
+    /// The slot that gets it: the lower one.
+    pub wins: u32,
+    pub loses: u32,
+    /// The shortest such path.
+    pub example: String,
+}
+
+/// The image that tells which profile claims an executable, from (profile slot, glob) pairs in any order.
+///
+/// `~` must have been expanded ([`expand_home`]). A path that two profiles claim goes to the lower slot.
+///
+/// # Errors
+/// [`CompileError::Glob`] for a glob that can't be read, [`CompileError::Slot`] for a slot that does not exist,
+/// [`CompileError::ClaimsTooLarge`] when all together need more than `IMAGE_WORDS`.
+pub fn claims(claims: &[(u32, String)]) -> Result<Claims, CompileError> {
+    claims_within(claims, IMAGE_WORDS)
+}
+
+fn claims_within(claims: &[(u32, String)], limit: usize) -> Result<Claims, CompileError> {
+    match path_image(claims, limit)? {
+        Ok(claims) => Ok(claims),
+        Err(words) => {
+            // What each needs alone; one that does not fit alone needs the limit at least.
+            let mut largest = (0, String::new());
+            for (slot, glob) in claims {
+                let alone = match path_image(&[(*slot, glob.clone())], limit)? {
+                    Ok(alone) => alone.image.words_used() - header::END,
+                    Err(words) => words,
+                };
+                if alone > largest.0 {
+                    largest = (alone, glob.clone());
+                }
+            }
+            let (largest_words, largest) = largest;
+            Err(CompileError::ClaimsTooLarge { globs: claims.len(), words, limit, largest, largest_words })
+        }
+    }
+}
+
+/// The image of these globs, or the number of words that it needs at least when that is over `limit`.
+fn path_image(claims: &[(u32, String)], limit: usize) -> Result<Result<Claims, usize>, CompileError> {
+    let mut nfa = Nfa::new();
+    for (slot, glob) in claims {
+        if *slot >= MAX_PROFILES as u32 {
+            return Err(CompileError::Slot { slot: *slot });
+        }
+        nfa.add(glob, *slot as u8 + 1).map_err(|error| CompileError::Glob {
+            slot: *slot,
+            glob: glob.clone(),
+            error,
+        })?;
+    }
+    let Ok(Paths { states, root, overlaps }) = path::build(&nfa, limit) else { return Ok(Err(limit)) };
+    let packed = match rows::pack(&states, &[root], limit) {
+        Ok(packed) => packed,
+        Err(Overflow { words }) => return Ok(Err(words)),
+    };
+    let mut image = Image::seal(packed.words);
+    image.words[header::START_PATH] = packed.roots.first().copied().map_or(0, u64::from);
+    let overlaps = overlaps
+        .into_iter()
+        .map(|((wins, loses), path)| Overlap {
+            wins: u32::from(wins) - 1,
+            loses: u32::from(loses) - 1,
+            example: String::from_utf8_lossy(&path).into_owned(),
+        })
+        .collect();
+    Ok(Ok(Claims { image, overlaps }))
+}

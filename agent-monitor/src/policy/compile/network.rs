@@ -1,0 +1,295 @@
+//! Builds the network automaton: CIDRs × port ranges × protocols of one profile, exactly.
+//!
+//! Called by `compile::profile`. There is one root per address family × direction × protocol. A walk reads the
+//! address (4 bytes for IPv4, 16 for IPv6), then the port's high and low byte.
+//!
+//! The networks of the rules, sorted, are their own trie: what shares the bytes read so far is one slice. So one
+//! recursion over slices visits each trie node once; what the networks that ended above grant is carried along as a
+//! port map. Where no longer network is left, only that map matters. States are made bottom-up and equal states are
+//! one, which is minimal because there are no loops; a state that can end in one answer only is that answer.
+//! Time and memory are linear in rules × prefix bytes, times the ports that nested networks add up to.
+//!
+//! What must stay true:
+//! * rules are a union: their order, repetition and nesting do not matter, a deny wins over any allow;
+//! * deny rules speak about destinations (`Direction::Out`); a listen is granted by listen rules only;
+//! * an IPv6 network inside `::ffff:0:0/96` *is* an IPv4 network; any other IPv6 network (`::/0` too) says nothing
+//!   about IPv4, because `decide()` sends mapped addresses to the IPv4 root.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use agent_monitor_common::automaton::TERMINAL;
+use agent_monitor_common::decide::Decision;
+use agent_monitor_common::request::{Direction, STARTS};
+use ipnet::IpNet;
+
+use super::cost::Ledger;
+use super::ports::{NOTHING, PortMap, PortMaps};
+use super::state::{State, Target, is_answer};
+use crate::policy::{NetRule, NetworkPolicy, Protocol};
+
+/// The automaton of a profile's network rules.
+pub(super) struct Network {
+    pub(super) states: Vec<State>,
+    /// Roots by address family (IPv4, IPv6), each by `NetRequest::start()`.
+    pub(super) roots: [[Target; STARTS]; 2],
+}
+
+/// The rules of a policy in the order of [`Entry::rule`].
+pub(super) fn rules(policy: &NetworkPolicy) -> impl Iterator<Item = (&NetRule, Direction, Decision)> {
+    let allow = policy.allow.iter().map(|rule| (rule, Direction::Out, Decision::Allow));
+    let deny = policy.deny.iter().map(|rule| (rule, Direction::Out, Decision::DenyRule));
+    let listen = policy.listen.iter().map(|rule| (rule, Direction::Listen, Decision::Allow));
+    allow.chain(deny).chain(listen)
+}
+
+/// Builds the automaton; `ledger` hears which rules each state is made for.
+pub(super) fn build(policy: &NetworkPolicy, mut ledger: Option<&mut Ledger>) -> Network {
+    let mut builder = Builder::new();
+    let mut roots = [[TERMINAL; STARTS]; 2];
+    for direction in [Direction::Out, Direction::Listen] {
+        let [v4, v6] = entries(policy, direction, &mut builder.maps);
+        for (family, entries, length) in [(0, v4, 4), (1, v6, 16)] {
+            for protocol in Protocol::ALL {
+                let bit = 1 << protocol as u8;
+                let entries: Vec<Entry> =
+                    entries.iter().filter(|entry| entry.protocols & bit != 0).cloned().collect();
+                let start = (direction as usize) << 2 | protocol as usize;
+                let ledger = ledger.as_deref_mut();
+                let mut trie =
+                    Trie { builder: &mut builder, entries: &entries, length, ledger, ended: Vec::new() };
+                roots[family][start] = trie.root();
+            }
+        }
+    }
+    Network { states: builder.states, roots }
+}
+
+/// One network of one rule.
+#[derive(Clone)]
+pub(super) struct Entry {
+    /// Address bytes, IPv4 in the first four; zeros behind the prefix.
+    network: [u8; 16],
+    /// Prefix length.
+    bits: u8,
+    /// [`crate::policy::ProtocolSet::bits`].
+    protocols: u8,
+    ports: PortMap,
+    /// Position in [`rules`].
+    pub(super) rule: u32,
+}
+
+/// The networks of one direction by address family, in trie order.
+fn entries(policy: &NetworkPolicy, direction: Direction, maps: &mut PortMaps) -> [Vec<Entry>; 2] {
+    let mut families = [Vec::new(), Vec::new()];
+    for (index, (rule, rule_direction, decision)) in rules(policy).enumerate() {
+        if rule_direction != direction {
+            continue;
+        }
+        let ports = maps.of(&rule.ports, decision);
+        for net in &rule.nets {
+            let (family, network, bits) = key(net);
+            let protocols = rule.protocols.bits();
+            families[family].push(Entry { network, bits, protocols, ports, rule: index as u32 });
+        }
+    }
+    for entries in &mut families {
+        entries.sort_by_key(|entry| (entry.network, entry.bits));
+    }
+    families
+}
+
+/// Family, address bytes and prefix length of a network, as the automaton reads addresses.
+fn key(net: &IpNet) -> (usize, [u8; 16], u8) {
+    let mut bytes = [0; 16];
+    match net.trunc() {
+        IpNet::V4(net) => {
+            bytes[..4].copy_from_slice(&net.addr().octets());
+            (0, bytes, net.prefix_len())
+        }
+        IpNet::V6(net) => match net.addr().to_ipv4_mapped() {
+            Some(v4) if net.prefix_len() >= 96 => {
+                bytes[..4].copy_from_slice(&v4.octets());
+                (0, bytes, net.prefix_len() - 96)
+            }
+            _ => (1, net.addr().octets(), net.prefix_len()),
+        },
+    }
+}
+
+/// The states so far, and what finds them again.
+struct Builder {
+    states: Vec<State>,
+    ids: HashMap<State, Target>,
+    maps: PortMaps,
+    /// Target behind which `.0` more address bytes do not matter, and then the ports do.
+    tails: HashMap<(usize, PortMap), Target>,
+}
+
+impl Builder {
+    fn new() -> Self {
+        Builder { states: Vec::new(), ids: HashMap::new(), maps: PortMaps::new(), tails: HashMap::new() }
+    }
+
+    /// The one state that is equal to `state`, or the answer that it always ends in.
+    fn intern(&mut self, state: State) -> Target {
+        if let Some(target) = state.constant().filter(|&target| is_answer(target)) {
+            return target;
+        }
+        if let Some(&known) = self.ids.get(&state) {
+            return known;
+        }
+        let target = self.states.len() as Target;
+        self.states.push(state.clone());
+        self.ids.insert(state, target);
+        target
+    }
+
+    /// Adds `ports` to what some bytes are covered by already.
+    fn cover(&mut self, covers: &mut [PortMap], ports: PortMap) {
+        let mut last = None;
+        for cover in covers {
+            // Neighbours are mostly equal.
+            let union = match last {
+                Some((before, union)) if before == *cover => union,
+                _ => self.maps.union(*cover, ports),
+            };
+            last = Some((*cover, union));
+            *cover = union;
+        }
+    }
+
+    /// Skips `bytes` address bytes, then judges the port.
+    fn tail(&mut self, bytes: usize, ports: PortMap) -> Target {
+        if let Some(decision) = self.maps.constant(ports) {
+            return answer(decision);
+        }
+        if let Some(&known) = self.tails.get(&(bytes, ports)) {
+            return known;
+        }
+        let target = if bytes == 0 {
+            self.port_states(ports)
+        } else {
+            let next = self.tail(bytes - 1, ports);
+            self.intern(State::from_bytes(0, [next; 256]))
+        };
+        self.tails.insert((bytes, ports), target);
+        target
+    }
+
+    /// The state that reads a port's high byte. Time is linear in the runs, not in the ports.
+    fn port_states(&mut self, ports: PortMap) -> Target {
+        let runs = self.maps.runs(ports).to_vec();
+        let mut high: Vec<(u8, Target)> = Vec::new();
+        // `run` is the run that the first port of the page belongs to.
+        let mut run = 0;
+        for byte in 0..=255_u8 {
+            let page = u16::from(byte) << 8;
+            let end = run + 1 + runs[run + 1..].partition_point(|&(first, _)| first <= page | 0xff);
+            if runs.get(run + 1).is_some_and(|&(first, _)| first == page) {
+                run += 1;
+            }
+            let mut low = vec![(0, answer(runs[run].1))];
+            low.extend(runs[run + 1..end].iter().map(|&(first, decision)| (first as u8, answer(decision))));
+            let target = self.intern(State { accept: 0, runs: low.into() });
+            if high.last().is_none_or(|&(_, last)| last != target) {
+                high.push((byte, target));
+            }
+            run = end - 1;
+        }
+        self.intern(State { accept: 0, runs: high.into() })
+    }
+}
+
+/// The networks of one root.
+struct Trie<'a> {
+    builder: &'a mut Builder,
+    /// In trie order: by network, then by length.
+    entries: &'a [Entry],
+    /// Address bytes.
+    length: usize,
+    ledger: Option<&'a mut Ledger>,
+    /// For the ledger: the rules whose networks ended on the way to the present node.
+    ended: Vec<u32>,
+}
+
+impl Trie<'_> {
+    /// The target for every address.
+    fn root(&mut self) -> Target {
+        // A network of no bits ends before the first byte is read.
+        let everywhere = self.entries.partition_point(|entry| entry.bits == 0);
+        let mut cover = NOTHING;
+        for entry in &self.entries[..everywhere] {
+            cover = self.builder.maps.union(cover, entry.ports);
+            self.ended.push(entry.rule);
+        }
+        let longer = everywhere..self.entries.len();
+        if longer.is_empty() { self.builder.tail(self.length, cover) } else { self.node(longer, 0, cover) }
+    }
+
+    /// The target for addresses whose first `depth` bytes are those of `range`, a slice of networks longer than that.
+    /// `cover` is what the networks that ended before grant.
+    fn node(&mut self, range: Range<usize>, depth: usize, cover: PortMap) -> Target {
+        // Nothing below can change a denial of every port.
+        if self.builder.maps.constant(cover) == Some(Decision::DenyRule) {
+            return answer(Decision::DenyRule);
+        }
+        let bits = 8 * (depth + 1);
+        let mut covers = [cover; 256];
+        let mut below = [const { 0..0 }; 256];
+        // For the ledger: first and last byte of the networks that end here, and their rules.
+        let mut ending_here: Vec<(u8, u8, u32)> = Vec::new();
+        let mut next = range.start;
+        while next < range.end {
+            let byte = self.entries[next].network[depth];
+            let rest = &self.entries[next..range.end];
+            let same = rest.partition_point(|entry| entry.network[depth] == byte);
+            // Zeros behind the prefix sort the networks that end in this byte before the longer ones.
+            let ending = rest[..same].partition_point(|entry| usize::from(entry.bits) <= bits);
+            for entry in &rest[..ending] {
+                let span = 1 << (bits - usize::from(entry.bits));
+                self.builder.cover(&mut covers[usize::from(byte)..][..span], entry.ports);
+                if self.ledger.is_some() {
+                    ending_here.push((byte, byte | (span - 1) as u8, entry.rule));
+                }
+            }
+            below[usize::from(byte)] = next + ending..next + same;
+            next += same;
+        }
+
+        let left = self.length - depth - 1;
+        let mut targets = [TERMINAL; 256];
+        let mut last = None;
+        for (byte, below) in below.into_iter().enumerate() {
+            let cover = covers[byte];
+            let ended = self.ended.len();
+            let through = |&(first, last, rule): &(u8, u8, u32)| {
+                (usize::from(first)..=usize::from(last)).contains(&byte).then_some(rule)
+            };
+            if !below.is_empty() {
+                self.ended.extend(ending_here.iter().filter_map(through));
+                targets[byte] = self.node(below, depth + 1, cover);
+            } else if let Some((_, target)) = last.filter(|&(before, _)| before == cover) {
+                targets[byte] = target;
+            } else {
+                targets[byte] = self.builder.tail(left, cover);
+                last = Some((cover, targets[byte]));
+                if let Some(ledger) = &mut self.ledger {
+                    self.ended.extend(ending_here.iter().filter_map(through));
+                    ledger.tail(targets[byte], &self.ended);
+                }
+            }
+            self.ended.truncate(ended);
+        }
+        let target = self.builder.intern(State::from_bytes(0, targets));
+        if let Some(ledger) = &mut self.ledger {
+            ledger.node(target, self.entries[range].iter().map(|entry| entry.rule));
+        }
+        target
+    }
+}
+
+/// The target that is this answer.
+const fn answer(decision: Decision) -> Target {
+    TERMINAL | decision.code()
+}

@@ -1,0 +1,51 @@
+//! A state of an automaton before it is packed: where each byte leads, as runs of equal targets.
+//!
+//! Both builders (network, path) end in a list of these; `rows.rs` turns it into the words of an image.
+
+use agent_monitor_common::automaton::TERMINAL;
+
+/// Where a step leads: an index in the list of states, or `TERMINAL | answer`.
+pub(super) type Target = u32;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct State {
+    /// The answer for an input that ends here; 0 where no input does.
+    pub(super) accept: u8,
+    /// First byte of a run, and where every byte from there to the next run leads. The first run starts at byte 0;
+    /// neighbours differ.
+    pub(super) runs: Box<[(u8, Target)]>,
+}
+
+impl State {
+    /// From the target of each byte, ascending.
+    pub(super) fn from_bytes(accept: u8, targets: impl IntoIterator<Item = Target>) -> Self {
+        let mut runs: Vec<(u8, Target)> = Vec::new();
+        for (byte, target) in targets.into_iter().take(256).enumerate() {
+            if runs.last().is_none_or(|&(_, last)| last != target) {
+                runs.push((byte as u8, target));
+            }
+        }
+        State { accept, runs: runs.into() }
+    }
+
+    /// Where every byte leads, when that is one place.
+    pub(super) fn constant(&self) -> Option<Target> {
+        match *self.runs {
+            [(_, target)] => Some(target),
+            _ => None,
+        }
+    }
+
+    /// The runs as (first byte, last byte, target).
+    pub(super) fn spans(&self) -> impl Iterator<Item = (u8, u8, Target)> + '_ {
+        self.runs.iter().enumerate().map(|(i, &(first, target))| {
+            let last = self.runs.get(i + 1).map_or(255, |&(next, _)| next - 1);
+            (first, last, target)
+        })
+    }
+}
+
+/// Whether a target is an answer.
+pub(super) const fn is_answer(target: Target) -> bool {
+    target & TERMINAL != 0
+}

@@ -1,0 +1,4 @@
+//! The compiler against independent readings of the same rules.
+
+mod network;
+mod path;
