@@ -1,17 +1,21 @@
-//! A second loader: a two-instruction cgroup program by raw `bpf(2)`, as another tool on the host would attach.
+//! What another tool on the host can do by raw `bpf(2)`: attach a tiny cgroup program of its own, list those that are
+//! attached, write a map.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 
 use crate::cgroup::Cgroup;
 
+const MAP_UPDATE: i32 = 2;
+const MAP_DELETE: i32 = 3;
 const PROG_LOAD: i32 = 5;
 const PROG_ATTACH: i32 = 8;
 const PROG_DETACH: i32 = 9;
+const PROG_QUERY: i32 = 16;
 
 /// `bpf_prog_type` and `bpf_attach_type` of a cgroup hook.
 #[derive(Clone, Copy)]
@@ -96,4 +100,34 @@ impl Drop for Attached {
         // A failure leaves the program until its cgroup goes, which is the test's own and removed next.
         let _ = bpf(PROG_DETACH, &mut detach);
     }
+}
+
+/// Ids of the programs that are attached to `cgroup` itself.
+pub fn attached(cgroup: &Cgroup, hook: CgroupHook) -> Result<Vec<u32>> {
+    let mut ids = vec![0_u32; 64];
+    let cgroup = File::open(cgroup.path())?;
+    let mut query: Attributes = [0; 16];
+    query[0] = cgroup.as_raw_fd() as u64 | u64::from(hook.attach) << 32;
+    query[2] = ids.as_mut_ptr().addr() as u64;
+    query[3] = ids.len() as u64;
+    bpf(PROG_QUERY, &mut query).context("list a cgroup's programs")?;
+    ids.truncate(query[3] as u32 as usize);
+    Ok(ids)
+}
+
+/// Writes one element; a preallocated map that is full answers `E2BIG`.
+pub fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let mut attributes = [0; 16];
+    attributes[0] = map.as_raw_fd() as u64;
+    attributes[1] = key.as_ptr().addr() as u64;
+    attributes[2] = value.as_ptr().addr() as u64;
+    bpf(MAP_UPDATE, &mut attributes).map(drop)
+}
+
+/// Takes one element out.
+pub fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
+    let mut attributes = [0; 16];
+    attributes[0] = map.as_raw_fd() as u64;
+    attributes[1] = key.as_ptr().addr() as u64;
+    bpf(MAP_DELETE, &mut attributes).map(drop)
 }

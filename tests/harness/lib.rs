@@ -8,8 +8,10 @@ pub mod attempt;
 pub mod bpf;
 pub mod cgroup;
 pub mod child;
+pub mod monitor;
 pub mod netlink;
 pub mod peer;
+pub mod record;
 pub mod socket;
 pub mod uring;
 pub mod wire;
@@ -17,5 +19,7 @@ pub mod world;
 
 pub use attempt::{Attempt, Failure};
 pub use child::{Child, Stage};
+pub use monitor::Monitor;
+pub use record::{Body, Record};
 pub use socket::Socket;
 pub use world::World;

@@ -5,19 +5,34 @@
 //! run one at a time on the main thread.
 
 mod attack;
+mod inherited;
+mod kernel_maps;
 mod lab;
+mod listen;
 mod network_out;
+mod process;
 mod sockets;
 mod source_routing;
 
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some(process::IMAGE_ARGUMENT) {
+        std::process::exit(process::image_main());
+    }
     let mut arguments = Arguments::from_args();
     // Forking asks for one thread; `--test-threads` would only make the children's memory a lottery.
     arguments.test_threads = Some(1);
-    let attacks = [network_out::attacks(), sockets::attacks(), source_routing::attacks()];
-    let trials: Vec<Trial> = attacks.into_iter().flatten().flat_map(attack::trials).collect();
+    let attacks = [
+        network_out::attacks(),
+        sockets::attacks(),
+        source_routing::attacks(),
+        inherited::attacks(),
+        listen::attacks(),
+        process::attacks(),
+    ];
+    let mut trials: Vec<Trial> = attacks.into_iter().flatten().flat_map(attack::trials).collect();
+    trials.extend([inherited::trials(), listen::trials(), process::trials()].into_iter().flatten());
     let conclusion = libtest_mimic::run(&arguments, trials);
     lab::close();
     conclusion.exit();

@@ -2,13 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use agent_monitor_common::event::Hook;
 use agent_monitor_tests::peer::SINK;
 use agent_monitor_tests::socket::Name;
 use agent_monitor_tests::uring::{self, Entry};
 use agent_monitor_tests::world::{DENIED4, DENIED6, GRANTED4, GRANTED6};
 use agent_monitor_tests::{Attempt, Failure, Socket, Stage};
 
-use crate::attack::{Attack, Off};
+use crate::attack::{Attack, Off, On};
 
 const DATA: &[u8] = b"secret";
 
@@ -63,11 +64,11 @@ macro_rules! labelled_first {
 }
 pub(crate) use labelled_first;
 
-const fn leaves(name: &'static str, run: fn(&mut Stage) -> Attempt) -> Attack {
-    Attack { name, run, off: Off::Leaves }
+const fn leaves(name: &'static str, hook: Hook, run: fn(&mut Stage) -> Attempt) -> Attack {
+    Attack { name, run, off: Off::Leaves, on: On::Refused(libc::ENETUNREACH, hook) }
 }
-const fn loops(name: &'static str, run: fn(&mut Stage) -> Attempt) -> Attack {
-    Attack { name, run, off: Off::Loopback }
+const fn loops(name: &'static str, hook: Hook, run: fn(&mut Stage) -> Attempt) -> Attack {
+    Attack { name, run, off: Off::Loopback, on: On::Refused(libc::ENETUNREACH, hook) }
 }
 
 pub fn attacks() -> Vec<Attack> {
@@ -77,95 +78,150 @@ pub fn attacks() -> Vec<Attack> {
 /// N1 to N3: forms of an address.
 fn addresses() -> Vec<Attack> {
     vec![
-        leaves("N1_tcp4_connect", labelled_first!(connect_and_send(Socket::tcp4(), &denied4()))),
-        leaves("N1_tcp6_connect", labelled_first!(connect_and_send(Socket::tcp6(), &denied6()))),
-        leaves("N1_udp6_sendto", labelled_first!(send_to(Socket::udp6(), &denied6()))),
+        leaves(
+            "N1_tcp4_connect",
+            Hook::Connect4,
+            labelled_first!(connect_and_send(Socket::tcp4(), &denied4())),
+        ),
+        leaves(
+            "N1_tcp6_connect",
+            Hook::Connect6,
+            labelled_first!(connect_and_send(Socket::tcp6(), &denied6())),
+        ),
+        leaves("N1_udp6_sendto", Hook::Sendmsg6, labelled_first!(send_to(Socket::udp6(), &denied6()))),
         leaves(
             "N2_tcp_connect_mapped",
+            Hook::Connect6,
             labelled_first!(connect_and_send(Socket::tcp6(), &Name::new(mapped(DENIED4), SINK))),
         ),
         leaves(
             "N2_udp_sendto_mapped",
+            Hook::Sendmsg4,
             labelled_first!(send_to(Socket::udp6(), &Name::new(mapped(DENIED4), SINK))),
         ),
-        leaves("N2_udp_inet_name_on_inet6_socket", labelled_first!(send_to(Socket::udp6(), &denied4()))),
+        leaves(
+            "N2_udp_inet_name_on_inet6_socket",
+            Hook::Sendmsg4,
+            labelled_first!(send_to(Socket::udp6(), &denied4())),
+        ),
         leaves(
             "N2_udp_connect_inet_name_on_inet6_socket",
+            Hook::Connect4,
             labelled_first!(connect_and_send(Socket::udp6(), &denied4())),
         ),
         leaves(
             "N3_tcp_metadata_through_nat64",
+            Hook::Connect6,
             labelled_first!(connect_and_send(Socket::tcp6(), &at("64:ff9b::a9fe:a9fe"))),
         ),
         leaves(
             "N3_udp_nat64_of_ungranted",
+            Hook::Sendmsg6,
             labelled_first!(send_to(Socket::udp6(), &at("64:ff9b::10.9.0.4"))),
         ),
         leaves(
             "N3_udp_local_nat64_of_ungranted",
+            Hook::Sendmsg6,
             labelled_first!(send_to(Socket::udp6(), &at("64:ff9b:1::10.9.0.4"))),
         ),
         leaves(
             "N3_tcp_6to4_of_ungranted",
+            Hook::Connect6,
             labelled_first!(connect_and_send(Socket::tcp6(), &at("2002:a09:4::1"))),
         ),
         leaves(
             "N3_udp_teredo_of_ungranted",
+            Hook::Sendmsg6,
             labelled_first!(send_to(Socket::udp6(), &at("2001::f5f6:fffb"))),
         ),
-        leaves("N3_udp_ipv4_compatible", labelled_first!(send_to(Socket::udp6(), &at("::10.9.0.4")))),
-        leaves("N3_tcp4_metadata", labelled_first!(connect_and_send(Socket::tcp4(), &at("169.254.169.254")))),
+        leaves(
+            "N3_udp_ipv4_compatible",
+            Hook::Sendmsg6,
+            labelled_first!(send_to(Socket::udp6(), &at("::10.9.0.4"))),
+        ),
+        leaves(
+            "N3_tcp4_metadata",
+            Hook::Connect4,
+            labelled_first!(connect_and_send(Socket::tcp4(), &at("169.254.169.254"))),
+        ),
     ]
 }
 
 /// N5 to N7: datagrams.
 fn datagrams() -> Vec<Attack> {
     vec![
-        leaves("N5_udp4_sendto", labelled_first!(send_to(Socket::udp4(), &denied4()))),
+        leaves("N5_udp4_sendto", Hook::Sendmsg4, labelled_first!(send_to(Socket::udp4(), &denied4()))),
         leaves(
             "N5_udp4_sendmsg",
+            Hook::Sendmsg4,
             labelled_first!(sent(Socket::udp4()?.send_message(DATA, Some(&denied4()), &[])?)),
         ),
         leaves(
             "N5_udp6_sendmsg",
+            Hook::Sendmsg6,
             labelled_first!(sent(Socket::udp6()?.send_message(DATA, Some(&denied6()), &[])?)),
         ),
         // With enforcement on the first goes and the call returns 1.
-        leaves(
-            "N6_udp4_sendmmsg_mixed",
-            labelled_first!(all_three(Socket::udp4()?, &granted4(), &denied4())),
-        ),
-        leaves(
-            "N6_udp6_sendmmsg_mixed",
-            labelled_first!(all_three(Socket::udp6()?, &granted6(), &denied6())),
-        ),
+        Attack {
+            name: "N6_udp4_sendmmsg_mixed",
+            run: labelled_first!(all_three(Socket::udp4()?, &granted4(), &denied4())),
+            off: Off::Leaves,
+            on: On::Partly(Hook::Sendmsg4),
+        },
+        Attack {
+            name: "N6_udp6_sendmmsg_mixed",
+            run: labelled_first!(all_three(Socket::udp6()?, &granted6(), &denied6())),
+            off: Off::Leaves,
+            on: On::Partly(Hook::Sendmsg6),
+        },
         leaves(
             "N6_udp4_sendmmsg_repeated",
+            Hook::Sendmsg4,
             labelled_first!(sent(Socket::udp4()?.send_messages(DATA, &[denied4(); 3])?)),
         ),
-        leaves("N7_udp4_connect_send", labelled_first!(connect_and_send(Socket::udp4(), &denied4()))),
-        leaves("N7_udp6_connect_send", labelled_first!(connect_and_send(Socket::udp6(), &denied6()))),
+        leaves(
+            "N7_udp4_connect_send",
+            Hook::Connect4,
+            labelled_first!(connect_and_send(Socket::udp4(), &denied4())),
+        ),
+        leaves(
+            "N7_udp6_connect_send",
+            Hook::Connect6,
+            labelled_first!(connect_and_send(Socket::udp6(), &denied6())),
+        ),
         leaves(
             "N7_udp_connected_to_granted_sendto_ungranted",
+            Hook::Sendmsg4,
             labelled_first!({
                 let socket = Socket::udp4()?;
                 socket.connect(&granted4())?;
                 sent(socket.send_to(DATA, 0, &denied4())?)
             }),
         ),
-        leaves("N7_udp_disconnect_and_reconnect", labelled_first!(reconnect(Socket::udp4()?))),
-        leaves("N7_tcp_disconnect_and_reconnect", labelled_first!(reconnect(Socket::tcp4()?))),
+        leaves(
+            "N7_udp_disconnect_and_reconnect",
+            Hook::Connect4,
+            labelled_first!(reconnect(Socket::udp4()?)),
+        ),
+        leaves(
+            "N7_tcp_disconnect_and_reconnect",
+            Hook::Connect4,
+            labelled_first!(reconnect(Socket::tcp4()?)),
+        ),
         leaves(
             "N7_udp4_sendto_family_unspec",
+            Hook::Sendmsg4,
             labelled_first!(send_to(Socket::udp4(), &denied4().with_family(0))),
         ),
         Attack {
             name: "N7_udp6_sendto_family_unspec",
             run: labelled_first!(send_to(Socket::udp6(), &denied6().with_family(0))),
             off: Off::RefusedByKernel(&[libc::EDESTADDRREQ]),
+            on: On::RefusedByKernel,
         },
         leaves(
             "N7_udp_bound_to_device",
+            Hook::Sendmsg4,
             labelled_first!({
                 let socket = Socket::udp4()?;
                 socket.set(libc::SOL_SOCKET, libc::SO_BINDTODEVICE, b"v0\0")?;
@@ -174,6 +230,7 @@ fn datagrams() -> Vec<Attack> {
         ),
         leaves(
             "N7_udp_broadcast",
+            Hook::Sendmsg4,
             labelled_first!({
                 let socket = Socket::udp4()?;
                 socket.set_int(libc::SOL_SOCKET, libc::SO_BROADCAST, 1)?;
@@ -206,14 +263,17 @@ fn fast_open() -> Vec<Attack> {
     vec![
         leaves(
             "N9_tcp4_fastopen_sendto",
+            Hook::Connect4,
             labelled_first!(sent(Socket::tcp4()?.send_to(DATA, libc::MSG_FASTOPEN, &denied4())?)),
         ),
         leaves(
             "N9_tcp6_fastopen_sendto",
+            Hook::Connect6,
             labelled_first!(sent(Socket::tcp6()?.send_to(DATA, libc::MSG_FASTOPEN, &denied6())?)),
         ),
         leaves(
             "N9_tcp4_fastopen_connect",
+            Hook::Connect4,
             labelled_first!({
                 let socket = Socket::tcp4()?;
                 socket.set_int(libc::IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)?;
@@ -224,6 +284,7 @@ fn fast_open() -> Vec<Attack> {
         // A connection that never had a handshake.
         leaves(
             "N9_tcp4_repair",
+            Hook::Connect4,
             labelled_first!({
                 let socket = Socket::tcp4()?;
                 // `struct tcp_repair_window`: snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup.
@@ -241,36 +302,63 @@ fn fast_open() -> Vec<Attack> {
 /// N4: names of this host.
 fn loopback() -> Vec<Attack> {
     vec![
-        loops("N4_tcp_127_0_0_1", labelled_first!(connect_and_send(Socket::tcp4(), &at("127.0.0.1")))),
-        loops("N4_tcp_127_0_0_2", labelled_first!(connect_and_send(Socket::tcp4(), &at("127.0.0.2")))),
-        loops("N4_tcp_0_0_0_0", labelled_first!(connect_and_send(Socket::tcp4(), &at("0.0.0.0")))),
-        loops("N4_tcp_unspecified6", labelled_first!(connect_and_send(Socket::tcp6(), &at("::")))),
-        loops("N4_tcp_loopback6", labelled_first!(connect_and_send(Socket::tcp6(), &at("::1")))),
+        loops(
+            "N4_tcp_127_0_0_1",
+            Hook::Connect4,
+            labelled_first!(connect_and_send(Socket::tcp4(), &at("127.0.0.1"))),
+        ),
+        loops(
+            "N4_tcp_127_0_0_2",
+            Hook::Connect4,
+            labelled_first!(connect_and_send(Socket::tcp4(), &at("127.0.0.2"))),
+        ),
+        loops(
+            "N4_tcp_0_0_0_0",
+            Hook::Connect4,
+            labelled_first!(connect_and_send(Socket::tcp4(), &at("0.0.0.0"))),
+        ),
+        loops(
+            "N4_tcp_unspecified6",
+            Hook::Connect6,
+            labelled_first!(connect_and_send(Socket::tcp6(), &at("::"))),
+        ),
+        loops(
+            "N4_tcp_loopback6",
+            Hook::Connect6,
+            labelled_first!(connect_and_send(Socket::tcp6(), &at("::1"))),
+        ),
         loops(
             "N4_tcp_mapped_unspecified",
+            Hook::Connect6,
             labelled_first!(connect_and_send(
                 Socket::tcp6(),
                 &Name::new(mapped(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), SINK)
             )),
         ),
-        loops("N4_udp_0_0_0_0", labelled_first!(send_to(Socket::udp4(), &at("0.0.0.0")))),
+        loops("N4_udp_0_0_0_0", Hook::Sendmsg4, labelled_first!(send_to(Socket::udp4(), &at("0.0.0.0")))),
         loops(
             "N4_udp_unspecified6",
+            Hook::Sendmsg6,
             labelled_first!(send_to(Socket::udp6(), &Name::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), SINK))),
         ),
-        loops("N4_tcp_own_address", labelled_first!(connect_and_send(Socket::tcp4(), &at("10.9.0.1")))),
+        loops(
+            "N4_tcp_own_address",
+            Hook::Connect4,
+            labelled_first!(connect_and_send(Socket::tcp4(), &at("10.9.0.1"))),
+        ),
     ]
 }
 
 /// S1, S2: the same through io_uring.
 fn uring() -> Vec<Attack> {
     vec![
-        leaves("S1_uring_connect", labelled_first!(uring_connect(false))),
-        leaves("S2_uring_connect_by_kernel_thread", labelled_first!(uring_connect(true))),
-        leaves("S1_uring_sendmsg", labelled_first!(uring_sendmsg(false))),
-        leaves("S2_uring_sendmsg_by_kernel_thread", labelled_first!(uring_sendmsg(true))),
+        leaves("S1_uring_connect", Hook::Connect4, labelled_first!(uring_connect(false))),
+        leaves("S2_uring_connect_by_kernel_thread", Hook::Connect4, labelled_first!(uring_connect(true))),
+        leaves("S1_uring_sendmsg", Hook::Sendmsg4, labelled_first!(uring_sendmsg(false))),
+        leaves("S2_uring_sendmsg_by_kernel_thread", Hook::Sendmsg4, labelled_first!(uring_sendmsg(true))),
         leaves(
             "S1_uring_send_with_address",
+            Hook::Sendmsg4,
             labelled_first!({
                 let (socket, to) = (Socket::udp4()?, denied4());
                 let entry = Entry {

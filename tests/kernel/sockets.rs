@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::process::Command;
 
+use agent_monitor_common::event::Hook;
 use agent_monitor_tests::netlink::index_of;
 use agent_monitor_tests::peer::{DCCP_SERVICE, DCCP_SERVICE_OPTION, MPTCP_SINK, SINK};
 use agent_monitor_tests::socket::Name;
@@ -11,13 +12,21 @@ use agent_monitor_tests::wire::link_name;
 use agent_monitor_tests::world::{AGENT_LINK, DENIED4, DENIED6};
 use agent_monitor_tests::{Attempt, Failure, Socket, Stage};
 
-use crate::attack::{Attack, Off};
+use crate::attack::{Attack, Off, On};
 use crate::network_out::labelled_first;
 
 const DATA: &[u8] = b"secret";
 
+/// Refused where IP sockets are made.
+const REFUSED: On = On::Refused(libc::EPROTONOSUPPORT, Hook::SockCreate);
+/// Refused where all other sockets are made.
+const REFUSED_FAMILY: On = On::RefusedByLsm(libc::EAFNOSUPPORT, Hook::LsmSocketCreate, "lsm/socket_create");
+
 const fn leaves(name: &'static str, run: fn(&mut Stage) -> Attempt) -> Attack {
-    Attack { name, run, off: Off::Leaves }
+    Attack { name, run, off: Off::Leaves, on: REFUSED }
+}
+const fn leaves_by_family(name: &'static str, run: fn(&mut Stage) -> Attempt) -> Attack {
+    Attack { name, run, off: Off::Leaves, on: REFUSED_FAMILY }
 }
 
 fn denied4() -> Name {
@@ -110,7 +119,7 @@ fn transports() -> Vec<Attack> {
                 Socket::new(AF_INET, SOCK_DGRAM, IPPROTO_L2TP)?.send_to(DATA, 0, &Name::raw(&name)).map(drop)
             }),
         ),
-        leaves(
+        leaves_by_family(
             "N12_smc_connect",
             labelled_first!(connect_and_send(&Socket::new(43, SOCK_STREAM, 0)?, &denied4())),
         ),
@@ -197,7 +206,7 @@ fn raw() -> Vec<Attack> {
                     .map(drop)
             ),
         ),
-        leaves(
+        leaves_by_family(
             "N14_packet_sendto",
             labelled_first!({
                 let index =
@@ -222,6 +231,7 @@ fn raw() -> Vec<Attack> {
                 }
             }),
             off: Off::Succeeds,
+            on: REFUSED,
         },
     ]
 }
@@ -237,6 +247,7 @@ fn families() -> Vec<Attack> {
                     Socket::new($family, $kind, $protocol).map(drop)
                 }),
                 off: Off::Succeeds,
+                on: REFUSED_FAMILY,
             }
         };
     }

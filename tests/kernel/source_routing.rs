@@ -5,15 +5,18 @@
 
 use std::net::IpAddr;
 
+use agent_monitor_common::event::Reason;
 use agent_monitor_tests::peer::SINK;
 use agent_monitor_tests::socket::{Control, Name};
 use agent_monitor_tests::world::{DENIED4, DENIED6, GRANTED4, GRANTED6};
 use agent_monitor_tests::{Attempt, Failure, Socket, Stage};
 
-use crate::attack::{Attack, Off};
+use crate::attack::{Attack, Off, On};
 use crate::network_out::labelled_first;
 
 const DATA: &[u8] = b"secret";
+/// Seen by the packet alone.
+const DROPPED: On = On::Dropped(Reason::IpOptions);
 const IPV6_RTHDR: i32 = 57;
 
 fn octets(ip: IpAddr) -> Vec<u8> {
@@ -81,7 +84,7 @@ fn without_mobile_ipv6(failure: Failure) -> Failure {
 }
 
 pub fn attacks() -> Vec<Attack> {
-    let leaves = |name, run: fn(&mut Stage) -> Attempt| Attack { name, run, off: Off::Leaves };
+    let leaves = |name, run: fn(&mut Stage) -> Attempt| Attack { name, run, off: Off::Leaves, on: DROPPED };
     vec![
         leaves("N16_lsrr_by_option_udp", labelled_first!(udp4_with_option())),
         Attack {
@@ -96,6 +99,7 @@ pub fn attacks() -> Vec<Attack> {
                 }
             }),
             off: Off::Leaves,
+            on: DROPPED,
         },
         leaves(
             "N16_lsrr_by_message",
@@ -129,6 +133,7 @@ pub fn attacks() -> Vec<Attack> {
                 &granted6()
             )),
             off: Off::RefusedByKernel(&[libc::EINVAL]),
+            on: On::RefusedByKernel,
         },
     ]
 }

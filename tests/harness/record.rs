@@ -1,0 +1,86 @@
+//! Records of the rings as the tests read them: header and body, by kind.
+
+use agent_monitor_common::counters::Effect;
+use agent_monitor_common::event::{
+    ExecBody, ExitBody, ForkBody, Header, Hook, Kind, NetBody, Reason, SocketBody, SyscallBody,
+};
+use agent_monitor_common::wire::Wire;
+use anyhow::{Context, Result, bail, ensure};
+
+/// One record.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub header: Header,
+    pub body: Body,
+}
+
+/// What a record says.
+#[derive(Clone, Debug)]
+pub enum Body {
+    Network(NetBody),
+    Socket(SocketBody),
+    Syscall(SyscallBody),
+    Exec { body: ExecBody, path: Vec<u8> },
+    Fork(ForkBody),
+    Exit(ExitBody),
+}
+
+fn read<T: Wire>(bytes: &[u8]) -> Result<T> {
+    T::read_from(bytes).context("a record is shorter than its body")
+}
+
+impl Record {
+    /// Reads a record and checks what the two sides must agree on.
+    ///
+    /// # Errors
+    /// Another ABI, an unknown kind, a length that is not the record's.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let header: Header = read(bytes)?;
+        ensure!(u32::from(header.abi) == agent_monitor_common::ABI_VERSION, "a record of ABI {}", header.abi);
+        ensure!(header.length as usize == bytes.len(), "{} bytes of {}", bytes.len(), header.length);
+        let rest = &bytes[size_of::<Header>()..];
+        let body = match Kind::from_code(header.kind) {
+            Some(Kind::Network) => Body::Network(read(rest)?),
+            Some(Kind::Socket) => Body::Socket(read(rest)?),
+            Some(Kind::Syscall) => Body::Syscall(read(rest)?),
+            Some(Kind::Fork) => Body::Fork(read(rest)?),
+            Some(Kind::Exit) => Body::Exit(read(rest)?),
+            Some(Kind::Exec) => {
+                let body: ExecBody = read(rest)?;
+                let tail = &rest[size_of::<ExecBody>()..];
+                let path = tail.get(..body.path_length as usize).context("an exec record's path is cut")?;
+                Body::Exec { body, path: path.to_vec() }
+            }
+            None => bail!("a record of kind {}", header.kind),
+        };
+        Ok(Record { header, body })
+    }
+
+    /// The hook that wrote it.
+    pub fn hook(&self) -> Option<Hook> {
+        Hook::from_code(self.header.hook)
+    }
+
+    /// Whether it is a denial.
+    pub fn denies(&self) -> bool {
+        self.header.effect == Effect::Deny.code()
+            && matches!(self.body, Body::Network(_) | Body::Socket(_) | Body::Syscall(_))
+    }
+
+    /// Why the decision fell.
+    pub fn reason(&self) -> Option<Reason> {
+        match &self.body {
+            Body::Network(b) => Reason::from_code(b.reason),
+            Body::Socket(b) => u8::try_from(b.reason).ok().and_then(Reason::from_code),
+            _ => None,
+        }
+    }
+
+    /// The judged port of a network decision.
+    pub fn port(&self) -> Option<u16> {
+        match &self.body {
+            Body::Network(b) => Some(b.port),
+            _ => None,
+        }
+    }
+}

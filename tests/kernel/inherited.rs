@@ -1,0 +1,265 @@
+//! N17, N18, N7: sockets that are older than the label or come from another process, flows that lost their grant.
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use agent_monitor_common::counters::Ring;
+use agent_monitor_common::event::{Hook, Reason};
+use agent_monitor_tests::peer::SINK;
+use agent_monitor_tests::socket::Name;
+use agent_monitor_tests::uring::{self, Entry, FIXED_FILE};
+use agent_monitor_tests::world::{DENIED4, DENIED6, GRANTED4};
+use agent_monitor_tests::{Attempt, Child, Failure, Socket, Stage};
+use anyhow::{Context, Result, bail, ensure};
+use libtest_mimic::{Completion, Trial};
+
+use crate::attack::{Attack, Off, On};
+use crate::lab::{self, Lab, PROFILE};
+
+const DATA: &[u8] = b"secret";
+const DROPPED: On = On::Dropped(Reason::Default);
+
+fn denied4() -> Name {
+    Name::new(DENIED4, SINK)
+}
+
+fn connected(socket: Result<Socket, Failure>, to: &Name) -> Result<Socket, Failure> {
+    let socket = socket?;
+    socket.connect(to)?;
+    Ok(socket)
+}
+
+/// A send whose packet egress drops may fail with EPERM (UDP) or end well (TCP): the wire tells.
+fn heedless(sent: Result<usize, Failure>) -> Attempt {
+    match sent {
+        Err(f) if f.errno == libc::EPERM => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+pub fn attacks() -> Vec<Attack> {
+    let inherited = |name, on, run: fn(&mut Stage) -> Attempt| Attack { name, run, off: Off::Leaves, on };
+    vec![
+        inherited("N17_inherited_tcp_send", DROPPED, |stage| {
+            let socket = connected(Socket::tcp4(), &denied4())?;
+            stage.pause()?;
+            socket.send(DATA).map(drop)
+        }),
+        inherited("N17_inherited_tcp6_write", DROPPED, |stage| {
+            let socket = connected(Socket::tcp6(), &Name::new(DENIED6, SINK))?;
+            stage.pause()?;
+            socket.write(DATA).map(drop)
+        }),
+        inherited("N17_inherited_tcp_splice", DROPPED, |stage| {
+            let socket = connected(Socket::tcp4(), &denied4())?;
+            stage.pause()?;
+            socket.splice(DATA).map(drop)
+        }),
+        inherited("N17_inherited_udp_connected_send", DROPPED, |stage| {
+            let socket = connected(Socket::udp4(), &denied4())?;
+            stage.pause()?;
+            heedless(socket.send(DATA))
+        }),
+        inherited("N17_inherited_udp_sendto", On::Refused(libc::ENETUNREACH, Hook::Sendmsg4), |stage| {
+            let socket = Socket::udp4()?;
+            stage.pause()?;
+            socket.send_to(DATA, 0, &denied4()).map(drop)
+        }),
+        inherited("N17_inherited_tcp_connect", On::Refused(libc::ENETUNREACH, Hook::Connect4), |stage| {
+            let socket = Socket::tcp4()?;
+            stage.pause()?;
+            socket.connect(&denied4())?;
+            socket.send(DATA).map(drop)
+        }),
+        inherited("N17_inherited_raw_sendto", DROPPED, |stage| {
+            let socket = Socket::new(libc::AF_INET, libc::SOCK_RAW, 253)?;
+            stage.pause()?;
+            heedless(socket.send_to(DATA, 0, &Name::new(DENIED4, 0)))
+        }),
+        // Nobody holds the socket while the process is labelled: it is in the queue of a Unix socket.
+        inherited("N17_in_flight_tcp_write", RECEIVED, |stage| {
+            let (to, from) = Socket::pair()?;
+            to.pass(connected(Socket::tcp4(), &denied4())?.as_fd())?;
+            stage.pause()?;
+            Socket::from_fd(from.take()?).write(DATA).map(drop)
+        }),
+        inherited("N17_in_flight_tcp_splice", RECEIVED, |stage| {
+            let (to, from) = Socket::pair()?;
+            to.pass(connected(Socket::tcp4(), &denied4())?.as_fd())?;
+            stage.pause()?;
+            Socket::from_fd(from.take()?).splice(DATA).map(drop)
+        }),
+        // The socket has no descriptor: an io_uring holds it.
+        inherited(
+            "N17_registered_in_uring_send",
+            On::RefusedByLsm(libc::ENETUNREACH, Hook::LsmSocketSendmsg, "lsm/socket_sendmsg"),
+            |stage| {
+                let mut ring = uring::Ring::new(false)?;
+                ring.register(connected(Socket::tcp4(), &denied4())?.as_fd())?;
+                stage.pause()?;
+                let (address, length) = (DATA.as_ptr().addr() as u64, DATA.len() as u32);
+                let entry =
+                    Entry { opcode: uring::OP_SEND, flags: FIXED_FILE, address, length, ..Entry::default() };
+                ring.run(entry).map(drop)
+            },
+        ),
+    ]
+}
+
+/// Labelled as it arrives, dropped as it sends.
+const RECEIVED: On = On::DroppedAfterLsm(Reason::Default, "lsm/file_receive");
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        lab::test("N17_pidfd_getfd_tcp_write::is_denied", taken_from_another_process),
+        lab::check("N18_tightened_profile_drops_an_established_tcp_flow", |lab| {
+            tightened(lab, Socket::tcp4, true)
+        }),
+        lab::check("N7_tightened_profile_drops_a_connected_udp_flow", |lab| {
+            tightened(lab, Socket::udp4, true)
+        }),
+        lab::check("N18_unchanged_profile_keeps_an_established_tcp_flow", |lab| {
+            tightened(lab, Socket::tcp4, false)
+        }),
+        lab::check("N18_removed_profile_drops_everything", removed),
+    ]
+}
+
+/// A process of the same cgroup that is not an agent holds a connection; the agent takes it.
+fn taken_from_another_process(lab: &mut Lab) -> Result<Completion> {
+    // Descriptor numbers are the child's own; the lowest free one above these is the same in every child.
+    const AT: i32 = 200;
+    let (_, world) = lab.parts()?;
+    let mut holder = Child::spawn(&world.agents, |stage| {
+        let socket = connected(Socket::tcp4(), &denied4())?;
+        // SAFETY: no pointers.
+        if unsafe { libc::dup2(socket.as_fd().as_raw_fd(), AT) } != AT {
+            return Err(Failure::last("dup2"));
+        }
+        stage.pause()
+    })?;
+    holder.paused()?;
+    let pid = holder.pid();
+    let take = move |stage: &mut Stage| {
+        stage.pause()?;
+        // SAFETY: no pointers; results are checked below.
+        let taken = unsafe {
+            let process = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+            libc::syscall(libc::SYS_pidfd_getfd, process, AT, 0)
+        };
+        let taken =
+            i32::try_from(taken).ok().filter(|fd| *fd >= 0).ok_or_else(|| Failure::last("pidfd_getfd"))?;
+        // SAFETY: a new descriptor of ours.
+        Socket::from_fd(unsafe { OwnedFd::from_raw_fd(taken) }).write(DATA).map(drop)
+    };
+    let free = lab.unenforced(take)?;
+    ensure!(free.attempt.is_ok() && free.ungranted().count() > 0, "the twin failed: {}", free.describe());
+
+    let run = lab.attack(PROFILE, take)?;
+    let monitor = lab.monitor()?;
+    if !monitor.works("lsm/file_receive") {
+        ensure!(run.ungranted().count() > 0, "posture calls this blind: {}", run.describe());
+        return Ok(Completion::ignored_with(monitor.blind("lsm/file_receive")?));
+    }
+    ensure!(run.ungranted().next().is_none(), "it left: {}", run.describe());
+    ensure!(run.denials >= 1 && !run.records.is_empty(), "no denial: {}", run.describe());
+    Ok(Completion::Completed)
+}
+
+const LOOSE: &str = "\
+version: 1
+name: loose
+mode: enforce
+network:
+  allow:
+    - { cidr: 10.9.0.0/28, ports: [7000-7099], protocol: any }
+";
+const TIGHT: &str = "\
+version: 1
+name: tight
+mode: enforce
+network:
+  allow:
+    - { cidr: 10.9.0.0/28, ports: [7001-7099], protocol: any }
+";
+
+/// A flow is granted; then the profile is replaced (`tighten`) or put in force once more.
+fn tightened(lab: &mut Lab, socket: fn() -> Result<Socket, Failure>, tighten: bool) -> Result<()> {
+    let (monitor, world) = lab.parts()?;
+    monitor.install(LOOSE)?;
+    let mut child = Child::spawn(&world.agents, |stage| {
+        stage.pause()?;
+        let socket = connected(socket(), &Name::new(GRANTED4, SINK))?;
+        socket.send(DATA)?;
+        stage.pause()?;
+        heedless(socket.send(DATA))?;
+        stage.pause()
+    })?;
+    child.paused()?;
+    let agent = monitor.label(child.pid())?;
+    world.wire.clear()?;
+    child.go_on()?;
+    child.paused().context("with the grant")?;
+    ensure!(!world.wire.packets()?.is_empty(), "nothing left while the flow was granted");
+    ensure!(stale(monitor, child.pid())?.is_empty(), "a granted flow is called stale");
+
+    let before = monitor.denials();
+    monitor.drain(Ring::Verdicts)?;
+    let next = if tighten { TIGHT.to_owned() } else { LOOSE.replace("loose", "loose-2") };
+    monitor.install(&next)?;
+    world.wire.clear()?;
+    child.go_on()?;
+    child.paused().context("after the change")?;
+    let left = world.wire.packets()?;
+    if !tighten {
+        ensure!(!left.is_empty(), "a flow that is still granted was cut");
+        ensure!(monitor.denials() == before, "a granted flow was denied");
+        return Ok(());
+    }
+    ensure!(left.is_empty(), "packets left without a grant: {left:?}");
+    ensure!(monitor.denials() > before, "no denial was counted");
+    let record =
+        monitor.wait_for(Ring::Verdicts, "the dropped flow", |r| r.header.agent == agent && r.denies())?;
+    ensure!(record.hook() == Some(Hook::Egress) && record.port() == Some(SINK), "{record:?}");
+    let stale = stale(monitor, child.pid())?;
+    let [flow] = stale.as_slice() else { bail!("{} stale flows, not one", stale.len()) };
+    ensure!(*flow == u32::from(SINK), "the stale flow is of port {flow}");
+    Ok(())
+}
+
+/// Remote ports of the process' flows that are no longer granted.
+fn stale(monitor: &mut agent_monitor_tests::Monitor, pid: u32) -> Result<Vec<u32>> {
+    Ok(monitor.kernel.stale_flows()?.iter().filter(|f| f.tgid == pid).map(|f| f.port).collect())
+}
+
+/// An agent whose profile went has no grant left.
+fn removed(lab: &mut Lab) -> Result<()> {
+    let (monitor, world) = lab.parts()?;
+    monitor.install(LOOSE)?;
+    let mut child = Child::spawn(&world.agents, |stage| {
+        stage.pause()?;
+        let flow = connected(Socket::udp4(), &Name::new(GRANTED4, SINK))?;
+        flow.send(DATA)?;
+        stage.pause()?;
+        for attempt in
+            [flow.send(DATA).map(drop), Socket::tcp4().and_then(|s| s.connect(&Name::new(GRANTED4, SINK)))]
+        {
+            if attempt.is_ok() {
+                return Err(Failure::new("went through without a profile", 0));
+            }
+        }
+        Ok(())
+    })?;
+    child.paused()?;
+    monitor.label(child.pid())?;
+    child.go_on()?;
+    child.paused()?;
+    monitor.uninstall()?;
+    world.wire.clear()?;
+    let before = monitor.faults(agent_monitor_common::counters::Site::ImageMissing);
+    child.go_on()?;
+    child.finish()??;
+    ensure!(world.wire.packets()?.is_empty(), "packets left without a profile");
+    let after = monitor.faults(agent_monitor_common::counters::Site::ImageMissing);
+    ensure!(after > before, "the missing image was not counted");
+    Ok(())
+}

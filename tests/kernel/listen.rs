@@ -1,0 +1,258 @@
+//! N19: an agent that lets others in.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use agent_monitor_common::event::Hook;
+use agent_monitor_common::request::Direction;
+use agent_monitor_tests::peer::SINK;
+use agent_monitor_tests::socket::Name;
+use agent_monitor_tests::world::{AGENT4, DENIED4};
+use agent_monitor_tests::{Attempt, Body, Child, Failure, Socket, Stage, World};
+use anyhow::{Context, Result, bail, ensure};
+use libtest_mimic::Trial;
+
+use crate::attack::{Attack, Off, On};
+use crate::lab::{self, Lab, PROFILE};
+use crate::network_out::labelled_first;
+
+/// Granted by the tests' profile for 10.9.0.1.
+const GRANTED_PORT: u16 = 7100;
+const UNGRANTED_PORT: u16 = 7050;
+
+pub fn attacks() -> Vec<Attack> {
+    let bind = |name, hook, run: fn(&mut Stage) -> Attempt| Attack {
+        name,
+        run,
+        off: Off::Succeeds,
+        on: On::Refused(libc::EACCES, hook),
+    };
+    vec![
+        bind(
+            "N19_bind4_any",
+            Hook::Bind4,
+            labelled_first!(
+                Socket::tcp4()?.bind(&Name::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), UNGRANTED_PORT))
+            ),
+        ),
+        bind(
+            "N19_bind4_own_address",
+            Hook::Bind4,
+            labelled_first!(Socket::tcp4()?.bind(&Name::new(AGENT4, UNGRANTED_PORT))),
+        ),
+        bind(
+            "N19_bind6_any",
+            Hook::Bind6,
+            labelled_first!(
+                Socket::tcp6()?.bind(&Name::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), UNGRANTED_PORT))
+            ),
+        ),
+        bind(
+            "N19_bind6_mapped",
+            Hook::Bind6,
+            labelled_first!(
+                Socket::tcp6()?.bind(&Name::new(crate::network_out::mapped(AGENT4), UNGRANTED_PORT))
+            ),
+        ),
+        bind(
+            "N19_bind_udp",
+            Hook::Bind4,
+            labelled_first!(Socket::udp4()?.bind(&Name::new(AGENT4, UNGRANTED_PORT))),
+        ),
+        // The port is granted on one address, not on all.
+        bind(
+            "N19_bind_granted_port_on_any",
+            Hook::Bind4,
+            labelled_first!(
+                Socket::tcp4()?.bind(&Name::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), GRANTED_PORT))
+            ),
+        ),
+        // A grant to listen is no grant to call.
+        Attack {
+            name: "N19_listening_socket_calls_out",
+            run: labelled_first!({
+                let socket = Socket::tcp4()?;
+                socket.set_int(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+                socket.bind(&Name::new(AGENT4, GRANTED_PORT))?;
+                socket.connect(&Name::new(DENIED4, SINK))?;
+                socket.send(b"secret").map(drop)
+            }),
+            off: Off::Leaves,
+            on: On::Refused(libc::ENETUNREACH, Hook::Connect4),
+        },
+        Attack {
+            name: "N19_listening_socket_fast_opens",
+            run: labelled_first!({
+                let socket = Socket::tcp4()?;
+                socket.set_int(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+                socket.bind(&Name::new(AGENT4, GRANTED_PORT))?;
+                socket.send_to(b"secret", libc::MSG_FASTOPEN, &Name::new(DENIED4, SINK)).map(drop)
+            }),
+            off: Off::Leaves,
+            on: On::Refused(libc::ENETUNREACH, Hook::Connect4),
+        },
+    ]
+}
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        lab::check("N19_listen_without_bind::succeeds_with_enforcement_off", |lab| {
+            let call = unenforced_call(lab, |socket| socket.listen())?;
+            ensure!(call.answered, "nobody got in with enforcement off");
+            Ok(())
+        }),
+        lab::check("N19_listen_without_bind::is_denied", |lab| unanswered(lab, |socket| socket.listen())),
+        lab::check("N19_listen_after_bind_to_port_0::is_denied", |lab| {
+            unanswered(lab, |socket| {
+                socket.bind(&Name::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))?;
+                socket.listen()
+            })
+        }),
+        lab::check("N19_inherited_listener::is_denied", inherited_listener),
+        lab::check("N19_granted_listener_serves", granted_listener_serves),
+    ]
+}
+
+/// How a call from the peer to a listener of the agent's host ended.
+struct Call {
+    answered: bool,
+    /// How `open` ended in the listener's process.
+    opened: Attempt,
+}
+
+/// A child listens as `open` says and the peer calls it. `label`: between the child's start and `open`.
+fn call(
+    world: &World,
+    inside: &agent_monitor_tests::cgroup::Cgroup,
+    open: fn(&Socket) -> Attempt,
+    mut label: impl FnMut(u32) -> Result<()>,
+) -> Result<Call> {
+    let (mut port_reader, mut port_writer) = std::io::pipe()?;
+    let mut listener = Child::spawn(inside, move |stage| {
+        stage.pause()?;
+        let socket = Socket::tcp4()?;
+        let opened = open(&socket);
+        let port = if opened.is_ok() { socket.local_port()? } else { 0 };
+        port_writer.write_all(&port.to_ne_bytes()).map_err(|e| Failure::of("report the port", &e))?;
+        stage.pause()?;
+        opened
+    })?;
+    listener.paused()?;
+    label(listener.pid())?;
+    listener.go_on()?;
+    listener.paused()?;
+    let mut port = [0; 2];
+    port_reader.read_exact(&mut port)?;
+    let port = u16::from_ne_bytes(port);
+    let answered = port != 0 && {
+        let mut caller = world.from_peer(move |_| Socket::tcp4()?.connect(&Name::new(AGENT4, port)))?;
+        caller.finish()?.is_ok()
+    };
+    listener.go_on()?;
+    Ok(Call { answered, opened: listener.finish()? })
+}
+
+fn unenforced_call(lab: &mut Lab, open: fn(&Socket) -> Attempt) -> Result<Call> {
+    call(&lab.world, &lab.world.outside, open, |_| Ok(()))
+}
+
+/// Refused at `listen` where LSM programs run; else the SYN-ACK never leaves.
+fn unanswered(lab: &mut Lab, open: fn(&Socket) -> Attempt) -> Result<()> {
+    ensure!(unenforced_call(lab, open)?.answered, "nobody got in with enforcement off");
+    let (monitor, world) = lab.parts()?;
+    monitor.install(PROFILE)?;
+    world.wire.clear()?;
+    let before = monitor.denials();
+    let mut agent = 0;
+    let call = call(world, &world.agents, open, |pid| {
+        agent = monitor.label(pid)?;
+        Ok(())
+    })?;
+    ensure!(!call.answered, "the peer got in");
+    let left = world.wire.packets()?;
+    ensure!(!left.iter().any(|p| p.syn), "the listener's host answered: {left:?}");
+    ensure!(monitor.denials() > before, "no denial was counted");
+    let lsm = monitor.works("lsm/socket_listen");
+    let refused = call.opened.as_ref().err().map(|f| f.errno);
+    ensure!(refused == lsm.then_some(libc::EACCES), "listen ended with {:?}", call.opened);
+    let expected = if lsm { Hook::LsmSocketListen } else { Hook::Egress };
+    let record =
+        monitor.wait_for(agent_monitor_common::counters::Ring::Verdicts, "the denied listener", |r| {
+            r.header.agent == agent && r.denies()
+        })?;
+    ensure!(record.hook() == Some(expected), "{record:?}");
+    match record.body {
+        Body::Network(body) if body.direction == Direction::Listen.code() => Ok(()),
+        other => bail!("the record is not about listening: {other:?}"),
+    }
+}
+
+/// A listener that is older than the label.
+fn inherited_listener(lab: &mut Lab) -> Result<()> {
+    let (monitor, world) = lab.parts()?;
+    monitor.install(PROFILE)?;
+    let mut child = Child::spawn(&world.agents, |stage| {
+        let socket = Socket::tcp4()?;
+        socket.set_int(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        socket.bind(&Name::new(AGENT4, UNGRANTED_PORT))?;
+        socket.listen()?;
+        stage.pause()?;
+        stage.pause()
+    })?;
+    child.paused()?;
+    let knock = |world: &World| -> Result<bool> {
+        let mut caller = world.from_peer(|_| Socket::tcp4()?.connect(&Name::new(AGENT4, UNGRANTED_PORT)))?;
+        Ok(caller.finish()?.is_ok())
+    };
+    ensure!(knock(world)?, "nobody got in before the label");
+    monitor.label(child.pid())?;
+    let before = monitor.denials();
+    world.wire.clear()?;
+    ensure!(!knock(world)?, "the peer got in after the label");
+    ensure!(!world.wire.packets()?.iter().any(|p| p.syn), "the agent's host answered");
+    ensure!(monitor.denials() > before, "no denial was counted");
+    Ok(())
+}
+
+/// What a profile grants must work: the replies of accepted connections pass.
+fn granted_listener_serves(lab: &mut Lab) -> Result<()> {
+    let (monitor, world) = lab.parts()?;
+    monitor.install(PROFILE)?;
+    let mut child = Child::spawn(&world.agents, |stage| {
+        stage.pause()?;
+        let socket = Socket::tcp4()?;
+        socket.set_int(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        socket.bind(&Name::new(AGENT4, GRANTED_PORT))?;
+        socket.listen()?;
+        stage.pause()?;
+        let connection = socket.accept(10)?;
+        let mut question = [0; 16];
+        let n = connection.receive(&mut question)?;
+        connection.send(&question[..n])?;
+        connection.splice(b"!")?;
+        stage.pause()
+    })?;
+    child.paused()?;
+    monitor.label(child.pid())?;
+    let before = monitor.denials();
+    child.go_on()?;
+    child.paused().context("open the granted port")?;
+    child.go_on()?;
+    let mut caller = world.from_peer(|_| {
+        let socket = Socket::tcp4()?;
+        socket.connect(&Name::new(AGENT4, GRANTED_PORT))?;
+        socket.send(b"hello")?;
+        let mut answer = Vec::new();
+        let mut buffer = [0; 16];
+        while answer.len() < 6 {
+            match socket.receive(&mut buffer)? {
+                0 => return Err(Failure::new("the answer is cut", 0)),
+                n => answer.extend_from_slice(&buffer[..n]),
+            }
+        }
+        if answer == b"hello!" { Ok(()) } else { Err(Failure::new("another answer", 0)) }
+    })?;
+    caller.finish()?.context("the caller")?;
+    ensure!(monitor.denials() == before, "a granted listener's packets were denied");
+    Ok(())
+}
