@@ -4,6 +4,7 @@
 //! is relative or holds a step that the kernel's paths never have, is a mistake
 //! that would leave an agent ungoverned, so it is an error here.
 
+use super::compile::check_glob;
 use super::diagnostic::{Code, quoted};
 use super::words::{Problem, problem};
 
@@ -93,7 +94,13 @@ fn glob(text: &str) -> Result<(), Problem> {
     if braces > 0 {
         return bad("a `{` without its `}`", "write `\\{` for the character itself");
     }
-    Ok(())
+    // The compiler's own reading has the last word: what is accepted here compiles.
+    check_glob(text).or_else(|error| {
+        bad(
+            &error.to_string(),
+            "globs know `*`, `**`, `?`, `[a-z]`, `[!a-z]`, `{a,b}`, and `\\` before a character",
+        )
+    })
 }
 
 #[cfg(test)]
@@ -127,6 +134,8 @@ mod tests {
             "/a/[b",
             "/a/{b",
             "/a/b}",
+            "/a/[z-a]",
+            "/a/[é]",
             "/a\\",
             "/a/\u{7}",
             "${workspace}/x",

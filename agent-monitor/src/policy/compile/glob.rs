@@ -43,6 +43,14 @@ pub enum GlobError {
 /// Braces nest no deeper, so that reading them can't exhaust the stack.
 const MAX_DEPTH: usize = 32;
 
+/// Whether [`super::claims`] can read a glob, whose `~` was expanded.
+///
+/// # Errors
+/// What is wrong with it, and at which byte.
+pub fn check_glob(glob: &str) -> Result<(), GlobError> {
+    Nfa::new().add(glob, 1)
+}
+
 /// A set of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Bytes([u64; 4]);

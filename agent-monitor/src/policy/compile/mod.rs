@@ -28,8 +28,8 @@ use agent_monitor_common::image::{IMAGE_WORDS, MAX_PROFILES, SYSCALL_WORDS, head
 
 pub use self::cost::RuleCost;
 pub use self::error::CompileError;
-pub use self::glob::GlobError;
 use self::glob::Nfa;
+pub use self::glob::{GlobError, check_glob};
 pub use self::home::expand_home;
 pub use self::image::{Image, kernel_kind};
 use self::path::Paths;
