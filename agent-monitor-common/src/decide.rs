@@ -1,6 +1,6 @@
 //! The one decision function. Kernel hooks, `explain`, tests: all call this.
 
-use crate::automaton::{TERMINAL, Words, step};
+use crate::automaton::{PORTS, TERMINAL, Words, step};
 use crate::image::{field, header};
 use crate::request::{Address, Direction, NetRequest, SocketKind};
 use crate::wire_codes;
@@ -51,22 +51,24 @@ pub fn forget(x: u32) -> u32 {
     x
 }
 
-/// Walks address bytes `first` to 15, then the port. The state it ends in.
+/// Walks address bytes `first` to 15, or as many as matter, then the port. The state it ends in.
 #[inline(always)]
 fn walk<W: Words + ?Sized>(image: &W, start: usize, address: Address, first: usize, port: u16) -> u32 {
     let mut state = field(image, start) as u32;
     let mut i = first;
-    while i < 18 {
-        if state & TERMINAL != 0 {
+    while i < 16 {
+        if state & (TERMINAL | PORTS) != 0 {
             break;
         }
-        let byte = match i {
-            16 => (port >> 8) as u8,
-            17 => port as u8,
-            _ => address.byte(i),
-        };
-        state = step(image, state, byte);
+        state = step(image, state, address.byte(i));
         i += 1;
+    }
+    let mut state = forget(state);
+    if state & TERMINAL == 0 {
+        state = step(image, state & !PORTS, (port >> 8) as u8);
+    }
+    if state & TERMINAL == 0 {
+        state = step(image, state & !PORTS, port as u8);
     }
     forget(state)
 }

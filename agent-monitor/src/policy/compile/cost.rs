@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::network;
-use super::state::{State, Target, is_answer};
+use super::state::{State, Target, index, is_answer};
 use crate::policy::{NetworkPolicy, Source};
 
 /// A rule's share of an image.
@@ -75,17 +75,16 @@ impl Ledger {
 
     /// Between the runs: gives every account its words. A state behind several tails is shared by them.
     fn price(&mut self, states: &[State]) {
-        let behind: Vec<BTreeSet<Target>> = self.tails.keys().map(|&tail| reach(states, tail)).collect();
+        let behind: Vec<BTreeSet<usize>> = self.tails.keys().map(|&tail| reach(states, tail)).collect();
         let mut sharers = vec![0_u32; states.len()];
         for &state in behind.iter().flatten() {
-            sharers[state as usize] += 1;
+            sharers[state] += 1;
         }
         for (account, behind) in self.tails.values_mut().zip(&behind) {
-            account.words =
-                behind.iter().map(|&s| words(&states[s as usize]) / f64::from(sharers[s as usize])).sum();
+            account.words = behind.iter().map(|&s| words(&states[s]) / f64::from(sharers[s])).sum();
         }
         for (&node, account) in &mut self.nodes {
-            account.words = words(&states[node as usize]);
+            account.words = words(&states[index(node)]);
         }
         self.priced = true;
     }
@@ -120,13 +119,13 @@ fn words(state: &State) -> f64 {
     f64::from(1 + 256 - counts.values().max().copied().unwrap_or(256))
 }
 
-fn reach(states: &[State], from: Target) -> BTreeSet<Target> {
-    let mut seen = BTreeSet::from([from]);
-    let mut open = vec![from];
+fn reach(states: &[State], from: Target) -> BTreeSet<usize> {
+    let mut seen = BTreeSet::from([index(from)]);
+    let mut open = vec![index(from)];
     while let Some(state) = open.pop() {
-        for &(_, target) in &states[state as usize].runs {
-            if !is_answer(target) && seen.insert(target) {
-                open.push(target);
+        for &(_, target) in &states[state].runs {
+            if !is_answer(target) && seen.insert(index(target)) {
+                open.push(index(target));
             }
         }
     }

@@ -5,8 +5,9 @@
 //!
 //! The networks of the rules, sorted, are their own trie: what shares the bytes read so far is one slice. So one
 //! recursion over slices visits each trie node once; what the networks that ended above grant is carried along as a
-//! port map. Where no longer network is left, only that map matters. States are made bottom-up and equal states are
-//! one, which is minimal because there are no loops; a state that can end in one answer only is that answer.
+//! port map. Where no longer network is left, only that map matters, and the walk skips to the port (`PORTS`).
+//! States are made bottom-up and equal states are one, which is minimal because there are no loops; a state that can
+//! end in one answer only is that answer.
 //! Time and memory are linear in rules × prefix bytes, times the ports that nested networks add up to.
 //!
 //! What must stay true:
@@ -18,7 +19,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use agent_monitor_common::automaton::TERMINAL;
+use agent_monitor_common::automaton::{PORTS, TERMINAL};
 use agent_monitor_common::decide::Decision;
 use agent_monitor_common::request::{Direction, STARTS};
 use ipnet::IpNet;
@@ -49,15 +50,14 @@ pub(super) fn build(policy: &NetworkPolicy, mut ledger: Option<&mut Ledger>) -> 
     let mut roots = [[TERMINAL; STARTS]; 2];
     for direction in [Direction::Out, Direction::Listen] {
         let [v4, v6] = entries(policy, direction, &mut builder.maps);
-        for (family, entries, length) in [(0, v4, 4), (1, v6, 16)] {
+        for (family, entries) in [(0, v4), (1, v6)] {
             for protocol in Protocol::ALL {
                 let bit = 1 << protocol as u8;
                 let entries: Vec<Entry> =
                     entries.iter().filter(|entry| entry.protocols & bit != 0).cloned().collect();
                 let start = (direction as usize) << 2 | protocol as usize;
                 let ledger = ledger.as_deref_mut();
-                let mut trie =
-                    Trie { builder: &mut builder, entries: &entries, length, ledger, ended: Vec::new() };
+                let mut trie = Trie { builder: &mut builder, entries: &entries, ledger, ended: Vec::new() };
                 roots[family][start] = trie.root();
             }
         }
@@ -122,8 +122,8 @@ struct Builder {
     states: Vec<State>,
     ids: HashMap<State, Target>,
     maps: PortMaps,
-    /// Target behind which `.0` more address bytes do not matter, and then the ports do.
-    tails: HashMap<(usize, PortMap), Target>,
+    /// The targets where only a port map matters.
+    tails: HashMap<PortMap, Target>,
 }
 
 impl Builder {
@@ -131,9 +131,9 @@ impl Builder {
         Builder { states: Vec::new(), ids: HashMap::new(), maps: PortMaps::new(), tails: HashMap::new() }
     }
 
-    /// The one state that is equal to `state`, or the answer that it always ends in.
+    /// The one state that is equal to `state`, or where it always ends without asking more of the address.
     fn intern(&mut self, state: State) -> Target {
-        if let Some(target) = state.constant().filter(|&target| is_answer(target)) {
+        if let Some(target) = state.constant().filter(|&target| is_answer(target) || target & PORTS != 0) {
             return target;
         }
         if let Some(&known) = self.ids.get(&state) {
@@ -159,21 +159,16 @@ impl Builder {
         }
     }
 
-    /// Skips `bytes` address bytes, then judges the port.
-    fn tail(&mut self, bytes: usize, ports: PortMap) -> Target {
+    /// Where only the port matters.
+    fn tail(&mut self, ports: PortMap) -> Target {
         if let Some(decision) = self.maps.constant(ports) {
             return answer(decision);
         }
-        if let Some(&known) = self.tails.get(&(bytes, ports)) {
+        if let Some(&known) = self.tails.get(&ports) {
             return known;
         }
-        let target = if bytes == 0 {
-            self.port_states(ports)
-        } else {
-            let next = self.tail(bytes - 1, ports);
-            self.intern(State::from_bytes(0, [next; 256]))
-        };
-        self.tails.insert((bytes, ports), target);
+        let target = self.port_states(ports) | PORTS;
+        self.tails.insert(ports, target);
         target
     }
 
@@ -206,8 +201,6 @@ struct Trie<'a> {
     builder: &'a mut Builder,
     /// In trie order: by network, then by length.
     entries: &'a [Entry],
-    /// Address bytes.
-    length: usize,
     ledger: Option<&'a mut Ledger>,
     /// For the ledger: the rules whose networks ended on the way to the present node.
     ended: Vec<u32>,
@@ -224,7 +217,7 @@ impl Trie<'_> {
             self.ended.push(entry.rule);
         }
         let longer = everywhere..self.entries.len();
-        if longer.is_empty() { self.builder.tail(self.length, cover) } else { self.node(longer, 0, cover) }
+        if longer.is_empty() { self.builder.tail(cover) } else { self.node(longer, 0, cover) }
     }
 
     /// The target for addresses whose first `depth` bytes are those of `range`, a slice of networks longer than that.
@@ -257,7 +250,6 @@ impl Trie<'_> {
             next += same;
         }
 
-        let left = self.length - depth - 1;
         let mut targets = [TERMINAL; 256];
         let mut last = None;
         for (byte, below) in below.into_iter().enumerate() {
@@ -272,7 +264,7 @@ impl Trie<'_> {
             } else if let Some((_, target)) = last.filter(|&(before, _)| before == cover) {
                 targets[byte] = target;
             } else {
-                targets[byte] = self.builder.tail(left, cover);
+                targets[byte] = self.builder.tail(cover);
                 last = Some((cover, targets[byte]));
                 if let Some(ledger) = &mut self.ledger {
                     self.ended.extend(ending_here.iter().filter_map(through));

@@ -14,10 +14,10 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use agent_monitor_common::automaton::{FREE_CELL, cell_word, state_word};
+use agent_monitor_common::automaton::{FREE_CELL, PORTS, cell_word, state_word};
 use agent_monitor_common::image::header;
 
-use super::state::{State, Target, is_answer};
+use super::state::{State, Target, index, is_answer};
 
 /// A packed automaton.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ type Row = Vec<(u8, Target)>;
 pub(super) fn pack(states: &[State], roots: &[Target], limit: usize) -> Result<Packed, Overflow> {
     let (order, number) = breadth_first(states, roots);
     let place = |target: Target| {
-        if is_answer(target) { target } else { header::END as u32 + number[target as usize] }
+        if is_answer(target) { target } else { (header::END as u32 + number[index(target)]) | target & PORTS }
     };
 
     let mut rows: Vec<Row> = Vec::new();
@@ -89,9 +89,9 @@ fn breadth_first(states: &[State], roots: &[Target]) -> (Vec<u32>, Vec<u32>) {
     let mut number = vec![UNSEEN; states.len()];
     let mut order: Vec<u32> = Vec::new();
     let mut see = |target: Target, order: &mut Vec<u32>| {
-        if !is_answer(target) && number[target as usize] == UNSEEN {
-            number[target as usize] = order.len() as u32;
-            order.push(target);
+        if !is_answer(target) && number[index(target)] == UNSEEN {
+            number[index(target)] = order.len() as u32;
+            order.push(index(target) as u32);
         }
     };
     for &root in roots {

@@ -2,9 +2,9 @@
 //!
 //! Both builders (network, path) end in a list of these; `rows.rs` turns it into the words of an image.
 
-use agent_monitor_common::automaton::TERMINAL;
+use agent_monitor_common::automaton::{PORTS, TERMINAL};
 
-/// Where a step leads: an index in the list of states, or `TERMINAL | answer`.
+/// Where a step leads: an index in the list of states, which may have `PORTS` set, or `TERMINAL | answer`.
 pub(super) type Target = u32;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +43,11 @@ impl State {
             (first, last, target)
         })
     }
+}
+
+/// The index of the state that a target which is no answer leads to.
+pub(super) const fn index(target: Target) -> usize {
+    (target & !PORTS) as usize
 }
 
 /// Whether a target is an answer.
