@@ -1,6 +1,7 @@
 //! `cargo xtask TASK`: builds, tests and measures agent-monitor. Only wires: each task is a module.
 
 mod command;
+mod demo;
 mod places;
 mod programs;
 mod setup;
@@ -30,6 +31,11 @@ enum Task {
         #[arg(long)]
         build_only: bool,
     },
+    /// Runs a small compromised agent, without the monitor and under it, and shows what happened.
+    Demo,
+    /// The agent of the demo.
+    #[command(hide = true)]
+    CompromisedAgent,
     Test(test::Arguments),
     Vm(vm::Arguments),
 }
@@ -39,6 +45,8 @@ fn main() -> ExitCode {
         Task::Setup { build_only } => {
             setup::run(if build_only { Need::Build } else { Need::Test }).map(|()| 0)
         }
+        Task::Demo => demo::run(),
+        Task::CompromisedAgent => demo::compromised(),
         Task::Test(arguments) => test::run(&arguments),
         Task::Vm(arguments) => vm::run(&arguments),
     };

@@ -43,7 +43,11 @@ const GROUPS: &[Group] = &[
         only_for_tests: true,
         packages: &["qemu-system-x86", "busybox-static", "kmod", "zstd", "lz4", "xz-utils", "binutils"],
     },
-    Group { why: "network namespaces for the kernel tests", only_for_tests: true, packages: &["iproute2"] },
+    Group {
+        why: "network namespaces for the demo and the kernel tests",
+        only_for_tests: false,
+        packages: &["iproute2"],
+    },
 ];
 
 pub fn install(need: Need) -> Result<()> {

@@ -1,0 +1,31 @@
+//! `cargo xtask bench`: what the monitor costs, as ratios measured in one run.
+//!
+//! Not a test: it judges nothing. Every figure is printed beside its target. Conditions take turns within each round
+//! and a figure is the median of the rounds' ratios, because the machine's speed drifts; within a round the best of
+//! many blocks counts, because noise only adds.
+
+mod decide;
+mod operations;
+mod report;
+mod rounds;
+
+use anyhow::Result;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    if let [first, rest @ ..] = arguments.as_slice()
+        && first == operations::WORKER
+    {
+        return operations::work(rest);
+    }
+    let wanted = |name: &str| arguments.is_empty() || arguments.iter().any(|a| name.contains(a.as_str()));
+    let mut report = report::Report::default();
+    if wanted("operations") {
+        rounds::run(&mut report)?;
+    }
+    if wanted("decide") {
+        decide::run(&mut report)?;
+    }
+    report.print();
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! The operations that are timed, in a worker process of their own: this program again, with other arguments.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// First argument of a worker.
+pub const WORKER: &str = "--worker";
+
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// socket, connect to a listening loopback port, close.
+    Connect,
+    /// One datagram to a loopback port.
+    Send,
+    /// fork, exec of `/bin/true`, wait.
+    Exec,
+    /// The cheapest system call.
+    Getppid,
+}
+
+impl Operation {
+    pub const ALL: [Operation; 4] =
+        [Operation::Connect, Operation::Send, Operation::Exec, Operation::Getppid];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Operation::Connect => "connect+close",
+            Operation::Send => "UDP send",
+            Operation::Exec => "fork+exec",
+            Operation::Getppid => "getppid",
+        }
+    }
+
+    /// Blocks, and operations of one block.
+    fn amount(self) -> (u32, u32) {
+        match self {
+            Operation::Connect => (30, 300),
+            Operation::Send => (60, 2_000),
+            Operation::Exec => (12, 20),
+            Operation::Getppid => (60, 50_000),
+        }
+    }
+}
+
+/// A worker that waits for its go.
+pub struct Worker {
+    child: Child,
+    go: ChildStdin,
+}
+
+impl Worker {
+    /// Starts a worker for `operation` in `cgroup`; `port` is where it connects or sends to.
+    pub fn start(operation: Operation, cgroup: &Path, port: u16) -> Result<Worker> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args([WORKER, operation.name(), &port.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start a worker")?;
+        fs::write(cgroup.join("cgroup.procs"), child.id().to_string())?;
+        let go = child.stdin.take().context("the worker has no stdin")?;
+        Ok(Worker { child, go })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Lets it run; nanoseconds of one operation in its best block.
+    pub fn finish(mut self) -> Result<f64> {
+        self.go.write_all(b"g")?;
+        let mut text = String::new();
+        self.child.stdout.take().context("the worker has no stdout")?.read_to_string(&mut text)?;
+        if !self.child.wait()?.success() {
+            bail!("a worker failed");
+        }
+        text.trim().parse().context("a worker printed no number")
+    }
+}
+
+/// The worker's side.
+pub fn work(arguments: &[String]) -> Result<()> {
+    let [name, port] = arguments else { bail!("a worker wants an operation and a port") };
+    let operation = Operation::ALL.into_iter().find(|o| o.name() == name).context("no such operation")?;
+    let target = SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse()?));
+    std::io::stdin().read_exact(&mut [0])?;
+    // Made after the go: its label is the process'.
+    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let (blocks, count) = operation.amount();
+    let mut best = Duration::MAX;
+    for _ in 0..blocks {
+        let start = Instant::now();
+        for _ in 0..count {
+            match operation {
+                Operation::Connect => drop(TcpStream::connect(target)?),
+                Operation::Send => drop(udp.send_to(b"x", target)?),
+                Operation::Exec => {
+                    if !Command::new("/bin/true").status()?.success() {
+                        bail!("/bin/true failed");
+                    }
+                }
+                // SAFETY: no arguments, no effect.
+                Operation::Getppid => unsafe {
+                    libc::syscall(libc::SYS_getppid);
+                },
+            }
+        }
+        best = best.min(start.elapsed());
+    }
+    println!("{}", best.as_nanos() as f64 / f64::from(count));
+    Ok(())
+}
+
+/// The other end of the operations: accepts and closes; datagrams find a socket and are never read.
+pub struct Peer {
+    pub port: u16,
+    _udp: UdpSocket,
+}
+
+impl Peer {
+    pub fn start() -> Result<Peer> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let port = listener.local_addr()?.port();
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, port))?;
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                drop(stream);
+            }
+        });
+        Ok(Peer { port, _udp: udp })
+    }
+}
