@@ -79,6 +79,11 @@ impl Monitor {
         Ok(())
     }
 
+    /// Something else was put in force in [`SLOT`]: the next [`Monitor::install`] does not skip.
+    pub fn forget(&mut self) {
+        self.in_force = None;
+    }
+
     /// Takes the profile of [`SLOT`] out of force.
     pub fn uninstall(&mut self) -> Result<()> {
         self.in_force = None;

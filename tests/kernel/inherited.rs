@@ -99,7 +99,10 @@ pub fn attacks() -> Vec<Attack> {
                 let (address, length) = (DATA.as_ptr().addr() as u64, DATA.len() as u32);
                 let entry =
                     Entry { opcode: uring::OP_SEND, flags: FIXED_FILE, address, length, ..Entry::default() };
-                ring.run(entry).map(drop)
+                let sent = ring.run(entry).map(drop);
+                // Its end would close the connection, and the FIN is a denial of its own.
+                std::mem::forget(ring);
+                sent
             },
         ),
     ]

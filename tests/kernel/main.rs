@@ -5,6 +5,9 @@
 //! run one at a time on the main thread.
 
 mod attack;
+mod cgroup_programs;
+mod differential;
+mod grants;
 mod inherited;
 mod kernel_maps;
 mod lab;
@@ -13,6 +16,7 @@ mod network_out;
 mod process;
 mod sockets;
 mod source_routing;
+mod telemetry;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -32,7 +36,16 @@ fn main() {
         process::attacks(),
     ];
     let mut trials: Vec<Trial> = attacks.into_iter().flatten().flat_map(attack::trials).collect();
-    trials.extend([inherited::trials(), listen::trials(), process::trials()].into_iter().flatten());
+    let others = [
+        inherited::trials(),
+        listen::trials(),
+        process::trials(),
+        cgroup_programs::trials(),
+        grants::trials(),
+        telemetry::trials(),
+        differential::trials(),
+    ];
+    trials.extend(others.into_iter().flatten());
     let conclusion = libtest_mimic::run(&arguments, trials);
     lab::close();
     conclusion.exit();

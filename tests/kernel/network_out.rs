@@ -14,7 +14,7 @@ use crate::attack::{Attack, Off, On};
 const DATA: &[u8] = b"secret";
 
 /// `::ffff:a.b.c.d`.
-pub fn mapped(ip: IpAddr) -> IpAddr {
+pub const fn mapped(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(v4) => IpAddr::V6(v4.to_ipv6_mapped()),
         v6 => v6,

@@ -226,11 +226,10 @@ fn judge(
     let outcome = Outcome { effect: Effect::Deny, mode: policy.mode, generation: policy.generation, errno };
     report(label, place, request, reason, outcome);
     emit::denied(label.agent);
-    if enforce {
-        return deny_with(errno);
-    }
+    // Denied or not, the socket is the agent's: a kernel-made one has no other label, and a program attached behind
+    // ours can take the errno back.
     claim_socket(s, label);
-    PASS
+    if enforce { deny_with(errno) } else { PASS }
 }
 
 /// Ties a socket to the agent that uses it now. Another agent's verdicts on it are forgotten.
@@ -324,12 +323,13 @@ pub fn network_sock_create(ctx: SockContext) -> i32 {
     let Some(policy) = policy(label.profile) else {
         return unjudged_socket(&label, Hook::SockCreate, body, Site::ImageMissing, Mode::Enforce);
     };
-    if !socket_granted(&label, &policy, Hook::SockCreate, body, EPROTONOSUPPORT) {
-        return deny_with(EPROTONOSUPPORT);
-    }
+    // Before the verdict: a program attached behind ours can take the errno back, and then egress must know the socket.
     // SAFETY: the context of this program type is the socket.
     if !unsafe { label_socket(sk.cast(), &label) } {
         return unjudged_socket(&label, Hook::SockCreate, body, Site::SocketStorage, policy.mode);
+    }
+    if !socket_granted(&label, &policy, Hook::SockCreate, body, EPROTONOSUPPORT) {
+        return deny_with(EPROTONOSUPPORT);
     }
     PASS
 }

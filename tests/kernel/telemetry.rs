@@ -1,0 +1,157 @@
+//! L11, L12, L15: what the kernel tells, when nobody listens, when there is too much, and when it kills.
+
+use agent_monitor_common::counters::{Domain, Effect, Mode, Ring, decision_cell};
+use agent_monitor_tests::cgroup::Cgroup;
+use agent_monitor_tests::peer::SINK;
+use agent_monitor_tests::socket::Name;
+use agent_monitor_tests::world::DENIED4;
+use agent_monitor_tests::{Body, Child, Failure, Monitor, Socket};
+use anyhow::{Result, bail, ensure};
+use libtest_mimic::Trial;
+
+use crate::lab::{self, Lab, PROFILE};
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        lab::check("L11_L12_a_full_ring_denies_counts_and_goes_on", full_ring),
+        lab::check("L15_a_listed_call_is_counted_and_killed", listed_calls),
+        lab::check("the_syscall_hook_is_attached_only_while_it_is_wanted", syscall_hook),
+    ]
+}
+
+/// Denied sends in one go. With the ring of one page they overrun it some thousand times.
+const FLOOD: u64 = 5_000;
+
+/// Nobody reads while the flood runs: verdicts are unchanged, losses are counted by ring and by agent, and what comes
+/// after the flood is seen.
+fn full_ring(lab: &mut Lab) -> Result<()> {
+    let cgroup = Cgroup::create("flooded")?;
+    let mut monitor = Monitor::load(&cgroup, Some(4096))?;
+    monitor.install(PROFILE)?;
+    let world = &mut lab.world;
+    let mut child = Child::spawn(&cgroup, |stage| {
+        stage.pause()?;
+        let socket = Socket::udp4()?;
+        let denied = Name::new(DENIED4, SINK);
+        for _ in 0..FLOOD {
+            match socket.send_to(b"x", 0, &denied) {
+                Err(f) if f.errno == libc::ENETUNREACH => {}
+                other => return Err(Failure::new(format!("a send of the flood ended with {other:?}"), 0)),
+            }
+        }
+        stage.pause()?;
+        match Socket::tcp4()?.connect(&denied) {
+            Err(f) if f.errno == libc::ENETUNREACH => Ok(()),
+            other => Err(Failure::new(format!("the act behind the flood ended with {other:?}"), 0)),
+        }
+    })?;
+    child.paused()?;
+    let agent = monitor.label(child.pid())?;
+    world.wire.clear()?;
+    child.go_on()?;
+    child.paused()?;
+    let left = world.wire.packets()?;
+    ensure!(!left.iter().any(crate::attack::ungranted), "packets left in the flood");
+
+    let cell = decision_cell(Domain::NetworkOut, Effect::Deny, Mode::Enforce) as usize;
+    let counters = monitor.kernel.counters();
+    let ring = counters.rings[Ring::Verdicts.code() as usize];
+    ensure!(
+        counters.decisions[cell] == FLOOD,
+        "{} of {FLOOD} denials were counted",
+        counters.decisions[cell]
+    );
+    ensure!(ring.lost > 0, "a ring of one page lost nothing of {FLOOD} records");
+    ensure!(ring.written + ring.lost == FLOOD, "{ring:?} does not add up to {FLOOD}");
+    let state = monitor.kernel.agent(agent).unwrap_or_else(|| unreachable!("the agent lives"));
+    ensure!(
+        state.lost_verdicts == ring.lost,
+        "the agent lost {}, the ring {}",
+        state.lost_verdicts,
+        ring.lost
+    );
+    ensure!(state.denied == FLOOD, "{} denials of the agent", state.denied);
+    let read = monitor.drain(Ring::Verdicts)?;
+    ensure!(read.len() as u64 == ring.written, "{} records were read, {} written", read.len(), ring.written);
+
+    child.go_on()?;
+    child.finish()??;
+    let record = monitor.wait_for(Ring::Verdicts, "the act behind the flood", |r| r.header.agent == agent)?;
+    ensure!(matches!(record.body, Body::Network(b) if b.ip_protocol == 6), "{record:?}");
+    // The cgroup goes before the programs that are attached to it would be missed.
+    drop(child);
+    drop(monitor);
+    Ok(())
+}
+
+const CALLS: &str = "\
+version: 1
+name: calls
+mode: enforce
+network: {}
+syscalls:
+  watch: [getppid]
+  kill: [sethostname]
+";
+
+fn listed_calls(lab: &mut Lab) -> Result<()> {
+    const CALLED: u64 = 7;
+    let (monitor, world) = lab.parts()?;
+    monitor.install(CALLS)?;
+    monitor.kernel.set_syscall_hook(true)?;
+    let mut child = Child::spawn(&world.agents, |stage| {
+        stage.pause()?;
+        // SAFETY: no pointers are followed: the length is not allowed.
+        unsafe {
+            for _ in 0..CALLED {
+                libc::syscall(libc::SYS_getppid);
+            }
+            libc::syscall(libc::SYS_sethostname, std::ptr::null::<u8>(), usize::MAX);
+        }
+        Ok(())
+    })?;
+    child.paused()?;
+    let agent = monitor.label(child.pid())?;
+    monitor.drain(Ring::Verdicts)?;
+    child.go_on()?;
+    let killed = child.killed_by()?;
+    monitor.kernel.set_syscall_hook(false)?;
+    ensure!(killed == Some(libc::SIGKILL), "ended by {killed:?}");
+    let counts = monitor.kernel.syscall_counts();
+    let count = |nr: i64| counts.iter().find(|c| c.0 == agent && i64::from(c.1) == nr).map_or(0, |c| c.2);
+    ensure!(count(libc::SYS_getppid) == CALLED, "getppid was counted {} times", count(libc::SYS_getppid));
+    ensure!(
+        count(libc::SYS_sethostname) == 1,
+        "sethostname was counted {} times",
+        count(libc::SYS_sethostname)
+    );
+    let records = monitor.drain(Ring::Verdicts)?;
+    let of_agent = records.iter().filter(|r| r.header.agent == agent);
+    let calls: Vec<_> =
+        of_agent.filter_map(|r| if let Body::Syscall(b) = &r.body { Some((r, b)) } else { None }).collect();
+    ensure!(calls.len() as u64 == CALLED + 1, "{} records of calls", calls.len());
+    let Some((last, body)) = calls.last() else { bail!("no record") };
+    ensure!(body.killed == 1 && i64::from(body.nr) == libc::SYS_sethostname, "{body:?}");
+    // The call may have happened: a kill has no errno, so nothing can show it as an operation that was refused.
+    ensure!(last.header.errno == 0, "a kill is shown as a refusal: {last:?}");
+    monitor.kernel.remove_agent(agent);
+    Ok(())
+}
+
+fn syscall_hook(lab: &mut Lab) -> Result<()> {
+    let (monitor, world) = lab.parts()?;
+    monitor.install(CALLS)?;
+    ensure!(!monitor.kernel.syscall_hook(), "attached from the start");
+    let mut child = Child::spawn(&world.agents, |stage| {
+        stage.pause()?;
+        // SAFETY: no pointers.
+        unsafe { libc::syscall(libc::SYS_getppid) };
+        Ok(())
+    })?;
+    child.paused()?;
+    let agent = monitor.label(child.pid())?;
+    child.go_on()?;
+    child.finish()??;
+    ensure!(!monitor.kernel.syscall_counts().iter().any(|c| c.0 == agent), "counted without the hook");
+    Ok(())
+}
