@@ -205,6 +205,37 @@ fn a_chain_of_many_bases_is_refused() {
     assert_eq!(files.codes("p0.yaml"), [Code::TooManyBases]);
 }
 
+/// However many mistakes there are, and whatever was said before them, a faulty
+/// file is never taken for a sound one.
+#[test]
+fn a_flood_of_mistakes_is_cut_short_and_still_fails() {
+    let head = |name: &str| format!("version: 1\nname: {name}\nmode: audit\nnetwork:\n  allow:\n");
+    let remark = "    - { address: 0.0.0.0, ports: [1], protocol: udp }\n";
+    let mistake = "    - { cidr: 10.0.0.1/8 }\n";
+    let noisy = format!("{}{}", head("noisy"), remark.repeat(3000));
+    let files = Files::new(&[
+        ("noisy.yaml", &noisy),
+        ("faulty.yaml", &format!("{}{}", head("faulty"), mistake.repeat(3000))),
+        ("late.yaml", &format!("{}{mistake}extends: [noisy]\n", head("late"))),
+        (
+            "later.yaml",
+            &format!("{}    - {{ cidr: 192.0.2.0/24 }}\nextends: [noisy, faulty]\n", head("later")),
+        ),
+    ]);
+    let loaded = files.load("noisy.yaml");
+    assert_eq!(loaded.profile.network.allow.len(), 3000);
+    assert_eq!(loaded.warnings.len(), 1001);
+    assert_eq!(files.codes("late.yaml"), [Code::HostBits]);
+    for name in ["faulty.yaml", "later.yaml"] {
+        let codes = files.codes(name);
+        assert_eq!(
+            (codes.len(), codes[0], codes[1000]),
+            (1001, Code::HostBits, Code::TooManyMistakes),
+            "{name}"
+        );
+    }
+}
+
 /// A value behind an alias is reported where it is written, once.
 #[test]
 fn aliases_can_be_used_and_are_reported_once() {

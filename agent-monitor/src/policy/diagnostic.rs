@@ -15,8 +15,9 @@ use serde::Serialize;
 use super::resolved::Source;
 use super::source::{SourceFile, Span};
 
-/// More than this many are counted, not printed.
-const MAX_SHOWN: usize = 200;
+/// After this many the checks of a profile stop: the rest would not be read, and
+/// a file made of mistakes must not cost the daemon its memory.
+pub const MAX_REPORTED: usize = 1000;
 /// A longer line is named by line and column but not printed.
 const MAX_LINE_BYTES: usize = 4096;
 /// Labels further apart than this are printed as two snippets.
@@ -57,6 +58,8 @@ codes! {
     Syntax = "syntax",
     /// YAML that goes beyond the parser's budgets.
     TooComplex = "too-complex",
+    /// The rest of the mistakes is not listed.
+    TooManyMistakes = "too-many-mistakes",
     UnknownKey = "unknown-key",
     DuplicateKey = "duplicate-key",
     MissingKey = "missing-key",
@@ -281,16 +284,7 @@ impl std::error::Error for ProfileErrors {}
 /// All of `diagnostics` in text form, an empty line between them.
 #[must_use]
 pub fn render_all(diagnostics: &[Diagnostic], colour: bool) -> String {
-    let mut text = diagnostics
-        .iter()
-        .take(MAX_SHOWN)
-        .map(|diagnostic| diagnostic.render(colour))
-        .collect::<Vec<_>>()
-        .join("\n");
-    if let Some(more) = diagnostics.len().checked_sub(MAX_SHOWN).filter(|&more| more > 0) {
-        text.push_str(&format!("\n… and {more} more\n"));
-    }
-    text
+    diagnostics.iter().map(|diagnostic| diagnostic.render(colour)).collect::<Vec<_>>().join("\n")
 }
 
 /// One diagnostic as `check --format json` prints it.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::check::{FileProfile, check_file};
-use super::diagnostic::{Code, Diagnostic, ProfileErrors, nearest, quoted};
+use super::diagnostic::{Code, Diagnostic, MAX_REPORTED, ProfileErrors, Severity, nearest, quoted};
 use super::merge::{self, Chain};
 use super::resolved::{NetworkPolicy, ResolvedProfile, SyscallRule};
 use super::source::{ReadError, SourceFile, Span};
@@ -90,8 +90,10 @@ pub fn check_profile(path: &Path, search: &[PathBuf]) -> Result<Checked, Profile
     let chain = Chain::new(files);
     let merged = chain.and_then(|chain| merge::merge(&chain, &mut diagnostics));
     tidy(&mut diagnostics, &order);
+    let failed = diagnostics.iter().any(Diagnostic::is_error);
+    shorten(&mut diagnostics, path);
     match merged {
-        Some(mut checked) if !diagnostics.iter().any(Diagnostic::is_error) => {
+        Some(mut checked) if !failed => {
             match &mut checked {
                 Checked::Profile(loaded) => loaded.warnings = diagnostics,
                 Checked::Base(base) => base.warnings = diagnostics,
@@ -99,6 +101,23 @@ pub fn check_profile(path: &Path, search: &[PathBuf]) -> Result<Checked, Profile
             Ok(checked)
         }
         _ => Err(ProfileErrors(diagnostics)),
+    }
+}
+
+/// Keeps at most [`MAX_REPORTED`] problems, errors before warnings, and says so.
+fn shorten(diagnostics: &mut Vec<Diagnostic>, path: &Path) {
+    // At exactly this many the structure check stopped.
+    if diagnostics.len() < MAX_REPORTED {
+        return;
+    }
+    let severity =
+        if diagnostics.iter().any(Diagnostic::is_error) { Severity::Error } else { Severity::Warning };
+    diagnostics.retain(|diagnostic| diagnostic.severity == severity);
+    if diagnostics.len() >= MAX_REPORTED {
+        diagnostics.truncate(MAX_REPORTED);
+        let message = format!("only the first {MAX_REPORTED} problems are listed");
+        let rest = Diagnostic::of_file(Code::TooManyMistakes, path, message);
+        diagnostics.push(Diagnostic { severity, ..rest }.hint("correct these and check again"));
     }
 }
 
@@ -172,6 +191,10 @@ impl Loader<'_> {
         way.push(Visit { canonical, shown: path.to_path_buf() });
         let mut bases = Vec::new();
         for (name, span) in extends {
+            // Only errors end this early: a base must never be left out silently.
+            if self.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count() >= MAX_REPORTED {
+                break;
+            }
             if self.seen.len() >= MAX_FILES {
                 self.diagnostics.push(
                     Diagnostic::error(Code::TooManyBases, &source, span, "this profile has too many bases")

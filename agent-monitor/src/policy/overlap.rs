@@ -4,6 +4,7 @@
 //! Coverage by several rules together is not looked for: what is reported is
 //! certain, what is not reported may still be pointless.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 
 use ipnet::IpNet;
@@ -13,6 +14,9 @@ use super::resolved::NetRule;
 /// At most this many candidates are compared with one rule, so that thousands of
 /// rules about the same network stay cheap.
 const MAX_CANDIDATES: usize = 64;
+/// Networks compared with networks in all look-ups together: a remark is worth a
+/// tenth of a second, not more.
+const MAX_COMPARISONS: usize = 10_000_000;
 
 /// Rules by network, to find those that may cover another one.
 pub struct Coverage<'a> {
@@ -20,6 +24,8 @@ pub struct Coverage<'a> {
     by_net: HashMap<IpNet, Vec<usize>>,
     v4_prefixes: BTreeSet<u8>,
     v6_prefixes: BTreeSet<u8>,
+    /// What is left of [`MAX_COMPARISONS`].
+    comparisons: Cell<usize>,
 }
 
 impl<'a> Coverage<'a> {
@@ -29,6 +35,7 @@ impl<'a> Coverage<'a> {
             by_net: HashMap::new(),
             v4_prefixes: BTreeSet::new(),
             v6_prefixes: BTreeSet::new(),
+            comparisons: Cell::new(MAX_COMPARISONS),
         };
         for (index, rule) in coverage.rules.iter().enumerate() {
             for &net in &rule.nets {
@@ -62,8 +69,15 @@ impl<'a> Coverage<'a> {
             // Of two equal rules only the later one is reported.
             .find(|&index| {
                 let other = self.rules[index];
-                covers(other, rule) && !own.is_some_and(|own| index > own && covers(rule, other))
+                self.covers(other, rule) && !own.is_some_and(|own| index > own && self.covers(rule, other))
             })
+    }
+
+    /// [`covers`] within what is left of the budget; `false` without it.
+    fn covers(&self, wide: &NetRule, narrow: &NetRule) -> bool {
+        let left = self.comparisons.get().checked_sub(wide.nets.len() * narrow.nets.len());
+        self.comparisons.set(left.unwrap_or(0));
+        left.is_some() && covers(wide, narrow)
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::diagnostic::{Code, Diagnostic, nearest, one_of, quoted};
+use super::diagnostic::{Code, Diagnostic, MAX_REPORTED, nearest, one_of, quoted};
 use super::expected::{Wanted, accepts, alternatives, choices, resolve, words};
 use super::source::{SourceFile, Span};
 use super::tree::{Node, Value};
@@ -30,6 +30,8 @@ pub struct Structure<'a> {
     file: &'a Arc<SourceFile>,
     root: &'a Json,
     diagnostics: &'a mut Vec<Diagnostic>,
+    /// How many problems were known before this check.
+    before: usize,
 }
 
 /// Checks the whole tree; the sound parts of it, if it is a mapping at all.
@@ -39,7 +41,8 @@ pub fn check<'a>(
     tree: Node,
     diagnostics: &'a mut Vec<Diagnostic>,
 ) -> Option<Node> {
-    Structure { file, root: schema, diagnostics }.node(tree, schema, &Path::Top)
+    let before = diagnostics.len();
+    Structure { file, root: schema, diagnostics, before }.node(tree, schema, &Path::Top)
 }
 
 /// Where in the profile a node is, for messages.
@@ -86,6 +89,9 @@ impl Path<'_> {
 
 impl<'a> Structure<'a> {
     fn node(&mut self, node: Node, schema: &'a Json, path: &Path<'_>) -> Option<Node> {
+        if self.has_enough() {
+            return None;
+        }
         let schema = resolve(self.root, schema);
         if let Some(choices) = alternatives(schema) {
             // Choices differ by type: a value and a list of such values.
@@ -104,6 +110,12 @@ impl<'a> Structure<'a> {
         }
     }
 
+    /// Whether to stop. This check reports errors only, so a tree that was cut
+    /// short is never used.
+    fn has_enough(&self) -> bool {
+        self.diagnostics.len() - self.before >= MAX_REPORTED
+    }
+
     fn mapping(
         &mut self,
         entries: Vec<(Node, Node)>,
@@ -119,6 +131,9 @@ impl<'a> Structure<'a> {
         let mut meant: Vec<&str> = Vec::new();
         let mut sound = Vec::with_capacity(entries.len());
         for (key, value) in entries {
+            if self.has_enough() {
+                break;
+            }
             let Value::Text(name) = &key.value else {
                 self.report(
                     Code::UnknownKey,
