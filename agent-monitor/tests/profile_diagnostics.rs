@@ -80,6 +80,7 @@ fn every_code_has_a_case() {
         Code::TooLarge,
         Code::TooManyBases,
         Code::TooManyMistakes,
+        Code::ImageTooLarge,
         Code::Abstract,
         Code::ClaimedTwice,
     ];

@@ -12,9 +12,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::policy::diagnostic::{Diagnostic, DiagnosticRecord, printable, render_all};
+use crate::policy::compile::{self, CompileError};
+use crate::policy::diagnostic::{Code, Diagnostic, DiagnosticRecord, printable, render_all};
 use crate::policy::load::DEFAULT_DIRECTORIES;
-use crate::policy::{Base, Checked, Loaded, check_profile, load_directory};
+use crate::policy::{Base, Checked, Loaded, ResolvedProfile, check_profile, load_directory};
 
 /// `EX_DATAERR`: a profile has errors.
 const BAD_PROFILE: u8 = 65;
@@ -72,7 +73,7 @@ fn check(args: &CheckArgs, colour: bool) -> anyhow::Result<Printed> {
             check_directory(path, &args.bases, &mut outcomes)?;
         } else {
             outcomes.push(match check_profile(path, &args.bases) {
-                Ok(Checked::Profile(loaded)) => Outcome::profile(*loaded),
+                Ok(Checked::Profile(loaded)) => Outcome::compiled(*loaded),
                 Ok(Checked::Base(base)) => Outcome::base(*base),
                 Err(errors) => Outcome::failed(path, errors.0),
             });
@@ -90,7 +91,7 @@ fn check(args: &CheckArgs, colour: bool) -> anyhow::Result<Printed> {
 fn check_directory(path: &Path, bases: &[PathBuf], outcomes: &mut Vec<Outcome>) -> anyhow::Result<()> {
     let directory = load_directory(path, bases)?;
     let before = outcomes.len();
-    outcomes.extend(directory.profiles.into_iter().map(Outcome::profile));
+    outcomes.extend(directory.profiles.into_iter().map(Outcome::compiled));
     outcomes.extend(directory.bases.into_iter().map(Outcome::base));
     outcomes
         .extend(directory.failed.into_iter().map(|failed| Outcome::failed(&failed.file, failed.errors.0)));
@@ -133,6 +134,15 @@ struct Rules {
 }
 
 impl Outcome {
+    /// Also a profile without mistakes can have more rules than the kernel's image
+    /// has room for.
+    fn compiled(loaded: Loaded) -> Self {
+        match compile::profile(&loaded.profile) {
+            Ok(_) => Self::profile(loaded),
+            Err(error) => Self::failed(&loaded.profile.file, vec![image_error(&loaded.profile, &error)]),
+        }
+    }
+
     fn profile(loaded: Loaded) -> Self {
         let Loaded { profile, warnings } = loaded;
         let killed = profile.syscalls.iter().filter(|rule| rule.kill).count();
@@ -177,6 +187,21 @@ impl Outcome {
     fn failed(file: &Path, diagnostics: Vec<Diagnostic>) -> Self {
         Self { file: file.to_path_buf(), summary: None, diagnostics }
     }
+}
+
+fn image_error(profile: &ResolvedProfile, error: &CompileError) -> Diagnostic {
+    let CompileError::TooLarge { words, limit, dearest, .. } = error else {
+        return Diagnostic::at_source(Code::ImageTooLarge, &profile.network.source, error.to_string())
+            .hint("remove the rule that the message names");
+    };
+    let message =
+        format!("the network rules need {words} words or more, and the kernel's image holds {limit}");
+    let place = dearest.first().map_or(&profile.network.source, |rule| &rule.source);
+    let diagnostic = Diagnostic::at_source(Code::ImageTooLarge, place, message);
+    let diagnostic = dearest.iter().fold(diagnostic, |diagnostic, rule| {
+        diagnostic.hint(format!("`{}` ({}) needs {} words", rule.id, rule.source, rule.words))
+    });
+    diagnostic.hint("write fewer or larger networks, or fewer ranges of ports")
 }
 
 /// A base's problem is found again by every profile that extends it.
@@ -350,5 +375,27 @@ mod tests {
             "{}",
             printed.stderr
         );
+    }
+
+    #[test]
+    fn a_profile_too_large_for_the_kernel_names_its_dearest_rules() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("p.yaml");
+        std::fs::write(&file, SOUND).unwrap();
+        let profile = crate::policy::load_profile(&file, &[]).unwrap().profile;
+        let rule = &profile.network.allow[0];
+        let error = CompileError::TooLarge {
+            profile: profile.name.clone(),
+            words: 9,
+            limit: 7,
+            dearest: vec![compile::RuleCost { id: rule.id.clone(), source: rule.source.clone(), words: 5 }],
+        };
+        let diagnostic = image_error(&profile, &error);
+        assert_eq!((diagnostic.code, diagnostic.place()), (Code::ImageTooLarge, Some(rule.source.clone())));
+        let text = diagnostic.render(false);
+        for part in ["need 9 words or more", "holds 7", "`sound:network.allow[0]`", "needs 5 words", "fewer"]
+        {
+            assert!(text.contains(part), "{part} in {text}");
+        }
     }
 }

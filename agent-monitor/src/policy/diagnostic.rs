@@ -89,6 +89,8 @@ codes! {
     /// A profile that only exists to be extended was used for itself.
     Abstract = "abstract",
     DuplicateName = "duplicate-name",
+    /// The rules need more room than the kernel's image has.
+    ImageTooLarge = "image-too-large",
     /// Two profiles claim the same agents.
     ClaimedTwice = "claimed-twice",
     /// A rule that a deny covers.
@@ -151,6 +153,21 @@ impl Diagnostic {
             file: file.into(),
             labels: Vec::new(),
             hints: Vec::new(),
+        }
+    }
+
+    /// A problem at a place of which only line and column are known: the rest of
+    /// that line. Without the snippet if the file can't be read again.
+    #[must_use]
+    pub fn at_source(code: Code, source: &Source, message: impl Into<String>) -> Self {
+        match SourceFile::read(&source.file) {
+            Ok(file) => {
+                let start = file.offset(source.line.into(), source.column.into());
+                let end = file.text[start..].find('\n').map_or(file.text.len(), |length| start + length);
+                let span = file.span(start, end);
+                Self::error(code, &Arc::new(file), span, message)
+            }
+            Err(_) => Self::of_file(code, &source.file, message),
         }
     }
 

@@ -12,8 +12,7 @@ use std::sync::Arc;
 
 use super::diagnostic::{Code, Diagnostic, ProfileErrors, Severity, quoted};
 use super::load::{self, Base, Checked, Loaded};
-use super::resolved::{Claim, ClaimKind, ResolvedProfile, Source};
-use super::source::SourceFile;
+use super::resolved::{Claim, ClaimKind, ResolvedProfile};
 
 /// What a directory holds.
 #[derive(Debug, Default)]
@@ -125,7 +124,7 @@ fn settle_claims(directory: &mut Directory) {
                 quoted(glob(claim)),
                 winner.profile.name
             );
-            let diagnostic = at_source(Code::ClaimedTwice, &claim.source, message);
+            let diagnostic = Diagnostic::at_source(Code::ClaimedTwice, &claim.source, message);
             warnings.push(
                 Diagnostic { severity: Severity::Warning, ..diagnostic }
                     .hint("set `abstract: true` here if this profile should only be a base"),
@@ -155,19 +154,5 @@ fn claimed_twice(claim: &Claim, holder: &ResolvedProfile) -> Diagnostic {
         }
         None => "let one profile extend the other".to_owned(),
     };
-    at_source(Code::ClaimedTwice, &claim.source, message).hint(hint)
-}
-
-/// A diagnostic at a place of which only line and column are known; without
-/// the snippet if the file can't be read again.
-fn at_source(code: Code, source: &Source, message: String) -> Diagnostic {
-    match SourceFile::read(&source.file) {
-        Ok(file) => {
-            let start = file.offset(source.line.into(), source.column.into());
-            let end = file.text[start..].find('\n').map_or(file.text.len(), |length| start + length);
-            let span = file.span(start, end);
-            Diagnostic::error(code, &Arc::new(file), span, message)
-        }
-        Err(_) => Diagnostic::of_file(code, &source.file, message),
-    }
+    Diagnostic::at_source(Code::ClaimedTwice, &claim.source, message).hint(hint)
 }

@@ -1,10 +1,10 @@
-//! The globs of `agents:`, as far as they can be judged without compiling them.
+//! The globs of `agents:`.
 //!
 //! Called by [`super::words`]. A glob that could never match a path, because it
 //! is relative or holds a step that the kernel's paths never have, is a mistake
 //! that would leave an agent ungoverned, so it is an error here.
 
-use super::compile::check_glob;
+use super::compile::{self, GlobError};
 use super::diagnostic::{Code, quoted};
 use super::words::{Problem, problem};
 
@@ -16,15 +16,16 @@ pub fn exe_glob(text: &str) -> Result<String, Problem> {
     if let Some(problem) = variable(text) {
         return Err(problem);
     }
-    const HINT: &str =
-        "write a path such as `/usr/bin/codex`, `~/.local/bin/*` (every user's home) or `**/bin/codex`";
-    let Some(path) = text.strip_prefix('~').or(Some(text)).filter(|path| path.starts_with('/')) else {
-        if text.starts_with("**/") {
-            return glob(text).map(|()| text.to_owned());
-        }
-        return problem(Code::BadGlob, format!("{} is not an absolute path", quoted(text)), HINT);
-    };
-    glob(path).map(|()| text.to_owned())
+    if !["/", "~/", "**/", "{"].iter().any(|beginning| text.starts_with(beginning)) {
+        return problem(
+            Code::BadGlob,
+            format!("{} is not an absolute path", quoted(text)),
+            "write a path such as `/usr/bin/codex`, `~/.local/bin/*` (every user's home) or `**/bin/codex`",
+        );
+    }
+    // Any home will do: what is checked is what stands around it.
+    compile::expand_home(text, &["/home/user".into()]).iter().try_for_each(|glob| glob_of(text, glob))?;
+    Ok(text.to_owned())
 }
 
 /// Reads a glob of cgroup paths.
@@ -36,7 +37,7 @@ pub fn cgroup_glob(text: &str) -> Result<String, Problem> {
             "write the path as in `/proc/<pid>/cgroup`, for example `/system.slice/agent-*.service`",
         );
     }
-    glob(text).map(|()| text.to_owned())
+    glob_of(text, text).map(|()| text.to_owned())
 }
 
 fn variable(text: &str) -> Option<Problem> {
@@ -47,11 +48,11 @@ fn variable(text: &str) -> Option<Problem> {
     })
 }
 
-/// Checks what is common to all globs: `*`, `**`, `?`, `[…]`, `{a,b}`, and `\`
-/// before a character that stands for itself.
-fn glob(text: &str) -> Result<(), Problem> {
+/// Checks what is common to all globs. What the patterns are is the compiler's
+/// to say.
+fn glob_of(typed: &str, text: &str) -> Result<(), Problem> {
     let bad =
-        |message: &str, hint: &str| problem(Code::BadGlob, format!("{message} in {}", quoted(text)), hint);
+        |message: &str, hint: &str| problem(Code::BadGlob, format!("{message} in {}", quoted(typed)), hint);
     if text.len() > MAX_GLOB_BYTES {
         return bad("too many characters", "a path has at most 4096 bytes");
     }
@@ -67,40 +68,28 @@ fn glob(text: &str) -> Result<(), Problem> {
             "paths are compared as the kernel knows them: without `//`, `.`, `..` and a slash at the end",
         );
     }
-    let mut braces = 0_u32;
-    let mut rest = text.chars();
-    while let Some(character) = rest.next() {
-        match character {
-            '\\' if rest.next().is_none() => {
-                return bad("a `\\` with nothing behind it", "write `\\\\` for a backslash");
-            }
-            '{' => braces += 1,
-            '}' if braces == 0 => {
-                return bad("a `}` without its `{`", "write `\\}` for the character itself");
-            }
-            '}' => braces -= 1,
-            '[' => {
-                let set = rest.as_str();
-                // `]` first in a set stands for itself.
-                let skip = set.chars().take_while(|c| matches!(c, '!' | '^')).count();
-                let Some(end) = set.get(skip + 1..).and_then(|tail| tail.find(']')) else {
-                    return bad("a `[` without its `]`", "write `\\[` for the character itself");
-                };
-                rest = set[skip + 1 + end + 1..].chars();
-            }
-            _ => {}
-        }
+    // `**/x` is absolute; the compiler reads what stands behind a `~`.
+    match compile::check_glob(text) {
+        Ok(()) => Ok(()),
+        Err(error) => problem(
+            Code::BadGlob,
+            format!("{}: {}", before_home(error, text.len().saturating_sub(typed.len())), quoted(typed)),
+            "`*`, `**`, `?`, `[a-z]` and `{a,b}` are patterns; put `\\` before a character that stands for itself",
+        ),
     }
-    if braces > 0 {
-        return bad("a `{` without its `}`", "write `\\{` for the character itself");
+}
+
+/// The error with its place counted in what was typed, where the home directory
+/// was `longer` bytes shorter.
+fn before_home(error: GlobError, longer: usize) -> GlobError {
+    match error {
+        GlobError::OpenBrace { at } => GlobError::OpenBrace { at: at.saturating_sub(longer) },
+        GlobError::CloseBrace { at } => GlobError::CloseBrace { at: at.saturating_sub(longer) },
+        GlobError::OpenClass { at } => GlobError::OpenClass { at: at.saturating_sub(longer) },
+        GlobError::ReversedRange { at } => GlobError::ReversedRange { at: at.saturating_sub(longer) },
+        GlobError::NotAscii { at } => GlobError::NotAscii { at: at.saturating_sub(longer) },
+        GlobError::NotAbsolute | GlobError::Home | GlobError::Backslash | GlobError::Depth => error,
     }
-    // The compiler's own reading has the last word: what is accepted here compiles.
-    check_glob(text).or_else(|error| {
-        bad(
-            &error.to_string(),
-            "globs know `*`, `**`, `?`, `[a-z]`, `[!a-z]`, `{a,b}`, and `\\` before a character",
-        )
-    })
 }
 
 #[cfg(test)]
@@ -120,6 +109,7 @@ mod tests {
             "/a/[]x]/{b,c}",
             "/a/[!a-z]\\[",
             "/a/{b,{c,d}}/**",
+            "{/usr/bin,~/.local/bin}/codex",
         ] {
             assert_eq!(exe_glob(good), Ok(good.to_owned()), "{good}");
         }
@@ -134,17 +124,23 @@ mod tests {
             "/a/[b",
             "/a/{b",
             "/a/b}",
-            "/a/[z-a]",
-            "/a/[é]",
             "/a\\",
             "/a/\u{7}",
             "${workspace}/x",
             "/${tmp}/x",
             "*/x",
+            "{a,b}/c",
+            "/a/~/b{",
         ] {
             assert_eq!(code(exe_glob(bad)), Code::BadGlob, "{bad}");
         }
         assert!(cgroup_glob("/system.slice/agent-*.service").is_ok());
         assert_eq!(code(cgroup_glob("system.slice/x")), Code::BadGlob);
+    }
+
+    #[test]
+    fn places_are_counted_in_what_was_typed() {
+        assert!(exe_glob("~/a/{b").unwrap_err().message.contains("at byte 4"));
+        assert!(exe_glob("/a/[b").unwrap_err().message.contains("at byte 3"));
     }
 }
