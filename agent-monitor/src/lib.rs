@@ -6,7 +6,13 @@
 
 pub mod agent;
 pub mod cli;
+pub mod control;
+pub mod daemon;
 pub mod event;
+pub mod exit;
+pub mod http;
 pub mod kernel;
+pub mod metrics;
 pub mod policy;
+pub mod settings;
 pub mod sink;

@@ -8,13 +8,14 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use agent_monitor_common::counters::Effect;
 use agent_monitor_common::event::Reason;
 use agent_monitor_common::request::{Address, Direction, NetRequest, Protocol};
 
 use super::generations::Generations;
-use crate::policy::{ResolvedProfile, Source};
+use crate::policy::{ResolvedProfile, Source, attribute};
 
+/// Generations of profiles kept with their indices.
+const MAX_PROFILES: usize = 128;
 /// Answers kept.
 const MAX_ANSWERS: usize = 8_192;
 
@@ -36,9 +37,9 @@ impl DecidedBy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Question {
     /// A network request; a rule decided it.
-    Network { address: [u8; 16], port: u16, direction: Direction, protocol: Protocol, effect: Effect },
+    Network { address: [u8; 16], port: u16, direction: Direction, protocol: Protocol },
     /// A network request that no rule grants.
-    NetworkDefault { direction: Direction },
+    NetworkDefault,
     /// A socket kind.
     Socket,
     /// A system call of the native table.
@@ -53,12 +54,11 @@ impl Question {
         port: u16,
         direction: Direction,
         protocol: Protocol,
-        effect: Effect,
         reason: Reason,
     ) -> Option<Self> {
         match reason {
-            Reason::Rule => Some(Self::Network { address, port, direction, protocol, effect }),
-            Reason::Default => Some(Self::NetworkDefault { direction }),
+            Reason::Rule => Some(Self::Network { address, port, direction, protocol }),
+            Reason::Default => Some(Self::NetworkDefault),
             Reason::SocketKind => Some(Self::Socket),
             Reason::IpOptions | Reason::HelperFailed | Reason::LabelLost | Reason::Malformed => None,
         }
@@ -71,7 +71,7 @@ pub struct Attributor {
     generations: Arc<Generations>,
     /// [`Generations::changes`] that the answers rest on.
     seen: u64,
-    profiles: HashMap<(u32, u32), Option<Arc<ResolvedProfile>>>,
+    profiles: HashMap<(u32, u32), Option<attribute::Attributor>>,
     answers: HashMap<(u32, u32, Question), Option<Arc<DecidedBy>>>,
 }
 
@@ -82,20 +82,24 @@ impl Attributor {
     }
 
     /// The profile in `slot` as `generation`.
-    pub fn profile(&mut self, slot: u32, generation: u32) -> Option<&Arc<ResolvedProfile>> {
-        if self.profiles.len() >= MAX_ANSWERS {
+    pub fn profile(&mut self, slot: u32, generation: u32) -> Option<&ResolvedProfile> {
+        self.rules(slot, generation).map(|rules| &**rules.profile())
+    }
+
+    fn rules(&mut self, slot: u32, generation: u32) -> Option<&attribute::Attributor> {
+        if self.profiles.len() >= MAX_PROFILES {
             self.profiles.clear();
         }
         self.profiles
             .entry((slot, generation))
-            .or_insert_with(|| self.generations.find(slot, generation))
+            .or_insert_with(|| self.generations.find(slot, generation).map(attribute::Attributor::new))
             .as_ref()
     }
 
     /// The same, where it was asked for before.
     #[must_use]
     pub fn known_profile(&self, slot: u32, generation: u32) -> Option<&ResolvedProfile> {
-        self.profiles.get(&(slot, generation)).and_then(Option::as_deref)
+        self.profiles.get(&(slot, generation))?.as_ref().map(|rules| &**rules.profile())
     }
 
     /// The rule behind a verdict of `slot` at `generation`; `None` where no kept profile has one.
@@ -104,8 +108,7 @@ impl Attributor {
         if let Some(known) = self.answers.get(&key) {
             return known.clone();
         }
-        let answer =
-            self.profile(slot, generation).and_then(|profile| answer(profile, question)).map(Arc::new);
+        let answer = self.rules(slot, generation).and_then(|rules| answer(rules, question)).map(Arc::new);
         if self.answers.len() >= MAX_ANSWERS {
             self.answers.clear();
         }
@@ -124,44 +127,26 @@ impl Attributor {
     }
 }
 
-/// Searches the profile.
-fn answer(profile: &ResolvedProfile, question: Question) -> Option<DecidedBy> {
-    let default =
-        |section: &str| DecidedBy::new(format!("{}:{section}", profile.name), &profile.network.source);
+/// Asks the profile's rules.
+fn answer(rules: &attribute::Attributor, question: Question) -> Option<DecidedBy> {
+    let profile = rules.profile();
     match question {
-        Question::NetworkDefault { direction: Direction::Out } => Some(default("network.allow")),
-        Question::NetworkDefault { direction: Direction::Listen } => Some(default("network.listen")),
-        Question::Socket => Some(default("network.sockets")),
+        Question::NetworkDefault => {
+            Some(DecidedBy::new(format!("{}:network.default", profile.name), &profile.network.source))
+        }
+        Question::Socket => {
+            Some(DecidedBy::new(format!("{}:network.sockets", profile.name), &profile.network.source))
+        }
         Question::Syscall(nr) => {
-            let rule = profile.syscalls.iter().find(|rule| rule.nr == nr)?;
+            let rule = attribute::syscall(profile, nr)?;
             Some(DecidedBy::new(&*rule.id, &rule.source))
         }
-        Question::Network { address, port, direction, protocol, effect } => {
+        Question::Network { address, port, direction, protocol } => {
             let request = NetRequest { address: Address::from_bytes(address), port, direction, protocol };
-            network_rule(profile, request, effect)
+            let found = rules.network(request);
+            Some(DecidedBy::new(&*found.id, found.source))
         }
     }
-}
-
-/// The first rule of the deciding kind that matches the request.
-fn network_rule(profile: &ResolvedProfile, request: NetRequest, effect: Effect) -> Option<DecidedBy> {
-    let network = &profile.network;
-    let rules = match (effect, request.direction) {
-        (Effect::Deny, _) => &network.deny,
-        (Effect::Allow, Direction::Out) => &network.allow,
-        (Effect::Allow, Direction::Listen) => &network.listen,
-    };
-    let mut forms = vec![address_of(request.address)];
-    if effect == Effect::Deny && request.address.as_v4().is_none() {
-        // A deny of the IPv4 address that a transition form carries denies the form.
-        forms.extend(request.address.embedded_v4().map(|be| IpAddr::from(be.to_ne_bytes())));
-    }
-    let rule = rules.iter().find(|rule| {
-        rule.protocols.bits() >> request.protocol.code() & 1 == 1
-            && rule.ports.iter().any(|ports| ports.contains(&request.port))
-            && rule.nets.iter().any(|net| forms.iter().any(|address| net.contains(address)))
-    })?;
-    Some(DecidedBy::new(&*rule.id, &rule.source))
 }
 
 /// An address as people write it: IPv4 where it is IPv4 in its mapped form.

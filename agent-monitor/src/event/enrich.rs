@@ -223,8 +223,7 @@ impl Enricher {
     fn judge(&mut self, record: &Record<'_>) -> (EventType, Option<&'static str>) {
         let (kind, question, reason) = match record.body {
             Body::Network { body, direction, protocol, reason } => {
-                let question =
-                    Question::network(body.address, body.port, direction, protocol, record.effect, reason);
+                let question = Question::network(body.address, body.port, direction, protocol, reason);
                 (EventType::Network, question, reason.name())
             }
             Body::Socket { reason, .. } => {
@@ -347,7 +346,7 @@ mod tests {
     fn a_default_denial_points_at_the_section_that_grants_nothing() {
         let (_, event) = event(&mut enricher(), &denied("198.51.100.1", 80, Reason::Default));
         let verdict = event.verdict.unwrap();
-        assert_eq!(verdict.rule.as_deref(), Some("coding-agent:network.allow"));
+        assert_eq!(verdict.rule.as_deref(), Some("coding-agent:network.default"));
         assert_eq!(verdict.source.as_deref(), Some("/etc/agent-monitor/profiles.d/p.yaml:4"));
         assert_eq!(verdict.reason, "default-deny");
     }

@@ -7,7 +7,7 @@ use crate::policy::{
     Denied, Mode, NetRule, NetworkPolicy, ProtocolSet, ResolvedProfile, SocketKinds, Source, SyscallRule,
 };
 
-/// A profile that denies 10.0.0.0/8, allows 10.1.0.0/16 and 192.0.2.0/24 port 443, and watches `ptrace`.
+/// A profile that denies 10.0.0.0/8, allows 10.1.0.0/16, 192.0.2.0/24 port 443 and NAT64, and watches `ptrace`.
 pub(crate) fn profile(name: &str) -> Arc<ResolvedProfile> {
     let file: Arc<Path> = Path::new("/etc/agent-monitor/profiles.d/p.yaml").into();
     let source = |line| Source { file: Arc::clone(&file), line, column: 1 };
@@ -19,7 +19,11 @@ pub(crate) fn profile(name: &str) -> Arc<ResolvedProfile> {
         protocols: ProtocolSet::ANY,
     };
     let (allow, deny) = (
-        vec![rule("allow[0]", 5, "10.1.0.0/16", 0..=65535), rule("allow[1]", 6, "192.0.2.0/24", 443..=443)],
+        vec![
+            rule("allow[0]", 5, "10.1.0.0/16", 0..=65535),
+            rule("allow[1]", 6, "192.0.2.0/24", 443..=443),
+            rule("allow[2]", 6, "64:ff9b::/96", 0..=65535),
+        ],
         vec![rule("deny[0]", 7, "10.0.0.0/8", 0..=65535)],
     );
     Arc::new(ResolvedProfile {

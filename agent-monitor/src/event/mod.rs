@@ -13,6 +13,7 @@ pub mod escape;
 pub mod generations;
 pub mod model;
 pub mod process;
+pub mod show;
 
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -50,6 +50,8 @@ pub struct Event<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<Loss<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub flow: Option<Flow<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<ProfileChange<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict<'a>>,
@@ -73,6 +75,7 @@ impl Event<'_> {
             fork: None,
             exit: None,
             loss: None,
+            flow: None,
             profile: None,
             verdict: None,
         }
@@ -104,7 +107,7 @@ pub enum EventType {
     AgentStarted,
     #[serde(rename = "agent.ended")]
     AgentEnded,
-    /// An established flow lost its grant and was reset: `network` (port only), `process`.
+    /// An established flow lost its grant and was reset: `process`, `flow`.
     #[serde(rename = "flow.cut")]
     FlowCut,
     /// A profile was put in force, refused or taken away: `profile`.
@@ -255,11 +258,31 @@ pub struct Process<'a> {
     pub cgroup_id: Option<u64>,
 }
 
+impl Process<'_> {
+    /// A process of which the number is known.
+    #[must_use]
+    pub fn numbered(pid: u32) -> Self {
+        Process {
+            pid,
+            tid: None,
+            parent: None,
+            uid: None,
+            comm: None,
+            exe: None,
+            argv: Cow::Borrowed(&[]),
+            argv_truncated: false,
+            cgroup: None,
+            cgroup_id: None,
+        }
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
 fn is_false(value: &bool) -> bool {
     !value
 }
 
+#[expect(clippy::ptr_arg, reason = "serde passes the field as it is")]
 fn is_empty(value: &Cow<'_, [String]>) -> bool {
     value.is_empty()
 }
@@ -336,6 +359,17 @@ pub struct Exit {
     pub last: bool,
 }
 
+/// An established flow that lost its grant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Flow<'a> {
+    /// Descriptor in the process.
+    pub fd: u32,
+    /// Remote port.
+    pub port: u32,
+    /// `reset`, `shut` or `failed`; a flow that could not be cut is still dropped packet by packet.
+    pub result: Cow<'a, str>,
+}
+
 /// Events that are missing from this stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Loss<'a> {
@@ -348,7 +382,7 @@ pub struct Loss<'a> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ProfileChange<'a> {
     pub name: Cow<'a, str>,
-    /// `installed`, `unchanged`, `refused` or `removed`.
+    /// `installed`, `unchanged`, `refused`, `removed` or `retained`.
     pub outcome: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<u32>,

@@ -1,0 +1,122 @@
+//! `run`'s last steps: drop privileges, close descriptors, become the command.
+//!
+//! Called by `cli::run` after the daemon has labelled this process. What must stay true: the command inherits nothing
+//! of this program but stdin, stdout, stderr, environment and working directory, and no privilege that was dropped.
+
+use std::ffi::{CString, OsString};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Whom the command runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+    pub home: String,
+    pub shell: String,
+}
+
+impl User {
+    /// Looks a user up by name or number, as the host's name service knows it. A number that nobody has gives a user
+    /// of that number and group.
+    ///
+    /// # Errors
+    /// `NotFound` for a name that nobody has.
+    pub fn find(text: &str) -> io::Result<Self> {
+        let number = text.parse::<u32>().ok();
+        let name = CString::new(text).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let mut buffer = vec![0_u8; 16 << 10];
+        // SAFETY: all-zero is a value of `passwd`: null pointers and zero numbers.
+        let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
+        let mut found = std::ptr::null_mut();
+        // SAFETY: all pointers are to live locals, and the length is the buffer's.
+        let error = unsafe {
+            let text = buffer.as_mut_ptr().cast();
+            match number {
+                Some(uid) => libc::getpwuid_r(uid, &raw mut entry, text, buffer.len(), &raw mut found),
+                None => libc::getpwnam_r(name.as_ptr(), &raw mut entry, text, buffer.len(), &raw mut found),
+            }
+        };
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        if found.is_null() {
+            let Some(uid) = number else {
+                return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no user {text:?}")));
+            };
+            let (home, shell) = ("/".to_owned(), "/bin/sh".to_owned());
+            return Ok(User { name: text.to_owned(), uid, gid: uid, home, shell });
+        }
+        // SAFETY: the call succeeded, so the strings of `entry` are NUL-terminated and lie in `buffer`.
+        let string = |text: *const libc::c_char| unsafe {
+            std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned()
+        };
+        Ok(User {
+            name: string(entry.pw_name),
+            uid: entry.pw_uid,
+            gid: entry.pw_gid,
+            home: string(entry.pw_dir),
+            shell: string(entry.pw_shell),
+        })
+    }
+}
+
+/// Becomes the command; returns only when it can't.
+#[must_use]
+pub fn execute(command: &[OsString], user: Option<&User>) -> io::Error {
+    let Some((program, arguments)) = command.split_first() else {
+        return io::Error::from(io::ErrorKind::InvalidInput);
+    };
+    if let Some(user) = user
+        && let Err(error) = become_user(user)
+    {
+        return io::Error::new(error.kind(), format!("can't become user {}: {error}", user.name));
+    }
+    // SAFETY: no descriptor is used by this program after this call but the standard three; those that others own
+    // (none: this is a command-line process before its exec) would only see EBADF.
+    if unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) } != 0 {
+        return io::Error::last_os_error();
+    }
+    let mut next = Command::new(program);
+    next.args(arguments);
+    if let Some(user) = user {
+        next.env("HOME", &user.home)
+            .env("USER", &user.name)
+            .env("LOGNAME", &user.name)
+            .env("SHELL", &user.shell);
+    }
+    next.exec()
+}
+
+/// Groups first, then the group, then the user: each step needs the privilege that the last one drops.
+fn become_user(user: &User) -> io::Result<()> {
+    let name = CString::new(user.name.as_str()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let check = |done: libc::c_int| if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    // SAFETY: `name` is a NUL-terminated string; the other arguments are numbers.
+    unsafe {
+        check(libc::initgroups(name.as_ptr(), user.gid))?;
+        check(libc::setresgid(user.gid, user.gid, user.gid))?;
+        check(libc::setresuid(user.uid, user.uid, user.uid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_found_by_name_and_number() {
+        let root = User::find("root").unwrap();
+        assert_eq!((root.uid, root.gid), (0, 0));
+        assert_eq!(User::find("0").unwrap(), root);
+        assert_eq!(User::find("nobody-has-this-name").unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(User::find("4000000").unwrap().uid, 4_000_000);
+    }
+
+    #[test]
+    fn an_empty_command_is_an_error() {
+        assert_eq!(execute(&[], None).kind(), io::ErrorKind::InvalidInput);
+    }
+}

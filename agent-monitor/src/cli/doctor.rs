@@ -1,0 +1,215 @@
+//! `agent-monitor doctor`: what this host can enforce, and what to change where it can't.
+//!
+//! Needs no daemon. Where it may, it loads every program for a moment against an empty cgroup of its own, because the
+//! only honest answer to "does this kernel run it" is the kernel's.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::{print, table};
+use crate::control::protocol::MechanismStatus;
+use crate::daemon::report::mechanism;
+use crate::exit::Exit;
+use crate::kernel::{Features, Kernel, LoadOptions, check_privileges};
+
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {
+    /// Print the findings as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What was found.
+#[derive(Debug, Serialize)]
+struct Findings {
+    kernel: String,
+    checks: Vec<Check>,
+    /// Empty where the programs could not be tried.
+    mechanisms: Vec<MechanismStatus>,
+    /// Whether a profile that uses everything could be enforced.
+    enforces_everything: bool,
+}
+
+/// One property of the host.
+#[derive(Debug, Serialize)]
+struct Check {
+    what: &'static str,
+    ok: bool,
+    found: String,
+    /// What to do where it is not ok.
+    next: Option<String>,
+}
+
+impl Check {
+    fn new(what: &'static str, found: Result<String, (String, String)>) -> Self {
+        match found {
+            Ok(found) => Check { what, ok: true, found, next: None },
+            Err((found, next)) => Check { what, ok: false, found, next: Some(next) },
+        }
+    }
+}
+
+/// Looks, tries and prints. Exit code 0 where everything can be enforced, else 69.
+///
+/// # Errors
+/// When standard output can't be written.
+pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
+    let features = Features::read();
+    let mut checks = host(&features);
+    let mut mechanisms = Vec::new();
+    match (&features.cgroup2, check_privileges().is_empty()) {
+        (Some(mount), true) => match probe(mount) {
+            Ok(found) => mechanisms = found,
+            Err((found, next)) => checks.push(Check::new("programs", Err((found, next)))),
+        },
+        _ => checks.push(Check::new(
+            "programs",
+            Err(("not tried".to_owned(), "mend what is missing above, and run doctor again".to_owned())),
+        )),
+    }
+    let enforces_everything =
+        checks.iter().all(|check| check.ok) && mechanisms.iter().all(|found| found.works);
+    let findings = Findings { kernel: features.release.clone(), checks, mechanisms, enforces_everything };
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&findings)? + "\n",
+        false => describe(&findings, &features),
+    };
+    print(&text)?;
+    Ok(if enforces_everything { ExitCode::SUCCESS } else { Exit::CannotEnforce.into() })
+}
+
+fn host(features: &Features) -> Vec<Check> {
+    let release = &features.release;
+    let kernel = match version(release) {
+        Some(found) if found >= (6, 1) => Ok(release.clone()),
+        Some(_) => Err((release.clone(), "use kernel 6.1 or newer".to_owned())),
+        None => Err((release.clone(), "this version can't be read; 6.1 or newer is needed".to_owned())),
+    };
+    let btf = match features.btf {
+        true => Ok("/sys/kernel/btf/vmlinux".to_owned()),
+        false => Err((
+            "missing".to_owned(),
+            "use a kernel with CONFIG_DEBUG_INFO_BTF=y (every Debian kernel)".to_owned(),
+        )),
+    };
+    let cgroup = match &features.cgroup2 {
+        Some(mount) => Ok(format!("mounted at {}", mount.display())),
+        None => Err(("not mounted".to_owned(), "mount -t cgroup2 none /sys/fs/cgroup/unified".to_owned())),
+    };
+    let lsm = match (features.bpf_lsm_listed(), &features.lsms) {
+        (Some(true), Some(lsms)) => Ok(lsms.join(",")),
+        (Some(false), Some(lsms)) => {
+            let lsms = lsms.join(",");
+            let next = format!("boot with lsm={lsms},bpf (add it to GRUB_CMDLINE_LINUX)");
+            Err((format!("{lsms}: no bpf, so LSM programs would never be called"), next))
+        }
+        _ => Err((
+            "unknown: securityfs is not mounted".to_owned(),
+            "mount -t securityfs none /sys/kernel/security; if that fails the kernel has no LSM to use"
+                .to_owned(),
+        )),
+    };
+    let lacking = check_privileges();
+    let capabilities = match lacking.as_slice() {
+        [] => Ok("all there".to_owned()),
+        lacking => {
+            let names: Vec<_> =
+                lacking.iter().map(|missing| format!("{} ({})", missing.name, missing.why)).collect();
+            Err((format!("missing: {}", names.join(", ")), "run doctor and the daemon as root".to_owned()))
+        }
+    };
+    vec![
+        Check::new("kernel", kernel),
+        Check::new("type information", btf),
+        Check::new("cgroup v2", cgroup),
+        Check::new("security modules", lsm),
+        Check::new("capabilities", capabilities),
+    ]
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Loads everything for a moment, against an empty cgroup that nobody is in.
+fn probe(mount: &Path) -> Result<Vec<MechanismStatus>, (String, String)> {
+    let cgroup = mount.join(format!("agent-monitor-doctor-{}", std::process::id()));
+    fs::create_dir(&cgroup).map_err(|error| {
+        (
+            format!("no cgroup can be made in {}: {error}", mount.display()),
+            "mount cgroup v2 writable".to_owned(),
+        )
+    })?;
+    let loaded = Kernel::load(&LoadOptions::new(&cgroup));
+    let found = match &loaded {
+        Ok(kernel) => Ok(kernel.posture().mechanisms.iter().map(mechanism).collect()),
+        Err(error) => Err((
+            error.to_string(),
+            "agents can't be governed on this kernel; a stock Debian 12 or newer kernel can".to_owned(),
+        )),
+    };
+    drop(loaded);
+    if let Err(error) = fs::remove_dir(&cgroup) {
+        eprintln!("agent-monitor: {} stays behind: {error}", cgroup.display());
+    }
+    found
+}
+
+fn describe(findings: &Findings, features: &Features) -> String {
+    let mut text = String::from("Host\n");
+    let rows: Vec<_> = findings
+        .checks
+        .iter()
+        .map(|check| {
+            let mark = if check.ok { "ok" } else { "MISSING" };
+            vec![mark.to_owned(), check.what.to_owned(), check.found.clone()]
+        })
+        .collect();
+    text.push_str(&table::render(&rows));
+    if !findings.mechanisms.is_empty() {
+        text.push_str("\nMechanisms\n");
+        let rows: Vec<_> = findings
+            .mechanisms
+            .iter()
+            .map(|found| {
+                let mark = if found.works { "ok" } else { "BLIND" };
+                let words = match &found.why {
+                    Some(why) => format!("{}: {why}", found.blind),
+                    None => found.state.clone(),
+                };
+                vec![mark.to_owned(), found.name.clone(), words]
+            })
+            .collect();
+        text.push_str(&table::render(&rows));
+    }
+    let mut steps: Vec<String> = findings.checks.iter().filter_map(|check| check.next.clone()).collect();
+    if findings.mechanisms.iter().any(|found| !found.works && found.name.starts_with("lsm/"))
+        && features.bpf_lsm_listed() != Some(false)
+    {
+        steps.push("this kernel refuses LSM programs: use a stock kernel with CONFIG_BPF_LSM=y, or accept what is BLIND above with --allow-degraded".to_owned());
+    }
+    if findings.enforces_everything {
+        text.push_str("\nEverything that a profile can ask is enforced here.\n");
+    } else {
+        text.push_str("\nNot everything can be enforced here. A profile in mode enforce is refused (exit 69) unless the daemon has --allow-degraded.\n");
+        text.extend(steps.iter().map(|step| format!("  next: {step}\n")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_versions_are_compared_as_numbers() {
+        assert_eq!(version("6.12.9-cloud-amd64"), Some((6, 12)));
+        assert!(version("6.12.9") > version("6.1.0"));
+        assert!(version("5.15.0") < version("6.1"));
+        assert_eq!(version("none"), None);
+    }
+}

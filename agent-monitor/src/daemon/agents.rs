@@ -1,0 +1,384 @@
+//! Processes into agents and out again: `run`, `attach`, the scan at the start, claimed cgroups, the end.
+//!
+//! Called by `daemon::run` and the control server. What must stay true: when `run` is answered its caller is governed,
+//! its descendants will be, and its first event finds it in the registry.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+
+use agent_monitor_common::counters::Ring;
+use agent_monitor_common::label::LabelOrigin;
+use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+use ulid::Ulid;
+
+use super::core::Core;
+use super::pipeline::own_event;
+use crate::agent::registry::{AgentCgroup, AgentInfo};
+use crate::agent::{cgroup, scan};
+use crate::control::protocol::{Code, Labelled, Refusal};
+use crate::event::model::{EventType, Loss};
+use crate::kernel::LabelError;
+use crate::settings::Settings;
+
+/// A new agent whose first event may still be on its way: younger ones are left alone by the clean-up.
+const YOUNG_NS: u64 = 5_000_000_000;
+
+impl Core {
+    /// Makes an agent of the process `pid`, which asked for it, in a cgroup of its own.
+    ///
+    /// # Errors
+    /// What the caller is told; then it is where it was before.
+    pub fn run_agent(&self, pid: u32, profile: &str) -> Result<Labelled, Refusal> {
+        let slot = self.slot_for(profile)?;
+        let id = Ulid::generate();
+        let before = cgroup::of_process(&self.mount, pid);
+        let agents = Settings::agents_cgroup(&self.governed);
+        let refused = |what: &str, error: std::io::Error| {
+            Refusal::new(Code::Kernel, format!("{what} {}: {error}", agents.display()))
+        };
+        let (directory, _) = cgroup::make(&agents, id.array_to_str(&mut [0; ulid::ULID_LEN]))
+            .map_err(|error| refused("can't make a cgroup in", error))?;
+        let undo = || {
+            if let Some(before) = &before
+                && let Err(error) = cgroup::join(before, pid)
+            {
+                tracing::warn!(pid, %error, "a process can't be moved back to its cgroup");
+            }
+            if !cgroup::remove(&directory) {
+                self.leftover.lock().unwrap_or_else(PoisonError::into_inner).push(directory.clone());
+            }
+        };
+        if let Err(error) = cgroup::join(&directory, pid) {
+            undo();
+            return Err(refused("can't move the caller to a cgroup in", error));
+        }
+        if let Err(error) = cgroup::note_profile(&directory, profile) {
+            tracing::warn!(%error, "an agent's cgroup can't carry its profile: a restarted daemon won't know the agent");
+        }
+        let own = AgentCgroup { directory: directory.clone(), ours: true };
+        match self.label(id, slot, pid, LabelOrigin::Run, Some(own)) {
+            Ok(info) => Ok(labelled(&info)),
+            Err(refusal) => {
+                undo();
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Makes an agent of a living process and its descendants.
+    ///
+    /// # Errors
+    /// What the caller is told.
+    pub fn attach_agent(&self, pid: u32, profile: &str) -> Result<Labelled, Refusal> {
+        let slot = self.slot_for(profile)?;
+        if is_own_ancestor(pid) {
+            let message = format!(
+                "process {pid} is the monitor or one of its ancestors: attaching it would govern the monitor itself"
+            );
+            return Err(Refusal::new(Code::NotPermitted, message));
+        }
+        let place = cgroup::of_process(&self.mount, pid)
+            .ok_or_else(|| Refusal::new(Code::NoProcess, format!("there is no process {pid}")))?;
+        if !place.starts_with(&self.governed) {
+            let message = format!(
+                "process {pid} is in {}, outside the governed cgroup {}: its network would not be governed",
+                place.display(),
+                self.governed.display()
+            );
+            return Err(Refusal::new(Code::Kernel, message));
+        }
+        self.label(Ulid::generate(), slot, pid, LabelOrigin::Attach, None).map(|info| labelled(&info))
+    }
+
+    /// Labels a tree as a new agent, and everything that follows from it.
+    fn label(
+        &self,
+        id: Ulid,
+        slot: u32,
+        root: u32,
+        origin: LabelOrigin,
+        own: Option<AgentCgroup>,
+    ) -> Result<Arc<AgentInfo>, Refusal> {
+        let profile = self.profile_name(slot);
+        let info = self.registry.add(|| {
+            let key = self.kernel().new_agent(slot, root, origin).map_err(label_refusal)?;
+            let started = Timestamp::now();
+            Ok(AgentInfo { key, id, profile, slot, root, origin, started, cgroup: own })
+        })?;
+        self.tell_agent(EventType::AgentStarted, &info);
+        self.sync_syscall_hook();
+        tracing::info!(agent = %info.id, profile = %info.profile, root, origin = origin.name(), "agent");
+        Ok(info)
+    }
+
+    fn slot_for(&self, profile: &str) -> Result<u32, Refusal> {
+        let table = self.table();
+        table.find(profile).map(|(slot, _)| slot).ok_or_else(|| {
+            let known = table.names();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            Refusal::new(Code::UnknownProfile, format!("there is no profile {profile:?}; in force: {known}"))
+        })
+    }
+
+    fn profile_name(&self, slot: u32) -> Arc<str> {
+        self.table().slots.get(&slot).map_or_else(|| "?".into(), |held| held.profile.name.as_str().into())
+    }
+
+    /// Labels what lives already: agents that an earlier daemon's `run` started, then processes and cgroups that a
+    /// profile claims.
+    pub fn scan(&self) {
+        self.readopt();
+        let claims = self.table().exe_claims.clone();
+        for process in claims.iter().flat_map(|image| scan::claimed(Path::new("/proc"), image)) {
+            if self.kernel().is_labelled(process.pid) || is_own_ancestor(process.pid) {
+                continue;
+            }
+            let outside = cgroup::of_process(&self.mount, process.pid)
+                .is_some_and(|place| !place.starts_with(&self.governed));
+            if outside {
+                tracing::warn!(pid = process.pid, governed = %self.governed.display(),
+                    "a claimed process is outside the governed cgroup: its network is not governed");
+            }
+            if let Err(refusal) =
+                self.label(Ulid::generate(), process.slot, process.pid, LabelOrigin::Scan, None)
+                && refusal.code != Code::NoProcess
+            {
+                tracing::error!(pid = process.pid, %refusal, "a claimed process can't be labelled");
+            }
+        }
+        self.watch_cgroups();
+    }
+
+    /// Agents of an earlier daemon keep their ids: their cgroups carry them.
+    fn readopt(&self) {
+        for directory in cgroup::children(&Settings::agents_cgroup(&self.governed)) {
+            let id = directory
+                .file_name()
+                .and_then(|name| name.to_str())
+                .and_then(|name| Ulid::from_string(name).ok());
+            let Some(id) = id else { continue };
+            let mut pids = Vec::new();
+            cgroup::processes(&directory, &mut pids);
+            if pids.is_empty() {
+                cgroup::remove(&directory);
+                continue;
+            }
+            let profile = cgroup::noted_profile(&directory).unwrap_or_default();
+            let Ok(slot) = self.slot_for(&profile) else {
+                tracing::error!(agent = %id, %profile, "a living agent of an earlier daemon has no profile in force: it is not governed");
+                continue;
+            };
+            let own = Some(AgentCgroup { directory, ours: true });
+            self.label_group(id, slot, &pids, LabelOrigin::Scan, own);
+        }
+    }
+
+    /// Labels processes as one agent, those that have none yet; its key.
+    fn label_group(
+        &self,
+        id: Ulid,
+        slot: u32,
+        pids: &[u32],
+        origin: LabelOrigin,
+        own: Option<AgentCgroup>,
+    ) -> Option<u32> {
+        let mut rest = pids.iter().copied().filter(|&pid| !is_own_ancestor(pid));
+        // The first that still lives is the root.
+        let info = rest.by_ref().find_map(|pid| self.label(id, slot, pid, origin, own.clone()).ok())?;
+        for pid in rest {
+            self.join_agent(info.key, slot, pid, origin);
+        }
+        Some(info.key)
+    }
+
+    fn join_agent(&self, key: u32, slot: u32, pid: u32, origin: LabelOrigin) {
+        let mut kernel = self.kernel();
+        if kernel.is_labelled(pid) {
+            return;
+        }
+        if let Err(error) = kernel.label_tree(key, slot, pid, origin) {
+            tracing::error!(pid, %error, "a process of a claimed cgroup can't be labelled");
+        }
+    }
+
+    /// Labels what is in claimed cgroups and has no label: at the start, and each second while there are such claims.
+    pub fn watch_cgroups(&self) {
+        let (image, prefixes) = {
+            let table = self.table();
+            let Some(image) = table.cgroup_claims.clone() else { return };
+            (image, table.cgroup_prefixes.clone())
+        };
+        let mut matched = Vec::new();
+        for prefix in prefixes {
+            self.match_cgroups(&image, &self.mount.join(prefix.trim_start_matches('/')), &mut matched);
+        }
+        let mut known = self.claimed_cgroups.lock().unwrap_or_else(PoisonError::into_inner);
+        let live: HashSet<u32> = self.registry.live().iter().map(|agent| agent.key).collect();
+        known.retain(|_, key| live.contains(key));
+        for (directory, slot) in matched {
+            let mut pids = Vec::new();
+            cgroup::processes(&directory, &mut pids);
+            match known.get(&directory) {
+                Some(&key) => {
+                    pids.into_iter().for_each(|pid| self.join_agent(key, slot, pid, LabelOrigin::Attach))
+                }
+                None => {
+                    let kernel = self.kernel();
+                    pids.retain(|&pid| kernel.label_of(pid).is_none());
+                    drop(kernel);
+                    let own = Some(AgentCgroup { directory: directory.clone(), ours: false });
+                    if let Some(key) =
+                        self.label_group(Ulid::generate(), slot, &pids, LabelOrigin::Attach, own)
+                    {
+                        known.insert(directory, key);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The topmost claimed cgroups at and below `directory`.
+    fn match_cgroups(&self, image: &[u64], directory: &Path, matched: &mut Vec<(PathBuf, u32)>) {
+        use std::os::unix::ffi::OsStrExt;
+        let Ok(path) = directory.strip_prefix(&self.mount) else { return };
+        let path = Path::new("/").join(path);
+        if let Some(slot) = scan::claimed_by(image, path.as_os_str().as_bytes()) {
+            if !matched.iter().any(|(known, _)| known == directory) {
+                matched.push((directory.to_owned(), slot));
+            }
+            return;
+        }
+        for child in cgroup::children(directory) {
+            self.match_cgroups(image, &child, matched);
+        }
+    }
+
+    /// An agent's last process went: the registry knows already.
+    pub fn agent_ended(&self, info: &AgentInfo) {
+        self.kernel().remove_agent(info.key);
+        if let Some(own) = info.cgroup.as_ref().filter(|own| own.ours)
+            && !cgroup::remove(&own.directory)
+        {
+            self.leftover.lock().unwrap_or_else(PoisonError::into_inner).push(own.directory.clone());
+        }
+        self.remove_retired();
+        self.sync_syscall_hook();
+        tracing::info!(agent = %info.id, profile = %info.profile, "agent ended");
+    }
+
+    /// Every few seconds: what lost records would leave behind, and the word about losses.
+    pub fn tidy(&self) {
+        let (states, counters) = {
+            let kernel = self.kernel();
+            (kernel.agents(), kernel.counters())
+        };
+        let now = clock_gettime(ClockId::Boottime);
+        let now =
+            u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0);
+        let mut in_kernel = HashSet::new();
+        for (key, state) in states {
+            let young = now.saturating_sub(state.created_ns) < YOUNG_NS;
+            if state.live > 0 || young {
+                in_kernel.insert(key);
+            }
+            if state.live > 0 && !young {
+                // Its first record was lost. The name first: the table's lock comes before the registry's.
+                let profile = self.profile_name(state.profile);
+                let (info, new) = self.registry.find_or_add(key, || AgentInfo {
+                    key,
+                    id: Ulid::generate(),
+                    profile,
+                    slot: state.profile,
+                    root: state.root,
+                    origin: LabelOrigin::from_code(state.origin).unwrap_or(LabelOrigin::Exec),
+                    started: Timestamp::now(),
+                    cgroup: None,
+                });
+                if new {
+                    self.tell_agent(EventType::AgentStarted, &info);
+                    self.sync_syscall_hook();
+                }
+            }
+        }
+        for agent in self.registry.live() {
+            let young = Timestamp::now().duration_since(agent.started).as_secs() < 5;
+            // Its last record was lost.
+            if !young
+                && !in_kernel.contains(&agent.key)
+                && let Some(info) = self.registry.end(agent.key)
+            {
+                self.tell_agent(EventType::AgentEnded, &info);
+                self.agent_ended(&info);
+            }
+        }
+        self.leftover
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|directory| !cgroup::remove(directory));
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        for ring in Ring::ALL {
+            let position = ring.code() as usize;
+            let lost = counters.rings[position].lost.saturating_sub(told[position].lost);
+            if lost > 0 {
+                tracing::warn!(
+                    lost,
+                    ring = ring.name(),
+                    "events were lost in the kernel; verdicts were unchanged"
+                );
+                let mut event = own_event(EventType::Loss);
+                event.loss = Some(Loss { stage: format!("ring-{}", ring.name()).into(), lost });
+                self.injector.send(event);
+            }
+            told[position] = counters.rings[position];
+        }
+    }
+}
+
+fn labelled(info: &AgentInfo) -> Labelled {
+    Labelled {
+        agent: info.id.to_string(),
+        profile: info.profile.to_string(),
+        cgroup: info.cgroup.as_ref().map(|own| own.directory.display().to_string()),
+    }
+}
+
+fn label_refusal(error: LabelError) -> Refusal {
+    let code = match &error {
+        LabelError::NoProcess(_) => Code::NoProcess,
+        LabelError::AlreadyLabelled(_) => Code::AlreadyLabelled,
+        _ => Code::Kernel,
+    };
+    Refusal::new(code, error.to_string())
+}
+
+/// Whether governing `pid` and its descendants would govern this process.
+fn is_own_ancestor(pid: u32) -> bool {
+    let mut at = std::process::id();
+    // Deeper trees than this have no place for a daemon.
+    for _ in 0..1_000 {
+        if at == pid {
+            return true;
+        }
+        let status = std::fs::read_to_string(format!("/proc/{at}/status")).unwrap_or_default();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
+        match parent {
+            Some(parent) if parent != 0 => at = parent,
+            _ => return false,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_and_its_parent_are_ancestors() {
+        let me = std::process::id();
+        assert!(is_own_ancestor(me) && is_own_ancestor(std::os::unix::process::parent_id()));
+        assert!(!is_own_ancestor(u32::MAX));
+    }
+}

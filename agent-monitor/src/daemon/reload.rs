@@ -1,0 +1,298 @@
+//! Profiles into force: at the start, by SIGHUP and by `agent-monitor reload`.
+//!
+//! Each profile stands for itself: a file with errors, an image that is too large or a kernel that can't enforce it
+//! leaves that profile's old image in force and says why; the others go on. What must stay true: the table, the
+//! generations and the kernel change together or not at all, and flows that lost their grant are cut at once.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::core::Core;
+use super::pipeline::own_event;
+use super::table::{Digest, InForce, Table, homes};
+use crate::agent::cgroup::fixed_prefix;
+use crate::agent::cut::{Cut, cut};
+use crate::control::protocol::{Code, Refusal, ReloadOutcome, Reloaded, ReloadedProfile};
+use crate::event::model::{Agent, EventType, Flow, Id, Process, ProfileChange};
+use crate::kernel::Gap;
+use crate::policy::compile;
+use crate::policy::{Directory, Loaded, ResolvedProfile, load_directory};
+
+impl Core {
+    /// Reads the profile directory and puts what changed in force; `only`: one profile.
+    ///
+    /// # Errors
+    /// When the directory can't be read, or there is no profile `only`. What happened to each profile is the answer.
+    pub fn reload(&self, only: Option<&str>) -> Result<Reloaded, Refusal> {
+        let directory = load_directory(&self.settings.profiles, &self.settings.bases).map_err(|error| {
+            let source =
+                std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+            Refusal::new(Code::BadProfile, format!("{error}{source}; the profiles in force stay"))
+        })?;
+        self.apply(directory, only)
+    }
+
+    /// Puts a loaded directory in force.
+    ///
+    /// # Errors
+    /// When there is no profile `only`.
+    pub fn apply(&self, directory: Directory, only: Option<&str>) -> Result<Reloaded, Refusal> {
+        let mut table = self.table();
+        let mut reloaded = Reloaded::default();
+        let wanted = |name: &str| only.is_none_or(|only| only == name);
+        let mut seen: Vec<String> = Vec::new();
+        for failed in &directory.failed {
+            let name = name_of_file(&table, &failed.file);
+            if wanted(&name) {
+                let why = failed.errors.to_string();
+                reloaded.profiles.push(refuse(&mut table, name.clone(), Code::BadProfile, why));
+            }
+            seen.push(name);
+        }
+        for Loaded { profile, warnings } in directory.profiles {
+            seen.push(profile.name.clone());
+            if wanted(&profile.name) {
+                for warning in warnings {
+                    tracing::warn!(profile = %profile.name, "{}", warning.message);
+                }
+                reloaded.profiles.push(self.install(&mut table, profile));
+            }
+        }
+        let gone: Vec<(u32, String)> = table
+            .slots
+            .iter()
+            .filter(|(_, held)| !seen.contains(&held.profile.name) && wanted(&held.profile.name))
+            .map(|(slot, held)| (*slot, held.profile.name.clone()))
+            .collect();
+        for (slot, name) in gone {
+            reloaded.profiles.push(self.retire(&mut table, slot, name));
+        }
+        if let Some(only) = only
+            && reloaded.profiles.is_empty()
+        {
+            let known = table.names().join(", ");
+            let message = format!(
+                "no file in {} holds a profile {only:?}; in force: {known}",
+                self.settings.profiles.display()
+            );
+            return Err(Refusal::new(Code::UnknownProfile, message));
+        }
+        if let Err(why) = self.install_claims(&mut table) {
+            tracing::error!(%why, "the claims of executables and cgroups were not changed");
+            let name = "claims".to_owned();
+            reloaded.profiles.push(ReloadedProfile {
+                name,
+                outcome: ReloadOutcome::Refused,
+                generation: None,
+                code: Some(Code::BadProfile),
+                error: Some(why),
+            });
+        }
+        drop(table);
+        self.sync_syscall_hook();
+        reloaded.flows_cut = self.cut_stale();
+        for profile in &reloaded.profiles {
+            self.tell_profile(profile);
+        }
+        Ok(reloaded)
+    }
+
+    /// Compiles one profile and swaps its image.
+    fn install(&self, table: &mut Table, profile: ResolvedProfile) -> ReloadedProfile {
+        let name = profile.name.clone();
+        let gaps = self.kernel().posture().missing_for(&profile);
+        if !gaps.is_empty() && !self.settings.allow_degraded {
+            return refuse(table, name, Code::CannotEnforce, describe_gaps(&profile, &gaps));
+        }
+        let image = match compile::profile(&profile) {
+            Ok(image) => image,
+            Err(error) => return refuse(table, name, Code::BadProfile, error.to_string()),
+        };
+        let Some(slot) = table.slot_of(&name).or_else(|| table.free_slot()) else {
+            let limit = agent_monitor_common::image::MAX_PROFILES;
+            return refuse(table, name, Code::BadProfile, format!("{limit} profiles are in force already"));
+        };
+        let profile = Arc::new(profile);
+        let digest = Digest::of(&image.words);
+        let same = table.slots.get(&slot).filter(|held| held.digest == digest).map(|held| held.generation);
+        // The generations first: an event of the new image finds its profile or waits for it.
+        let installed = self.generations.install(slot, Arc::clone(&profile), || match same {
+            Some(generation) => Ok(generation),
+            None => self.kernel().install(slot, &image.words),
+        });
+        let generation = match installed {
+            Ok(generation) => generation,
+            Err(error) => return refuse(table, name, Code::Kernel, error.to_string()),
+        };
+        table
+            .slots
+            .insert(slot, InForce { profile, generation, digest, gaps, refused: None, retired: false });
+        let outcome = if same.is_some() { ReloadOutcome::Unchanged } else { ReloadOutcome::Installed };
+        ReloadedProfile { name, outcome, generation: Some(generation), code: None, error: None }
+    }
+
+    /// The file of a profile is gone.
+    fn retire(&self, table: &mut Table, slot: u32, name: String) -> ReloadedProfile {
+        let agents = self.registry.live().iter().filter(|agent| agent.slot == slot).count();
+        let generation = table.slots.get(&slot).map(|held| held.generation);
+        if agents > 0 {
+            if let Some(held) = table.slots.get_mut(&slot) {
+                held.retired = true;
+            }
+            let outcome = ReloadOutcome::Retained;
+            return ReloadedProfile { name, outcome, generation, code: None, error: None };
+        }
+        if let Err(error) = self.kernel().uninstall(slot) {
+            return refuse(table, name, Code::Kernel, error.to_string());
+        }
+        table.slots.remove(&slot);
+        ReloadedProfile { name, outcome: ReloadOutcome::Removed, generation: None, code: None, error: None }
+    }
+
+    /// Takes away the profiles whose files are gone and whose last agents have ended.
+    pub fn remove_retired(&self) {
+        let mut table = self.table();
+        let live = self.registry.live();
+        let done: Vec<u32> = table
+            .slots
+            .iter()
+            .filter(|(slot, held)| held.retired && !live.iter().any(|agent| agent.slot == **slot))
+            .map(|(slot, _)| *slot)
+            .collect();
+        for slot in done {
+            if let Some(held) = table.slots.get(&slot) {
+                let name = held.profile.name.clone();
+                let removed = self.retire(&mut table, slot, name);
+                self.tell_profile(&removed);
+            }
+        }
+    }
+
+    /// Puts the claims of all profiles in force, if they changed.
+    fn install_claims(&self, table: &mut Table) -> Result<(), String> {
+        let globs = table.claims(&homes(), false);
+        let image = match globs.is_empty() {
+            true => None,
+            false => {
+                let claims = compile::claims(&globs).map_err(|error| error.to_string())?;
+                for overlap in &claims.overlaps {
+                    let name =
+                        |slot: &u32| table.slots.get(slot).map_or("?", |held| held.profile.name.as_str());
+                    tracing::warn!(path = %overlap.example, profile = name(&overlap.wins), also = name(&overlap.loses),
+                        "two profiles claim the same executable; the first governs it");
+                }
+                Some(claims.image.words)
+            }
+        };
+        if image != table.exe_claims {
+            let mut kernel = self.kernel();
+            match &image {
+                Some(words) => kernel.install_claims(words).map(drop).map_err(|error| error.to_string())?,
+                None => kernel.remove_claims().map_err(|error| error.to_string())?,
+            }
+            drop(kernel);
+            table.exe_claims = image;
+        }
+        let globs = table.claims(&[], true);
+        table.cgroup_prefixes = globs.iter().map(|(_, glob)| fixed_prefix(glob).to_owned()).collect();
+        table.cgroup_prefixes.sort();
+        table.cgroup_prefixes.dedup();
+        table.cgroup_claims = match globs.is_empty() {
+            true => None,
+            false => Some(compile::claims(&globs).map_err(|error| error.to_string())?.image.words),
+        };
+        self.watches_cgroups.store(table.cgroup_claims.is_some(), Ordering::Release);
+        Ok(())
+    }
+
+    /// Cuts the flows that no profile grants any more; how many.
+    pub fn cut_stale(&self) -> u32 {
+        let stale = match self.kernel().stale_flows() {
+            Ok(stale) => stale,
+            Err(error) => {
+                tracing::error!(%error, "flows that lost their grant are dropped and can't be reset");
+                return 0;
+            }
+        };
+        let mut done = 0;
+        for flow in stale {
+            let (position, result) = match cut(flow.tgid, flow.fd) {
+                Ok(Cut::Gone) => continue,
+                Ok(Cut::Reset) => (0, "reset"),
+                Ok(Cut::Shut) => (1, "shut"),
+                Err(error) => {
+                    tracing::warn!(pid = flow.tgid, fd = flow.fd, %error, "a flow is dropped and can't be reset");
+                    (2, "failed")
+                }
+            };
+            self.totals.flows_cut[position].fetch_add(1, Ordering::Relaxed);
+            done += u32::from(position < 2);
+            let mut event = own_event(EventType::FlowCut);
+            event.agent = self.registry.find(flow.agent).map(|info| Agent {
+                id: Some(Id(info.id)),
+                profile: info.profile.to_string().into(),
+                origin: None,
+            });
+            event.process = Some(Process::numbered(flow.tgid));
+            event.flow = Some(Flow { fd: flow.fd, port: flow.port, result: result.into() });
+            self.injector.send(event);
+        }
+        done
+    }
+
+    /// Log, event and total of what happened to a profile.
+    fn tell_profile(&self, done: &ReloadedProfile) {
+        let ReloadedProfile { name, outcome, generation, error, .. } = done;
+        self.totals.count_reload(*outcome);
+        match error {
+            // At the start it is the reason why the daemon ends, and said there.
+            Some(_) if self.startup_ms.get().is_none() => {}
+            Some(error) => tracing::error!(profile = %name, "the profile was refused: {error}"),
+            None => tracing::info!(profile = %name, outcome = outcome.as_str(), generation, "profile"),
+        }
+        if *outcome == ReloadOutcome::Unchanged {
+            return;
+        }
+        let mut event = own_event(EventType::Profile);
+        event.profile = Some(ProfileChange {
+            name: name.clone().into(),
+            outcome: outcome.as_str().into(),
+            generation: *generation,
+            error: error.clone().map(Into::into),
+        });
+        self.injector.send(event);
+    }
+}
+
+/// Notes the refusal at the profile that stays in force, if there is one.
+fn refuse(table: &mut Table, name: String, code: Code, why: String) -> ReloadedProfile {
+    let slot = table.slot_of(&name);
+    let held = slot.and_then(|slot| table.slots.get_mut(&slot));
+    let generation = held.as_ref().map(|held| held.generation);
+    if let Some(held) = held {
+        held.refused = Some(why.clone());
+    }
+    ReloadedProfile { name, outcome: ReloadOutcome::Refused, generation, code: Some(code), error: Some(why) }
+}
+
+/// The profile whose file this is; the file's own name for one that was never in force.
+fn name_of_file(table: &Table, file: &Path) -> String {
+    let held = table.slots.values().find(|held| *held.profile.file == *file);
+    held.map(|held| held.profile.name.clone())
+        .unwrap_or_else(|| file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned())
+}
+
+/// What a profile asks and this kernel can't do, for a person.
+#[must_use]
+pub fn describe_gaps(profile: &ResolvedProfile, gaps: &[Gap]) -> String {
+    let mut text = format!(
+        "profile {} ({}) is in mode enforce, and this kernel can't enforce all of it. Blind here:",
+        profile.name, profile.network.source
+    );
+    for gap in gaps {
+        text.push_str(&format!("\n  {}: {} ({})", gap.mechanism, gap.blind, gap.why));
+    }
+    text.push_str("\nSee `agent-monitor doctor` for what to change, set `mode: audit`, or accept the gaps with --allow-degraded.");
+    text
+}

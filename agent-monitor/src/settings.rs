@@ -1,0 +1,86 @@
+//! What the daemon is told: flags of `agent-monitor daemon`, each with an environment variable for unit files.
+//!
+//! Read by `cli::daemon`, used by `daemon::run` and by tests, which make their own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::policy::load::DEFAULT_DIRECTORIES;
+use crate::sink::jsonl::FileSettings;
+
+/// Where the daemon listens for `run`, `status` and the other commands.
+pub const DEFAULT_SOCKET: &str = "/run/agent-monitor/control.sock";
+/// Where the daemon writes events.
+pub const DEFAULT_EVENTS: &str = "/var/log/agent-monitor/events.jsonl";
+/// Where the daemon serves metrics.
+pub const DEFAULT_METRICS: &str = "127.0.0.1:9761";
+/// Name of the cgroup below the governed one in which agents get theirs.
+pub const AGENTS_CGROUP: &str = "agents";
+
+/// See the module.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Settings {
+    /// Directory of the profiles in force
+    #[arg(long, value_name = "DIR", env = "AGENT_MONITOR_PROFILES", default_value = DEFAULT_DIRECTORIES[0])]
+    pub profiles: PathBuf,
+    /// Where bases are looked up that are not beside the profile; may be given several times
+    #[arg(long = "bases", value_name = "DIR", default_values = DEFAULT_DIRECTORIES)]
+    pub bases: Vec<PathBuf>,
+    /// The cgroup (v2) to govern: agents outside it are not [default: the root of the hierarchy]
+    #[arg(long, value_name = "DIR", env = "AGENT_MONITOR_CGROUP")]
+    pub cgroup: Option<PathBuf>,
+    /// Control socket
+    #[arg(long, value_name = "PATH", env = "AGENT_MONITOR_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Group whose members may use the control socket too [default: root only]
+    #[arg(long, value_name = "GID", env = "AGENT_MONITOR_CONTROL_GID")]
+    pub control_gid: Option<u32>,
+    /// File of JSON lines for events
+    #[arg(long, value_name = "FILE", env = "AGENT_MONITOR_EVENTS", default_value = DEFAULT_EVENTS)]
+    pub events: PathBuf,
+    /// Write no event file
+    #[arg(long)]
+    pub no_events_file: bool,
+    /// Size in MiB at which the event file is renamed; 0: never
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    pub events_rotate: u64,
+    /// Renamed event files to keep
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub events_keep: u32,
+    /// Address of /metrics and /healthz
+    #[arg(long, value_name = "ADDRESS", env = "AGENT_MONITOR_METRICS", default_value = DEFAULT_METRICS)]
+    pub metrics: SocketAddr,
+    /// Serve no metrics
+    #[arg(long)]
+    pub no_metrics: bool,
+    /// Serve metrics on an address that is not loopback: everybody who reaches it can read them
+    #[arg(long)]
+    pub metrics_anywhere: bool,
+    /// Start although this kernel can't enforce all that the profiles ask; posture says what is missing
+    #[arg(long, env = "AGENT_MONITOR_ALLOW_DEGRADED")]
+    pub allow_degraded: bool,
+    /// Let the kernel count runs and times of the programs, for metrics; some 30 ns a run
+    #[arg(long)]
+    pub program_stats: bool,
+    /// Bytes of the ring for verdicts: a power of two [default: 8 MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub verdict_ring: Option<u32>,
+}
+
+impl Settings {
+    /// The event file, if one is to be written.
+    #[must_use]
+    pub fn event_file(&self) -> Option<FileSettings> {
+        (!self.no_events_file).then(|| FileSettings {
+            path: self.events.clone(),
+            rotate_bytes: self.events_rotate << 20,
+            keep: self.events_keep,
+        })
+    }
+
+    /// The directory in which agents get their cgroups.
+    #[must_use]
+    pub fn agents_cgroup(governed: &Path) -> PathBuf {
+        governed.join(AGENTS_CGROUP)
+    }
+}
