@@ -1,5 +1,6 @@
 //! `cargo xtask TASK`: builds, tests and measures agent-monitor. Only wires: each task is a module.
 
+mod bench;
 mod command;
 mod demo;
 mod places;
@@ -36,6 +37,7 @@ enum Task {
     /// The agent of the demo.
     #[command(hide = true)]
     CompromisedAgent,
+    Bench(bench::Arguments),
     Test(test::Arguments),
     Vm(vm::Arguments),
 }
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Task::Setup { build_only } => {
             setup::run(if build_only { Need::Build } else { Need::Test }).map(|()| 0)
         }
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Demo => demo::run(),
         Task::CompromisedAgent => demo::compromised(),
         Task::Test(arguments) => test::run(&arguments),

@@ -50,7 +50,7 @@ pub fn run() -> Result<i32> {
     let governed = attempts(
         Command::new(&binary)
             .args(["run", "--profile", PROFILE, "--socket"])
-            .arg(&scratch.socket())
+            .arg(scratch.socket())
             .arg("--")
             .arg(&agent)
             .arg(COMPROMISED),

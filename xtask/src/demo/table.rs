@@ -214,7 +214,7 @@ fn text(result: Option<i32>) -> String {
 pub fn print(rows: &[Row], missing: &[(String, String)]) {
     println!();
     let line = |mark: &str, a: &str, s: &str, f: &str, g: &str, d: &str| {
-        println!("{mark} {a:<42} {s:<32} {f:<8} {g:<16} {d}");
+        println!("{mark} {a:<41} {s:<37} {f:<9} {g:<16} {d}");
     };
     line(
         " ",
