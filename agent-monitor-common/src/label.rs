@@ -69,18 +69,21 @@ wire_struct! {
 pub const SOCKET_SERVER: u16 = 1;
 
 /// Bits of the generation in a [`flow_tag`].
-const TAG_GENERATION: u32 = (1 << 14) - 1;
+const TAG_GENERATION: u32 = (1 << 12) - 1;
 
-/// One word that names a judged IPv4 flow: destination, port, protocol and policy generation; never 0.
+/// One word that names a judged IPv4 flow: what was asked about an address (direction, protocol, port) under which
+/// generation of the policy; never 0.
 ///
 /// A socket's storage remembers the last flow's tag, so that the egress hook does not decide again what the
-/// connect or sendmsg hook decided. One word, so that two threads on one socket can't tear it.
-/// The generation wraps at 2^14 reloads of one profile.
+/// connect or sendmsg hook decided. One word, so that two threads on one socket can't tear it. Without the direction
+/// a socket that had called its own host's port could listen there.
+/// The generation wraps at 2^12 reloads of one profile.
 #[inline(always)]
-pub const fn flow_tag(v4: u32, port: u16, protocol: u8, generation: u32) -> u64 {
+pub const fn flow_tag(v4: u32, port: u16, direction: u8, protocol: u8, generation: u32) -> u64 {
     1 << 63
-        | ((generation & TAG_GENERATION) as u64) << 49
-        | ((protocol & 1) as u64) << 48
+        | ((generation & TAG_GENERATION) as u64) << 51
+        | ((direction & 1) as u64) << 50
+        | ((protocol & 3) as u64) << 48
         | (port as u64) << 32
         | v4 as u64
 }

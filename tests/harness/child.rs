@@ -108,7 +108,8 @@ impl Child {
         go.write_all(b"g").context("the child is gone")
     }
 
-    /// Waits for the end of the attack: later pauses are let pass.
+    /// Waits for the end of the attack; later pauses are let pass. The process itself, and what it still holds, lives
+    /// on until [`Child::end`] or the drop: its closing connections would send packets into the test's count.
     pub fn finish(&mut self) -> Result<Attempt> {
         loop {
             match self.read_byte()? {
@@ -117,9 +118,7 @@ impl Child {
                 other => bail!("the child reported {other:#x}"),
             }
         }
-        let attempt = self.read_attempt()?;
-        self.end();
-        Ok(attempt)
+        self.read_attempt()
     }
 
     fn read_attempt(&mut self) -> Result<Attempt> {

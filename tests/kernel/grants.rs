@@ -164,6 +164,7 @@ pub fn trials() -> Vec<Trial> {
             ],
         ),
         lab::check("N3_a_grant_of_ipv6_does_not_open_the_ipv4_behind_nat64", nat64_needs_both),
+        lab::check("what_is_granted_works", granted_works),
         lab::check("N25_no_policy_map_evicts", no_evicting_map),
         lab::check("N26_an_image_that_does_not_fit_is_refused_and_the_old_one_stays", too_large),
         lab::check("L13_an_image_of_another_version_is_refused_and_the_old_one_stays", another_version),
@@ -187,6 +188,56 @@ fn nat64_needs_both(lab: &mut Lab) -> Result<()> {
         "  allow:\n    - { cidr: '64:ff9b::/96', ports: [7000], protocol: any }\n    - { address: 10.9.0.3, ports: [7000], protocol: any }\n",
     );
     reach(lab, &yaml, &tries, libc::ENETUNREACH)
+}
+
+/// Bytes of a transfer: several windows, segments of 64 KiB before they are cut.
+const TRANSFER: usize = 400_000;
+
+/// Streams in both directions, datagrams larger than a frame, fast open, a reconnected socket: no denial, nothing lost.
+fn granted_works(lab: &mut Lab) -> Result<()> {
+    let run = lab.attack(PROFILE, |stage| {
+        stage.pause()?;
+        for (ip, tcp, udp) in [
+            (GRANTED4, Socket::tcp4()?, Socket::udp4()?),
+            (GRANTED6, Socket::tcp6()?, Socket::udp6()?),
+            (mapped(GRANTED4), Socket::tcp6()?, Socket::udp6()?),
+        ] {
+            let echo = Name::new(ip, ECHO);
+            // Longer than one packet, so that it is cut into fragments behind the egress hook.
+            let datagram = [b'u'; 2000];
+            udp.send_to(&datagram, 0, &echo)?;
+            let mut answer = [0; 4096];
+            if udp.receive(&mut answer)? != datagram.len() {
+                return Err(Failure::new("the datagram's answer is cut", 0));
+            }
+            tcp.send_to(b"hello", libc::MSG_FASTOPEN, &echo)?;
+            tcp.receive(&mut answer)?;
+            tcp.connect(&Name::unspecified())?;
+            tcp.connect(&Name::new(ip, SINK))?;
+            let mut sent = 0;
+            while sent < TRANSFER {
+                sent += tcp.send(&[b's'; 65_536])?;
+            }
+            let source = if ip == GRANTED4 { Socket::tcp4()? } else { Socket::tcp6()? };
+            source.connect(&Name::new(ip, SOURCE))?;
+            let mut received = 0;
+            while received < 65_536 {
+                match source.receive(&mut answer)? {
+                    0 => return Err(Failure::new("the source ended", 0)),
+                    n => received += n,
+                }
+            }
+        }
+        Ok(())
+    })?;
+    ensure!(
+        run.attempt.is_ok() && run.denials == 0,
+        "{:?}, {} denials, {:?}",
+        run.attempt,
+        run.denials,
+        run.records
+    );
+    Ok(())
 }
 
 fn no_evicting_map(lab: &mut Lab) -> Result<()> {

@@ -10,7 +10,7 @@ use agent_monitor_tests::socket::Name;
 use agent_monitor_tests::world::{AGENT4, DENIED4};
 use agent_monitor_tests::{Attempt, Body, Child, Failure, Socket, Stage, World};
 use anyhow::{Context, Result, bail, ensure};
-use libtest_mimic::Trial;
+use libtest_mimic::{Completion, Trial};
 
 use crate::attack::{Attack, Off, On};
 use crate::lab::{self, Lab, PROFILE};
@@ -109,6 +109,7 @@ pub fn trials() -> Vec<Trial> {
             })
         }),
         lab::check("N19_inherited_listener::is_denied", inherited_listener),
+        lab::test("N19_listen_where_calling_out_is_granted::is_denied", listens_where_it_may_call),
         lab::check("N19_granted_listener_serves", granted_listener_serves),
     ]
 }
@@ -233,8 +234,7 @@ fn granted_listener_serves(lab: &mut Lab) -> Result<()> {
         stage.pause()
     })?;
     child.paused()?;
-    monitor.label(child.pid())?;
-    let before = monitor.denials();
+    let agent = monitor.label(child.pid())?;
     child.go_on()?;
     child.paused().context("open the granted port")?;
     child.go_on()?;
@@ -253,6 +253,49 @@ fn granted_listener_serves(lab: &mut Lab) -> Result<()> {
         if answer == b"hello!" { Ok(()) } else { Err(Failure::new("another answer", 0)) }
     })?;
     caller.finish()?.context("the caller")?;
-    ensure!(monitor.denials() == before, "a granted listener's packets were denied");
+    let denied = monitor.kernel.agent(agent).map(|a| a.denied);
+    ensure!(denied == Some(0), "a granted listener's packets were denied: {denied:?}");
     Ok(())
+}
+
+/// A grant to call `10.9.0.1:40120` is none to listen there. No bind hook sees the port: the socket asks for port 0 out
+/// of a range of one (`IP_LOCAL_PORT_RANGE`, 6.3).
+const CALLS_ITSELF: &str = "\
+version: 1
+name: calls-itself
+mode: enforce
+network:
+  allow:
+    - { address: 10.9.0.1, ports: [40120] }
+";
+
+fn open_where_it_may_call(socket: &Socket) -> Attempt {
+    const IP_LOCAL_PORT_RANGE: i32 = 51;
+    const RANGE: u32 = 40120 << 16 | 40120;
+    let own = Name::new(AGENT4, 40120);
+    socket
+        .set(libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, &RANGE.to_ne_bytes())
+        .map_err(|f| Failure::absent("IP_LOCAL_PORT_RANGE", f.errno))?;
+    // Nobody listens yet, or it is this very socket that answers itself: the verdict "allowed" stays on the socket.
+    let _ = Socket::connect(socket, &own);
+    let _ = socket.connect(&Name::unspecified());
+    socket.bind(&Name::new(AGENT4, 0))?;
+    socket.listen()
+}
+
+fn listens_where_it_may_call(lab: &mut Lab) -> Result<Completion> {
+    let free = unenforced_call(lab, open_where_it_may_call)?;
+    if let Err(failure) = &free.opened
+        && failure.is_absence()
+    {
+        return Ok(Completion::ignored_with(format!("not in this kernel: {failure}")));
+    }
+    ensure!(free.answered, "nobody got in with enforcement off: {:?}", free.opened);
+    let (monitor, world) = lab.parts()?;
+    monitor.install(CALLS_ITSELF)?;
+    world.wire.clear()?;
+    let call = call(world, &world.agents, open_where_it_may_call, |pid| monitor.label(pid).map(drop))?;
+    ensure!(!call.answered, "the peer got in");
+    ensure!(!world.wire.packets()?.iter().any(|p| p.syn), "the listener's host answered");
+    Ok(Completion::Completed)
 }

@@ -6,6 +6,7 @@
 
 mod attack;
 mod cgroup_programs;
+mod claims;
 mod differential;
 mod grants;
 mod inherited;
@@ -40,6 +41,7 @@ fn main() {
         inherited::trials(),
         listen::trials(),
         process::trials(),
+        claims::trials(),
         cgroup_programs::trials(),
         grants::trials(),
         telemetry::trials(),

@@ -109,6 +109,18 @@ fn addresses() -> Vec<Attack> {
             Hook::Connect4,
             labelled_first!(connect_and_send(Socket::udp6(), &denied4())),
         ),
+        // The socket changes its family under way.
+        leaves(
+            "N2_udp_inet6_socket_turned_inet",
+            Hook::Sendmsg4,
+            labelled_first!({
+                const IPV6_ADDRFORM: i32 = 1;
+                let socket = Socket::udp6()?;
+                socket.connect(&Name::new(mapped(GRANTED4), SINK))?;
+                socket.set_int(libc::IPPROTO_IPV6, IPV6_ADDRFORM, libc::AF_INET)?;
+                sent(socket.send_to(DATA, 0, &denied4())?)
+            }),
+        ),
         leaves(
             "N3_tcp_metadata_through_nat64",
             Hook::Connect6,

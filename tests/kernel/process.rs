@@ -154,6 +154,30 @@ pub fn attacks() -> Vec<Attack> {
             on: REFUSED,
         },
         Attack {
+            name: "L3_clone_that_is_a_sibling",
+            run: labelled_first!(sibling()),
+            off: Off::Leaves,
+            on: REFUSED,
+        },
+        Attack {
+            name: "L3_exec_by_a_thread_that_is_not_the_leader",
+            run: labelled_first!(descendant_that_execs_from_a_thread()),
+            off: Off::Leaves,
+            on: REFUSED,
+        },
+        Attack {
+            name: "L5_new_pid_namespace",
+            run: labelled_first!({
+                // SAFETY: no pointers.
+                if unsafe { libc::unshare(libc::CLONE_NEWPID) } < 0 {
+                    return Err(Failure::absent("process id namespaces", Failure::last("unshare").errno));
+                }
+                descendant(call_out)
+            }),
+            off: Off::Leaves,
+            on: REFUSED,
+        },
+        Attack {
             name: "L4_grandchild_alive_before_the_label",
             run: |stage: &mut Stage| {
                 let (mut wait, go) = std::io::pipe().map_err(|e| Failure::of("pipe", &e))?;
@@ -210,8 +234,49 @@ fn descendant_without_leader() -> Attempt {
     answer(&mut reader)
 }
 
+/// A clone whose parent is the test, not the agent.
+fn sibling() -> Attempt {
+    let (mut reader, mut writer) = std::io::pipe().map_err(|e| Failure::of("pipe", &e))?;
+    let flags = libc::CLONE_PARENT as u64;
+    // SAFETY: without CLONE_VM this is a fork; the child does not return.
+    match unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, 0_usize, 0_usize, 0_usize) } {
+        -1 => Err(Failure::last("clone")),
+        0 => {
+            let _ = writer.write_all(&errno_of(call_out()).to_ne_bytes());
+            // SAFETY: ends the descendant.
+            unsafe { libc::_exit(0) }
+        }
+        _ => {
+            drop(writer);
+            answer(&mut reader)
+        }
+    }
+}
+
+/// The exec of a thread ends its leader and takes the leader's number over (`de_thread`).
+fn descendant_that_execs_from_a_thread() -> Attempt {
+    let mut status = 0;
+    // SAFETY: the child of a single-threaded process, which does not return.
+    unsafe {
+        let child = libc::fork();
+        if child == 0 {
+            let thread = std::thread::spawn(|| {
+                use std::os::unix::process::CommandExt;
+                Command::new("/proc/self/exe").arg(IMAGE_ARGUMENT).exec()
+            });
+            let _ = thread.join();
+            libc::_exit(255);
+        }
+        libc::waitpid(child, &raw mut status, 0);
+    }
+    match libc::WEXITSTATUS(status) {
+        0 if libc::WIFEXITED(status) => Ok(()),
+        errno => Err(Failure::new("connect", errno)),
+    }
+}
+
 /// Executes this binary anew, without an environment; see [`image_main`].
-fn call_from_a_new_image() -> Attempt {
+pub fn call_from_a_new_image() -> Attempt {
     let status = Command::new("/proc/self/exe")
         .arg(IMAGE_ARGUMENT)
         .env_clear()
@@ -292,6 +357,7 @@ fn lifecycle(lab: &mut Lab) -> Result<()> {
     monitor.drain(Ring::Activity)?;
     child.go_on()?;
     let _ = child.finish()?;
+    child.end();
     let own = fs::read_link("/proc/self/exe")?;
     let mut forked = 0;
     monitor.wait_for(Ring::Activity, "the fork", |r| match &r.body {
@@ -381,7 +447,6 @@ fn full_label_map(lab: &mut Lab) -> Result<()> {
 fn unlabelled(lab: &mut Lab) -> Result<()> {
     let (monitor, world) = lab.parts()?;
     monitor.install(PROFILE)?;
-    let before = monitor.decisions();
     let mut child = Child::spawn(&world.agents, |_| {
         call_out()?;
         Socket::udp4()?.send_to(b"x", 0, &Name::new(DENIED4, SINK))?;
@@ -391,6 +456,10 @@ fn unlabelled(lab: &mut Lab) -> Result<()> {
         listener.listen()
     })?;
     child.finish()??;
-    ensure!(monitor.decisions() == before, "something was decided about it");
+    for ring in [Ring::Verdicts, Ring::Activity] {
+        let about_it: Vec<_> =
+            monitor.drain(ring)?.into_iter().filter(|r| r.header.tgid == child.pid()).collect();
+        ensure!(about_it.is_empty(), "something was recorded about it: {about_it:?}");
+    }
     Ok(())
 }

@@ -182,7 +182,7 @@ fn judge(
     }
     let tag = match request.address.as_v4() {
         Some(v4) if !matches!(act, Act::Bind) => {
-            flow_tag(v4, request.port, request.protocol.code(), policy.generation)
+            flow_tag(v4, request.port, Direction::Out.code(), request.protocol.code(), policy.generation)
         }
         _ => 0,
     };
@@ -536,7 +536,9 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
     };
     let refused = forget(parsed.refused as u32) as u8;
     let tag = match request.address.as_v4() {
-        Some(v4) if refused == 0 => flow_tag(v4, request.port, protocol.code(), policy.generation),
+        Some(v4) if refused == 0 => {
+            flow_tag(v4, request.port, request.direction.code(), protocol.code(), policy.generation)
+        }
         _ => 0,
     };
     if tag != 0 && allowed == tag {

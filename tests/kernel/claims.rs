@@ -1,0 +1,77 @@
+//! Exec claims: a process becomes an agent by what it executes, in the kernel, before its first instruction.
+
+use std::fs;
+
+use agent_monitor::policy::compile;
+use agent_monitor_common::counters::Ring;
+use agent_monitor_common::event::Hook;
+use agent_monitor_common::label::LabelOrigin;
+use agent_monitor_tests::monitor::SLOT;
+use agent_monitor_tests::{Attempt, Body, Child, Failure};
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+
+use crate::lab::{self, Lab, PROFILE};
+use crate::process::call_from_a_new_image;
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        lab::check("L3_claimed_executable_is_an_agent_from_its_exec", claimed),
+        lab::check("L3_unclaimed_executable_is_none", unclaimed),
+    ]
+}
+
+/// Puts a claim of `glob` in force for the time of `body`.
+fn with_claim(lab: &mut Lab, glob: String, body: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+    let claims = compile::claims(&[(SLOT, glob)])?;
+    let monitor = lab.monitor()?;
+    monitor.install(PROFILE)?;
+    monitor.kernel.install_claims(&claims.image.words)?;
+    let result = body(lab);
+    lab.monitor()?.kernel.remove_claims()?;
+    result
+}
+
+/// A process without a label executes this binary, which calls out.
+fn execute(lab: &mut Lab) -> Result<Attempt> {
+    let (monitor, world) = lab.parts()?;
+    monitor.drain(Ring::Activity)?;
+    monitor.drain(Ring::Verdicts)?;
+    world.wire.clear()?;
+    Child::spawn(&world.agents, |_| call_from_a_new_image())?.finish()
+}
+
+fn claimed(lab: &mut Lab) -> Result<()> {
+    let own = fs::read_link("/proc/self/exe")?;
+    let directory = own.parent().context("the binary lies in no directory")?;
+    with_claim(lab, format!("{}/*", directory.display()), |lab| {
+        let attempt = execute(lab)?;
+        ensure!(attempt == Err(Failure::new("connect", libc::ENETUNREACH)), "{attempt:?}");
+        let (monitor, world) = lab.parts()?;
+        ensure!(!world.wire.packets()?.iter().any(crate::attack::ungranted), "it left");
+        let exec = monitor.wait_for(
+            Ring::Activity,
+            "the claim",
+            |r| matches!(&r.body, Body::Exec { body, .. } if body.claimed == 1),
+        )?;
+        let agent = exec.header.agent;
+        monitor.wait_for(Ring::Verdicts, "the denial", |r| {
+            r.header.agent == agent && r.denies() && r.hook() == Some(Hook::Connect4)
+        })?;
+        let state = monitor.kernel.agent(agent).context("the agent is in no table")?;
+        ensure!(
+            state.origin == LabelOrigin::Exec.code() && state.live == 0 && state.denied == 1,
+            "{state:?}"
+        );
+        ensure!(!monitor.kernel.is_labelled(exec.header.tgid), "the label outlived the process");
+        monitor.kernel.remove_agent(agent);
+        Ok(())
+    })
+}
+
+fn unclaimed(lab: &mut Lab) -> Result<()> {
+    with_claim(lab, "/nowhere/**".to_owned(), |lab| {
+        execute(lab)?.context("a process that nobody claims was denied")?;
+        Ok(())
+    })
+}
