@@ -27,6 +27,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use self::core::{Core, Totals};
 use self::pipeline::{Injector, Notice, Pipeline, PipelineCounts, Records};
+use crate::agent::cgroup;
 use crate::agent::registry::Registry;
 use crate::control::peer::Peer;
 use crate::control::protocol::{Code, Op, Refusal};
@@ -360,6 +361,10 @@ async fn drain(core: &Core, threads: Threads) {
         Ok(Ok(true)) => tracing::info!("drained"),
         Ok(_) => tracing::error!("the event thread failed"),
         Err(_) => tracing::error!(seconds = DRAIN.as_secs(), "the rings did not drain in time"),
+    }
+    // Those of agents whose end was among the last records; a living agent keeps its own.
+    for directory in cgroup::children(&Settings::agents_cgroup(&core.governed)) {
+        cgroup::remove(&directory);
     }
 }
 

@@ -1,0 +1,93 @@
+//! What the tests' agents do: this program, called again under `agent-monitor run` or attached.
+//!
+//! Answers are lines on standard output, so that the test can wait for them.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::time::Duration;
+
+/// First argument that makes this program an agent.
+pub const ARGUMENT: &str = "--agent";
+
+/// Runs the agent's verb; its exit status.
+pub fn main(words: &[String]) -> i32 {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["connect", address] => {
+            say(&connect(address).map_or_else(|errno| errno.to_string(), |_| "connected".to_owned()));
+            0
+        }
+        // Connects at each line on standard input: the label may come in between.
+        ["connect-when-told", address] => {
+            say("ready");
+            let mut line = String::new();
+            while std::io::stdin().read_line(&mut line).is_ok_and(|read| read > 0) {
+                say(&connect(address).map_or_else(|errno| errno.to_string(), |_| "connected".to_owned()));
+            }
+            0
+        }
+        ["hold", address] => hold(address),
+        ["exit", status] => status.parse().unwrap_or(1),
+        ["exec", program, rest @ ..] => {
+            let error = std::process::Command::new(program).args(rest).exec();
+            say(&error.to_string());
+            1
+        }
+        ["ptrace"] => {
+            // SAFETY: PTRACE_TRACEME takes no pointers.
+            unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
+            say("called");
+            0
+        }
+        ["many-connects", address, count] => {
+            let count: u32 = count.parse().unwrap_or(0);
+            let denied = (0..count).filter(|_| connect(address) == Err(libc::ENETUNREACH)).count();
+            say(&denied.to_string());
+            0
+        }
+        ["descriptors"] => {
+            let open = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count());
+            say(&open.to_string());
+            0
+        }
+        _ => {
+            eprintln!("unknown agent verb: {words:?}");
+            2
+        }
+    }
+}
+
+/// The errno of a connection that is not made.
+fn connect(address: &str) -> Result<(), i32> {
+    let address: SocketAddr = address.parse().map_err(|_| libc::EINVAL)?;
+    match TcpStream::connect_timeout(&address, Duration::from_secs(5)) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.raw_os_error().unwrap_or(-1)),
+    }
+}
+
+/// Connects, then reads until something ends it; says what.
+fn hold(address: &str) -> i32 {
+    let stream = address.parse().ok().and_then(|address: SocketAddr| TcpStream::connect(address).ok());
+    let Some(mut stream) = stream else {
+        say("no connection");
+        return 1;
+    };
+    // Longer than any test waits: an end by this is the failure that the test looks for.
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(30)));
+    say("connected");
+    let end = match stream.read(&mut [0; 16]) {
+        Ok(0) => "closed".to_owned(),
+        Ok(_) => "data".to_owned(),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => "hung".to_owned(),
+        Err(_) => "reset".to_owned(),
+    };
+    say(&end);
+    0
+}
+
+fn say(line: &str) {
+    println!("{line}");
+    let _ = std::io::stdout().flush();
+}
