@@ -5,6 +5,7 @@
 //! many blocks counts, because noise only adds.
 
 mod decide;
+mod events;
 mod operations;
 mod report;
 mod rounds;
@@ -18,6 +19,9 @@ fn main() -> Result<()> {
     {
         return operations::work(rest);
     }
+    if arguments.first().is_some_and(|a| a == events::FLOODER) {
+        return events::flood();
+    }
     let wanted = |name: &str| arguments.is_empty() || arguments.iter().any(|a| name.contains(a.as_str()));
     let mut report = report::Report::default();
     if wanted("operations") {
@@ -25,6 +29,9 @@ fn main() -> Result<()> {
     }
     if wanted("decide") {
         decide::run(&mut report)?;
+    }
+    if wanted("events") {
+        events::run(&mut report)?;
     }
     report.print();
     Ok(())

@@ -71,6 +71,9 @@ fn brief(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
+            if log.trim().is_empty() {
+                return io_error.to_string();
+            }
             let tail: Vec<&str> = log.lines().rev().take(4).collect();
             let tail: Vec<&str> = tail.into_iter().rev().collect();
             format!("{io_error}; the verifier's last words: {}", tail.join(" | "))

@@ -151,17 +151,13 @@ fn row(
     let says = match word("source") {
         source if source == "–" => source,
         source => {
-            let source = source.rsplit('/').next().unwrap_or_default().to_owned();
-            format!(
-                "{}, {source}",
-                if granted {
-                    "granted"
-                } else if word("reason") == "rule" {
-                    "denied"
-                } else {
-                    "not granted"
-                }
-            )
+            let verb = match claim.event {
+                Seen::Syscall(_) => "kill",
+                _ if granted => "granted",
+                _ if word("reason") == "rule" => "denied",
+                _ => "not granted",
+            };
+            format!("{verb}, {}", source.rsplit('/').next().unwrap_or_default())
         }
     };
     let effect = match claim.event {
