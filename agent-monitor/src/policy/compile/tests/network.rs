@@ -1,11 +1,12 @@
 //! The network automaton decides every request as the rules read by themselves do.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
-use agent_monitor_common::automaton::{FREE_CELL, PORTS, TERMINAL};
+use agent_monitor_common::automaton::{BASE_MASK, FREE_CELL, PORTS, TERMINAL};
 use agent_monitor_common::decide::{Decision, decide, decide_socket};
 use agent_monitor_common::image::{HAS_SYSCALLS, IMAGE_WORDS, MAGIC, Settings, field, has_syscall, header};
 use agent_monitor_common::request::{self, Address, Direction, NetRequest, STARTS};
@@ -380,33 +381,43 @@ fn what_does_not_fit_is_refused_by_name() {
     assert!(message.contains("t:network.allow[2] (t.yaml:3): "), "{message}");
 }
 
-/// What the walk takes for granted of a table: bases behind the states, no index beyond the image, and no cell that
-/// two rows could take for theirs.
-#[test]
-fn tables_are_laid_out_as_the_walk_assumes() {
-    let Image { words } = compile::profile(&sample::network_profile(500, 4)).unwrap();
-    let mut states: Vec<u32> =
+/// What the walk takes for granted of a table: bases behind the states, and no index beyond the image.
+fn check_layout(words: &[u64], limit: usize) {
+    let mut open: Vec<u32> =
         words[header::START_V4..header::START_V4 + 2 * STARTS].iter().map(|&w| w as u32).collect();
-    let mut end = header::END as u32;
-    let mut seen = std::collections::BTreeSet::new();
-    while let Some(next) = states.pop() {
+    let mut states = BTreeSet::new();
+    while let Some(next) = open.pop() {
         let state = next & !PORTS;
-        if next & TERMINAL != 0 || !seen.insert(state) {
+        if next & TERMINAL != 0 || !states.insert(state) {
             continue;
         }
-        end = end.max(state + 1);
         let word = words[state as usize];
-        let base = (word & 0xff_ffff) as usize;
-        assert!(base + 255 < IMAGE_WORDS);
-        states.push((word >> 32) as u32);
-        let row = words.iter().skip(base).take(256);
-        states.extend(row.filter(|&&cell| cell as u32 as usize == base).map(|&cell| (cell >> 32) as u32));
+        let base = word & BASE_MASK;
+        open.push((word >> 32) as u32);
+        let row = words.iter().skip(base as usize).take(256);
+        open.extend(row.filter(|&&cell| cell as u32 as u64 == base).map(|&cell| (cell >> 32) as u32));
     }
-    assert_eq!(seen.len(), end as usize - header::END, "state words lie together behind the header");
-    assert!(
-        seen.iter().all(|&state| words[state as usize] & 0xff_ffff >= u64::from(end)),
-        "bases lie behind them"
-    );
-    let free = words[end as usize..].iter().filter(|&&word| word == FREE_CELL).count();
+    let end = header::END + states.len();
+    assert!(states.range(end as u32..).next().is_none(), "state words lie together behind the header");
+    for &state in &states {
+        let base = (words[state as usize] & BASE_MASK) as usize;
+        assert!(base >= end, "a base among the state words");
+        assert!(base + 255 < limit, "a row that ends beyond the image");
+    }
+}
+
+#[test]
+fn tables_are_laid_out_as_the_walk_assumes() {
+    let policy = sample::network_profile(500, 4);
+    let Image { words } = compile::profile(&policy).unwrap();
+    check_layout(&words, IMAGE_WORDS);
+    let free = words.iter().filter(|&&word| word == FREE_CELL).count();
     assert!(free * 10 < words.len(), "{free} of {} words are holes", words.len());
+    // The smallest image that these rules fit into, found from below.
+    let small = sample::network_profile(60, 4);
+    let needed = compile::profile(&small).unwrap().words_used();
+    let (limit, tight) =
+        (needed..).find_map(|limit| Some((limit, profile_within(&small, limit).ok()?))).unwrap();
+    assert!(limit <= needed + 256);
+    check_layout(&tight.words, limit);
 }
