@@ -5,6 +5,7 @@
 
 mod agents;
 pub mod core;
+mod memory;
 pub mod pipeline;
 mod reload;
 pub mod report;
@@ -112,6 +113,7 @@ impl Records for RingReader {
 /// [`DaemonError`] where it does not come up; then nothing is in force.
 pub async fn run(mut settings: Settings, shutdown: impl Future<Output = ()>) -> Result<(), DaemonError> {
     let began = Instant::now();
+    memory::prepare();
     let lacking = check_privileges();
     if !lacking.is_empty() {
         return Err(DaemonError::Privileges(lacking));
@@ -152,6 +154,7 @@ pub async fn run(mut settings: Settings, shutdown: impl Future<Output = ()>) -> 
         let pages: Arc<dyn http::Pages> = Arc::clone(&core) as _;
         tokio::spawn(http::serve(listener, pages, until_end(ended)));
     }
+    memory::settle();
     tracing::info!(milliseconds = startup, "ready");
     notify(&[sd_notify::NotifyState::Ready]);
 

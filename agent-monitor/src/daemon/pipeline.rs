@@ -29,7 +29,7 @@ use crate::sink::follow::Followers;
 use crate::sink::jsonl::FileSink;
 
 /// Records taken from a ring at once.
-const DRAIN: usize = 16_384;
+const DRAIN: usize = 4_096;
 /// Bytes of lines after which a chunk goes to the file.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Lines up to this size are copied out of the buffer instead of giving the buffer away.
@@ -144,7 +144,7 @@ struct Batch {
 impl Batch {
     fn push(&mut self, verdict: bool, record: &[u8]) {
         let time = Header::read_from(record).map_or(0, |header| header.time_ns);
-        // At most 2 × DRAIN records of a few KiB: far below 4 GiB.
+        // At most 2 × DRAIN records of a few KiB each: far below 4 GiB.
         let (Ok(at), Ok(length)) = (u32::try_from(self.bytes.len()), u32::try_from(record.len())) else {
             return;
         };
@@ -155,7 +155,7 @@ impl Batch {
     fn clear(&mut self) {
         self.records.clear();
         // One burst must not be paid for in memory forever.
-        if self.bytes.capacity() > 8 << 20 {
+        if self.bytes.capacity() > 1 << 20 {
             self.bytes = Vec::new();
         }
         self.bytes.clear();
@@ -298,7 +298,7 @@ impl Pipeline {
 
     fn flush_file(&mut self) {
         let events = std::mem::take(&mut self.events);
-        if let (Some(file), true) = (&self.file, events > 0) {
+        if let (Some(file), true) = (&mut self.file, events > 0) {
             let lines = if self.lines.len() <= SMALL {
                 Bytes::copy_from_slice(&self.lines)
             } else {
