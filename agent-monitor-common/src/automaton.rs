@@ -3,7 +3,8 @@
 //! A *state* is the index of its word: `base (24 bits) | accept (8 bits) | default (32 bits, high)`. The row of a
 //! state lies at `base`: cell `base + byte` is `check (32 bits) | next (32 bits, high)`. The cell belongs to the state
 //! when `check == base`, else the state's `default` is next. A next or default with [`TERMINAL`] set ends the walk;
-//! its low bits are the answer. One with [`PORTS`] set skips what is left of the address. Rows of different states interleave, which is what makes the table small.
+//! its low bits are the answer. One with [`PORTS`] set skips what is left of the address. Rows of different states
+//! interleave, which is what makes the table small.
 //!
 //! Who builds such tables: `agent-monitor/src/policy/compile`. Indices are masked, so whatever a table holds, a walk
 //! stays inside it.
