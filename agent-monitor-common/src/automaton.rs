@@ -1,10 +1,11 @@
 //! The automaton's walk: one step over a row-displaced table of 64-bit words.
 //!
-//! A *state* is the index of its word: `base (24 bits) | accept (8 bits) | default (32 bits, high)`. The row of a
-//! state lies at `base`: cell `base + byte` is `check (32 bits) | next (32 bits, high)`. The cell belongs to the state
-//! when `check == base`, else the state's `default` is next. A next or default with [`TERMINAL`] set ends the walk;
-//! its low bits are the answer. One with [`PORTS`] set skips what is left of the address. Rows of different states
-//! interleave, which is what makes the table small.
+//! A *state* is the index of its word: `0xff (8 bits) | zero (16 bits) | accept (8 bits)` in the low half, `default` in
+//! the high one. Its row lies right behind: cell `state + 1 + byte` is `check | next` (32 bits each, `next` high). The
+//! cell belongs to the state when `check == state`, else the state's `default` is next. So a byte that is in the row
+//! costs one load. A next or default with [`TERMINAL`] set ends the walk; its low bits are the answer. One with
+//! [`PORTS`] set skips what is left of the address. Rows of different states interleave, which is what makes the table
+//! small; a state word is never taken for a cell, because no state has such an index as its low half says.
 //!
 //! Who builds such tables: `agent-monitor/src/policy/compile`. Indices are masked, so whatever a table holds, a walk
 //! stays inside it.
@@ -15,9 +16,6 @@ pub const TERMINAL: u32 = 1 << 31;
 /// Set in a next state of a network automaton: the rest of the address does not matter, and the state (the other bits)
 /// reads the port. Without it every network would end in a chain of states that read bytes for nothing.
 pub const PORTS: u32 = 1 << 30;
-
-/// Bits of a base.
-pub const BASE_MASK: u64 = (1 << 24) - 1;
 
 /// A table of words. Implementors keep `index` inside the table.
 pub trait Words {
@@ -35,10 +33,8 @@ impl Words for [u64] {
 /// The state after `byte` in `state`, which must not be [`TERMINAL`].
 #[inline(always)]
 pub fn step<W: Words + ?Sized>(table: &W, state: u32, byte: u8) -> u32 {
-    let word = table.word(state as u64);
-    let base = word & BASE_MASK;
-    let cell = table.word(base.wrapping_add(byte as u64));
-    if cell as u32 as u64 == base { (cell >> 32) as u32 } else { (word >> 32) as u32 }
+    let cell = table.word(state as u64 + 1 + byte as u64);
+    if cell as u32 == state { (cell >> 32) as u32 } else { (table.word(state as u64) >> 32) as u32 }
 }
 
 /// The accept code of a state (paths); for a [`TERMINAL`] state its answer.
@@ -47,18 +43,18 @@ pub fn accept<W: Words + ?Sized>(table: &W, state: u32) -> u32 {
     if state & TERMINAL != 0 {
         return state & !TERMINAL;
     }
-    (table.word(state as u64) >> 24) as u32 & 0xff
+    table.word(state as u64) as u32 & 0xff
 }
 
 /// The word of a state.
-pub const fn state_word(base: u32, accept: u8, default: u32) -> u64 {
-    (base as u64 & BASE_MASK) | (accept as u64) << 24 | (default as u64) << 32
+pub const fn state_word(accept: u8, default: u32) -> u64 {
+    0xff00_0000 | accept as u64 | (default as u64) << 32
 }
 
-/// The word of a cell that belongs to the row at `base`.
-pub const fn cell_word(base: u32, next: u32) -> u64 {
-    base as u64 | (next as u64) << 32
+/// The word of a cell that belongs to `state`.
+pub const fn cell_word(state: u32, next: u32) -> u64 {
+    state as u64 | (next as u64) << 32
 }
 
-/// A free cell. No row has this base.
+/// A free cell. No state has this index.
 pub const FREE_CELL: u64 = u32::MAX as u64;

@@ -1,18 +1,17 @@
 //! Packs the states of an automaton into the row-displaced table that the kernel walks
 //! (`agent_monitor_common::automaton` defines the words).
 //!
-//! A state's most frequent target becomes its default; the other bytes are its row. Rows are laid over each other,
-//! first fit, longest first, so that the holes of one hold the cells of others; states whose rows are equal share one
-//! base. Called by the builders; the same states and roots give the same words.
+//! A state's most frequent target becomes its default; the other bytes are its row. Rows, each with its state's word
+//! in front, are laid over each other, first fit, longest first, so that the holes of one hold the cells of others.
+//! Called by the builders; the same states and roots give the same words.
 //!
-//! What must stay true, because the walk checks nothing but `check == base`:
-//! * no two different rows have one base, and every base lies behind the state words, so no header or state word is
-//!   ever read as a cell of a row;
-//! * base + 255 lies inside the image, so that an index never wraps to the front;
-//! * a word that no row owns has another check than any base (`FREE_CELL`, or the zeros behind the last word).
+//! What must stay true, because the walk checks nothing but `check == state`:
+//! * every state lies behind the header, so no header word is ever read as a cell of a row;
+//! * state + 256 lies inside the image, so that an index never wraps to the front;
+//! * a word that no row owns has another check than any state (`FREE_CELL`, or the zeros behind the last word), and so
+//!   has a state's own word.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 
 use agent_monitor_common::automaton::{FREE_CELL, PORTS, cell_word, state_word};
 use agent_monitor_common::image::header;
@@ -41,45 +40,36 @@ type Row = Vec<(u8, Target)>;
 /// Packs what `roots` reach into at most `limit` words.
 pub(super) fn pack(states: &[State], roots: &[Target], limit: usize) -> Result<Packed, Overflow> {
     let (order, number) = breadth_first(states, roots);
-    let place = |target: Target| {
-        if is_answer(target) { target } else { (header::END as u32 + number[index(target)]) | target & PORTS }
-    };
+    let numbered =
+        |target: Target| if is_answer(target) { target } else { number[index(target)] | target & PORTS };
+    let (defaults, rows): (Vec<Target>, Vec<Row>) =
+        order.iter().map(|&state| split(&states[state as usize], numbered)).unzip();
 
-    let mut rows: Vec<Row> = Vec::new();
-    let mut row_ids: HashMap<Row, usize> = HashMap::new();
-    let mut row_of_state = Vec::with_capacity(order.len());
-    let mut defaults = Vec::with_capacity(order.len());
-    for &state in &order {
-        let (default, row) = split(&states[state as usize], place);
-        let id = *row_ids.entry(row).or_insert_with_key(|row| {
-            rows.push(row.clone());
-            rows.len() - 1
-        });
-        row_of_state.push(id);
-        defaults.push(default);
-    }
-
-    let first = header::END + order.len();
     let cells: usize = rows.iter().map(Vec::len).sum();
-    if first + cells > limit {
-        return Err(Overflow { words: first + cells });
+    let least = header::END + order.len() + cells;
+    if least > limit {
+        return Err(Overflow { words: least });
     }
-    let bases = displace(&rows, first, limit).ok_or(Overflow { words: limit + 1 })?;
+    let places = displace(&rows, header::END, limit).ok_or(Overflow { words: limit + 1 })?;
+    let placed =
+        |target: Target| if is_answer(target) { target } else { places[index(target)] | target & PORTS };
 
-    let mut words = vec![0; header::END];
-    for ((&state, row), default) in order.iter().zip(row_of_state).zip(defaults) {
-        words.push(state_word(bases[row], states[state as usize].accept, default));
-    }
-    for (row, &base) in rows.iter().zip(&bases) {
+    let last =
+        rows.iter().zip(&places).map(|(row, &place)| place as usize + row.last().map_or(0, |c| ahead(c.0)));
+    let mut words = vec![FREE_CELL; last.max().map_or(header::END, |last| last + 1)];
+    words[..header::END].fill(0);
+    for (((&state, row), default), &place) in order.iter().zip(&rows).zip(defaults).zip(&places) {
+        words[place as usize] = state_word(states[state as usize].accept, placed(default));
         for &(byte, target) in row {
-            let index = base as usize + usize::from(byte);
-            if index >= words.len() {
-                words.resize(index + 1, FREE_CELL);
-            }
-            words[index] = cell_word(base, target);
+            words[place as usize + ahead(byte)] = cell_word(place, placed(target));
         }
     }
-    Ok(Packed { words, roots: roots.iter().map(|&root| place(root)).collect() })
+    Ok(Packed { words, roots: roots.iter().map(|&root| placed(numbered(root))).collect() })
+}
+
+/// How far behind its state's word the cell of a byte lies.
+fn ahead(byte: u8) -> usize {
+    1 + usize::from(byte)
 }
 
 /// The states that the roots reach, nearest first (so that what every walk reads lies together), and for each state
@@ -132,60 +122,54 @@ fn split(state: &State, place: impl Fn(Target) -> Target) -> (Target, Row) {
     (default, row)
 }
 
-/// A base for every row, at or behind `first`; `None` when `limit` words are too few.
+/// A place for the state word of every row, at or behind `first`; `None` when `limit` words are too few.
 ///
-/// 64 bases are tried at once: bit *i* of the running AND stands for "base block + i is free for every byte so far".
+/// 64 places are tried at once: bit *i* of the running AND stands for "block + i is free for the word and for every
+/// byte so far".
 fn displace(rows: &[Row], first: usize, limit: usize) -> Option<Vec<u32>> {
-    let last_base = limit.checked_sub(256)?;
+    let last_place = limit.checked_sub(ahead(u8::MAX) + 1)?;
     let mut by_length: Vec<usize> = (0..rows.len()).collect();
     by_length.sort_by_key(|&row| (Reverse(rows[row].len()), row));
 
-    let blocks = limit / 64 + 8;
-    let mut taken = vec![0_u64; blocks];
-    let mut bases_used = vec![0_u64; blocks];
-    // What lies before `first` is nobody's cell and nobody's base.
-    for bits in [&mut taken, &mut bases_used] {
-        bits[..first / 64].fill(u64::MAX);
-        bits[first / 64] |= (1 << (first % 64)) - 1;
-    }
-    let mut bases = vec![0; rows.len()];
-    // No block before it has a free cell, so no search has to start before it.
+    let mut taken = vec![0_u64; limit / 64 + 8];
+    // What lies before `first` is nobody's.
+    taken[..first / 64].fill(u64::MAX);
+    taken[first / 64] |= (1 << (first % 64)) - 1;
+    let mut places = vec![0; rows.len()];
+    // No block before it has a free word, so no search has to start before it.
     let mut full_until = first / 64;
     for row in by_length {
         let cells = &rows[row];
-        while full_until < blocks && taken[full_until] == u64::MAX {
+        while full_until < taken.len() && taken[full_until] == u64::MAX {
             full_until += 1;
         }
-        let lead = cells.first().map_or(0, |&(byte, _)| usize::from(byte));
-        let mut block = ((full_until * 64).saturating_sub(lead) / 64).max(first / 64);
-        let base = loop {
+        let mut block = full_until;
+        let place = loop {
             let start = block * 64;
-            if start > last_base {
+            if start > last_place {
                 return None;
             }
-            let mut fits = !bases_used[block];
+            let mut fits = !taken[block];
             for &(byte, _) in cells {
                 if fits == 0 {
                     break;
                 }
-                fits &= !window(&taken, start + usize::from(byte));
+                fits &= !window(&taken, start + ahead(byte));
             }
             if fits != 0 {
                 break start + fits.trailing_zeros() as usize;
             }
             block += 1;
         };
-        if base > last_base {
+        if place > last_place {
             return None;
         }
-        bases_used[base / 64] |= 1 << (base % 64);
-        for &(byte, _) in cells {
-            let cell = base + usize::from(byte);
+        for cell in std::iter::once(place).chain(cells.iter().map(|&(byte, _)| place + ahead(byte))) {
             taken[cell / 64] |= 1 << (cell % 64);
         }
-        bases[row] = base as u32;
+        places[row] = place as u32;
     }
-    Some(bases)
+    Some(places)
 }
 
 /// 64 bits from bit `start` on.

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
-use agent_monitor_common::automaton::{BASE_MASK, FREE_CELL, PORTS, TERMINAL};
+use agent_monitor_common::automaton::{FREE_CELL, PORTS, TERMINAL};
 use agent_monitor_common::decide::{Decision, decide, decide_socket};
 use agent_monitor_common::image::{HAS_SYSCALLS, IMAGE_WORDS, MAGIC, Settings, field, has_syscall, header};
 use agent_monitor_common::request::{self, Address, Direction, NetRequest, STARTS};
@@ -368,8 +368,8 @@ fn what_does_not_fit_is_refused_by_name() {
     let policy = profile(allow, vec![], vec![]);
     let needed = compile::profile(&policy).unwrap().words_used();
     let fits = |limit: usize| profile_within(&policy, limit);
-    // Bases keep 255 words off the end, so an exact fit needs a little more.
-    assert!(fits(needed + 256).is_ok());
+    // States keep 256 words off the end, so an exact fit needs a little more.
+    assert!(fits(needed + 257).is_ok());
     let Err(CompileError::TooLarge { words, dearest, limit, .. }) = fits(1_500) else { panic!("fits") };
     assert_eq!(limit, 1_500);
     assert!(words > 1_500 && words <= needed, "{words} of {needed}");
@@ -381,7 +381,7 @@ fn what_does_not_fit_is_refused_by_name() {
     assert!(message.contains("t:network.allow[2] (t.yaml:3): "), "{message}");
 }
 
-/// What the walk takes for granted of a table: bases behind the states, and no index beyond the image.
+/// What the walk takes for granted of a table: states behind the header, and no index beyond the image.
 fn check_layout(words: &[u64], limit: usize) {
     let mut open: Vec<u32> =
         words[header::START_V4..header::START_V4 + 2 * STARTS].iter().map(|&w| w as u32).collect();
@@ -392,17 +392,14 @@ fn check_layout(words: &[u64], limit: usize) {
             continue;
         }
         let word = words[state as usize];
-        let base = word & BASE_MASK;
+        assert_eq!(word as u32 & 0xffff_ff00, 0xff00_0000, "no state word at {state}");
         open.push((word >> 32) as u32);
-        let row = words.iter().skip(base as usize).take(256);
-        open.extend(row.filter(|&&cell| cell as u32 as u64 == base).map(|&cell| (cell >> 32) as u32));
+        let row = words.iter().skip(state as usize + 1).take(256);
+        open.extend(row.filter(|&&cell| cell as u32 == state).map(|&cell| (cell >> 32) as u32));
     }
-    let end = header::END + states.len();
-    assert!(states.range(end as u32..).next().is_none(), "state words lie together behind the header");
     for &state in &states {
-        let base = (words[state as usize] & BASE_MASK) as usize;
-        assert!(base >= end, "a base among the state words");
-        assert!(base + 255 < limit, "a row that ends beyond the image");
+        assert!(state as usize >= header::END, "a state in the header");
+        assert!(state as usize + 256 < limit, "a row that ends beyond the image");
     }
 }
 
@@ -418,6 +415,6 @@ fn tables_are_laid_out_as_the_walk_assumes() {
     let needed = compile::profile(&small).unwrap().words_used();
     let (limit, tight) =
         (needed..).find_map(|limit| Some((limit, profile_within(&small, limit).ok()?))).unwrap();
-    assert!(limit <= needed + 256);
+    assert!(limit <= needed + 257);
     check_layout(&tight.words, limit);
 }
