@@ -7,7 +7,7 @@ pub const MAX_AGENTS: usize = 4_096;
 
 wire_struct! {
     /// What the kernel keeps of one agent.
-    pub struct AgentState: 64 {
+    pub struct AgentState: 72 {
         /// Profile slot.
         pub profile: u32,
         /// The tgid that was labelled first.
@@ -22,6 +22,8 @@ wire_struct! {
         pub lost_activity: u64,
         /// Denials (would-denials too).
         pub denied: u64,
+        /// Kills for a listed system call (would-be kills too); never among the denials.
+        pub killed: u64,
         /// Flows and operations that were judged and allowed.
         pub allowed: u64,
         /// [`crate::label::LabelOrigin`] code of the first process.

@@ -37,16 +37,22 @@ wire_codes! {
         Allow = 0 "allow",
         /// Not granted. In `learn` and `audit` mode the operation went on all the same.
         Deny = 1 "deny",
+        /// The caller is to be killed for a listed system call: in mode `enforce` it is. No denial: the call has begun,
+        /// and may have happened.
+        Kill = 2 "kill",
     }
 }
 
+/// Number of [`Effect`]s.
+const EFFECTS: usize = 3;
+
 /// Cells of the decision counter.
-pub const DECISIONS: usize = 4 * 2 * 3;
+pub const DECISIONS: usize = 4 * EFFECTS * 3;
 
 /// The cell of a decision.
 #[inline(always)]
 pub const fn decision_cell(domain: Domain, effect: Effect, mode: Mode) -> u32 {
-    (domain as u32 * 2 + effect as u32) * 3 + mode as u32
+    (domain as u32 * EFFECTS as u32 + effect as u32) * 3 + mode as u32
 }
 
 wire_codes! {

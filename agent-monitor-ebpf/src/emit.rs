@@ -2,8 +2,9 @@
 
 use agent_monitor_common::ABI_VERSION;
 use agent_monitor_common::counters::{Domain, Effect, Mode, Ring, decision_cell};
-use agent_monitor_common::event::{Header, Hook, Kind};
+use agent_monitor_common::event::{Header, Hook, Kind, NetBody};
 use agent_monitor_common::label::Label;
+use agent_monitor_common::request::NetRequest;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_ktime_get_ns, bpf_ringbuf_output};
 use core::ffi::c_void;
@@ -22,10 +23,10 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Where its record goes: denials and would-denials to the verdicts, all else to the activity.
+    /// Where its record goes: what the profile is against to the verdicts, all else to the activity.
     #[inline(always)]
     pub fn ring(self) -> Ring {
-        if matches!(self.effect, Effect::Deny) && !matches!(self.mode, Mode::Learn) {
+        if !matches!(self.effect, Effect::Allow) && !matches!(self.mode, Mode::Learn) {
             Ring::Verdicts
         } else {
             Ring::Activity
@@ -58,7 +59,7 @@ pub fn header(kind: Kind, hook: Hook, length: usize, label: &Label, outcome: Out
 
 /// A header for egress, which has no current process.
 #[inline(always)]
-pub fn packet_header(kind: Kind, hook: Hook, length: usize, label: &Label, outcome: Outcome) -> Header {
+fn packet_header(kind: Kind, hook: Hook, length: usize, label: &Label, outcome: Outcome) -> Header {
     // SAFETY: a helper without arguments.
     anonymous(kind, hook, length, unsafe { bpf_ktime_get_ns() }, label, outcome)
 }
@@ -88,6 +89,37 @@ fn anonymous(kind: Kind, hook: Hook, length: usize, time_ns: u64, label: &Label,
 pub struct Record<B> {
     pub header: Header,
     pub body: B,
+}
+
+/// What a network record says besides the request.
+#[derive(Clone, Copy)]
+pub struct Flow {
+    pub hook: Hook,
+    pub ip_protocol: u32,
+    pub family: u32,
+    pub local_port: u16,
+}
+
+/// Writes the record of a network decision; `reason` is a [`Reason`](agent_monitor_common::event::Reason) code.
+#[inline(always)]
+pub fn network(label: &Label, flow: Flow, request: NetRequest, reason: u8, outcome: Outcome) {
+    const LENGTH: usize = size_of::<Record<NetBody>>();
+    let header = match flow.hook {
+        Hook::Egress => packet_header(Kind::Network, flow.hook, LENGTH, label, outcome),
+        _ => header(Kind::Network, flow.hook, LENGTH, label, outcome),
+    };
+    let body = NetBody {
+        address: request.address.bytes(),
+        port: request.port,
+        protocol: request.protocol.code(),
+        direction: request.direction.code(),
+        reason,
+        pad: 0,
+        local_port: flow.local_port,
+        ip_protocol: flow.ip_protocol,
+        family: flow.family,
+    };
+    record(outcome.ring(), label.agent, &Record { header, body });
 }
 
 /// Writes a fixed record.
@@ -137,6 +169,15 @@ pub fn allowed(agent: u32) {
     if let Some(state) = AGENTS.get_ptr_mut(agent) {
         // SAFETY: as above.
         unsafe { atomic::add(&raw mut (*state).allowed, 1) };
+    }
+}
+
+/// Counts a kill of an agent.
+#[inline(always)]
+pub fn killed(agent: u32) {
+    if let Some(state) = AGENTS.get_ptr_mut(agent) {
+        // SAFETY: as above.
+        unsafe { atomic::add(&raw mut (*state).killed, 1) };
     }
 }
 

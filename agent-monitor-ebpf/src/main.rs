@@ -21,6 +21,8 @@ mod atomic;
 #[cfg(target_arch = "bpf")]
 mod emit;
 #[cfg(target_arch = "bpf")]
+mod ends;
+#[cfg(target_arch = "bpf")]
 mod fail;
 #[cfg(target_arch = "bpf")]
 mod hooks;

@@ -6,7 +6,7 @@ use agent_monitor_tests::peer::SINK;
 use agent_monitor_tests::socket::Name;
 use agent_monitor_tests::world::DENIED4;
 use agent_monitor_tests::{Body, Child, Failure, Monitor, Socket};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 
 use crate::lab::{self, Lab, PROFILE};
@@ -113,6 +113,7 @@ fn listed_calls(lab: &mut Lab) -> Result<()> {
     child.paused()?;
     let agent = monitor.label(child.pid())?;
     monitor.drain(Ring::Verdicts)?;
+    let before = monitor.decisions();
     child.go_on()?;
     let killed = child.killed_by()?;
     monitor.kernel.set_syscall_hook(false)?;
@@ -132,8 +133,20 @@ fn listed_calls(lab: &mut Lab) -> Result<()> {
     ensure!(calls.len() as u64 == CALLED + 1, "{} records of calls", calls.len());
     let Some((last, body)) = calls.last() else { bail!("no record") };
     ensure!(body.killed == 1 && i64::from(body.nr) == libc::SYS_sethostname, "{body:?}");
-    // The call may have happened: a kill has no errno, so nothing can show it as an operation that was refused.
-    ensure!(last.header.errno == 0, "a kill is shown as a refusal: {last:?}");
+    // The call may have happened: nothing may show a kill as an operation that was refused.
+    ensure!(
+        last.header.errno == 0 && last.header.effect == Effect::Kill.code(),
+        "shown as a refusal: {last:?}"
+    );
+    let after = monitor.decisions();
+    let grown = |effect| {
+        let cell = decision_cell(Domain::Syscall, effect, Mode::Enforce) as usize;
+        after[cell] - before[cell]
+    };
+    let grown = (grown(Effect::Allow), grown(Effect::Deny), grown(Effect::Kill));
+    ensure!(grown == (CALLED, 0, 1), "allowed, denied, killed: {grown:?}");
+    let state = monitor.kernel.agent(agent).context("the agent is gone")?;
+    ensure!((state.denied, state.killed) == (0, 1), "{state:?}");
     monitor.kernel.remove_agent(agent);
     Ok(())
 }

@@ -6,13 +6,13 @@ use agent_monitor_common::agent::{AttachRequest, StaleFlow};
 use agent_monitor_common::counters::{Mode, Site};
 use agent_monitor_common::decide::decide;
 use agent_monitor_common::label::{Label, SOCKET_SERVER};
-use agent_monitor_common::layout::ABSENT;
-use agent_monitor_common::request::{AF_INET, AF_INET6, Address, NetRequest, Protocol};
+use agent_monitor_common::request::{NetRequest, Protocol};
 use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::{bpf_seq_write, bpf_sock_from_file};
 use core::ffi::c_void;
 
 use super::network::label_socket;
+use crate::ends::ends;
 use crate::kernel::{offset, typed};
 use crate::maps::{AGENTS, ATTACH, LABELS, SOCKETS};
 use crate::subject::{clear_bit, has_bit, label_of, policy, set_bit};
@@ -168,50 +168,27 @@ pub fn iterate_stale(ctx: *mut FileContext) -> i32 {
         if !matches!(policy.mode, Mode::Enforce) {
             return 0;
         }
-        let common = offset!(sk_common);
-        let family: u16 = typed(sk, common + offset!(skc_family));
-        let (remote, local) = match family as u32 {
-            AF_INET => (
-                Address::v4(typed(sk, common + offset!(skc_daddr))),
-                Address::v4(typed(sk, common + offset!(skc_rcv_saddr))),
-            ),
-            AF_INET6 if offset!(skc_v6_daddr) != ABSENT as usize => (
-                address6(sk, common + offset!(skc_v6_daddr)),
-                address6(sk, common + offset!(skc_v6_rcv_saddr)),
-            ),
-            _ => return 0,
-        };
-        let port = u16::from_be(typed(sk, common + offset!(skc_dport)));
-        let local_port: u16 = typed(sk, common + offset!(skc_num));
-        if port == 0 {
+        let Some(e) = ends(sk) else { return 0 };
+        if e.remote_port == 0 {
             return 0; // not connected
         }
-        let ip_protocol: u16 = typed(sk, offset!(sk_protocol));
-        let protocol = Protocol::from_ip(ip_protocol as u32);
+        let protocol = Protocol::from_ip(e.ip_protocol as u32);
         let server = match SOCKETS.get(sk.cast_mut().cast()) {
             Some(s) => (*s).flags & SOCKET_SERVER != 0,
             None => false,
         };
         let request = if server {
-            NetRequest::listen(local, local_port, protocol)
+            NetRequest::listen(e.local, e.local_port, protocol)
         } else {
-            NetRequest::out(remote, port, protocol)
+            NetRequest::out(e.remote, e.remote_port, protocol)
         };
         if decide(&policy.table, request).allowed() {
             return 0;
         }
-        let flow = StaleFlow { tgid, fd: (*ctx).fd, agent: label.agent, port: port as u32 };
+        let flow = StaleFlow { tgid, fd: (*ctx).fd, agent: label.agent, port: e.remote_port as u32 };
         if bpf_seq_write((*(*ctx).meta).seq, (&raw const flow).cast(), size_of::<StaleFlow>() as u32) != 0 {
             fail::count(Site::SeqWrite);
         }
     }
     0
-}
-
-/// # Safety
-/// `sk` is a typed socket pointer and `at` the offset of an IPv6 address in it.
-#[inline(always)]
-unsafe fn address6(sk: *const c_void, at: usize) -> Address {
-    // SAFETY: the caller's promise.
-    unsafe { Address([typed(sk, at), typed(sk, at + 4), typed(sk, at + 8), typed(sk, at + 12)]) }
 }

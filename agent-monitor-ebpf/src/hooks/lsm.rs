@@ -5,10 +5,9 @@
 
 use agent_monitor_common::counters::{Domain, Effect, Mode, Site};
 use agent_monitor_common::decide::{Decision, decide};
-use agent_monitor_common::event::{Hook, Kind, NetBody, Reason, SocketBody};
+use agent_monitor_common::event::{Hook, Reason, SocketBody};
 use agent_monitor_common::label::{Label, SOCKET_SERVER};
-use agent_monitor_common::layout::ABSENT;
-use agent_monitor_common::request::{AF_INET, AF_INET6, Address, NetRequest, Protocol};
+use agent_monitor_common::request::{AF_INET, AF_INET6, NetRequest, Protocol};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_sock_from_file;
 use aya_ebpf::macros::lsm;
@@ -18,7 +17,8 @@ use core::ffi::c_void;
 use super::network::{
     EACCES, EAFNOSUPPORT, NOBODY, count_unjudged_socket, destination_errno, label_socket, socket_granted,
 };
-use crate::emit::{self, Outcome, Record};
+use crate::emit::{self, Flow, Outcome};
+use crate::ends::{Ends, ends};
 use crate::fail;
 use crate::kernel::{offset, typed};
 use crate::maps::{LABEL_BITS, SOCKETS};
@@ -100,53 +100,6 @@ unsafe fn sock_of(socket: *const c_void) -> *const c_void {
     unsafe { typed(socket, offset!(socket_sk)) }
 }
 
-/// What an AF_INET or AF_INET6 socket is bound and connected to.
-struct Ends {
-    local: Address,
-    local_port: u16,
-    remote: Address,
-    remote_port: u16,
-    ip_protocol: u16,
-    family: u16,
-}
-
-/// # Safety
-/// `sk` is a typed socket pointer that is not null.
-#[inline(always)]
-unsafe fn ends(sk: *const c_void) -> Option<Ends> {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let common = offset!(sk_common);
-        let family: u16 = typed(sk, common + offset!(skc_family));
-        let (local, remote) = match family as u32 {
-            AF_INET => (
-                Address::v4(typed(sk, common + offset!(skc_rcv_saddr))),
-                Address::v4(typed(sk, common + offset!(skc_daddr))),
-            ),
-            AF_INET6 if offset!(skc_v6_daddr) != ABSENT as usize => {
-                (words6(sk, common + offset!(skc_v6_rcv_saddr)), words6(sk, common + offset!(skc_v6_daddr)))
-            }
-            _ => return None,
-        };
-        Some(Ends {
-            local,
-            local_port: typed(sk, common + offset!(skc_num)),
-            remote,
-            remote_port: u16::from_be(typed(sk, common + offset!(skc_dport))),
-            ip_protocol: typed(sk, offset!(sk_protocol)),
-            family,
-        })
-    }
-}
-
-/// # Safety
-/// `sk` is a typed socket pointer and `at` the offset of an IPv6 address in it.
-#[inline(always)]
-unsafe fn words6(sk: *const c_void, at: usize) -> Address {
-    // SAFETY: the caller's promise.
-    unsafe { Address([typed(sk, at), typed(sk, at + 4), typed(sk, at + 8), typed(sk, at + 12)]) }
-}
-
 /// Judges and, on denial, reports. `None`: allowed.
 #[inline(always)]
 fn judge(label: &Label, policy: &Policy, hook: Hook, e: &Ends, request: NetRequest, errno: u16) -> bool {
@@ -162,19 +115,9 @@ fn judge(label: &Label, policy: &Policy, hook: Hook, e: &Ends, request: NetReque
     let enforce = matches!(policy.mode, Mode::Enforce);
     let errno = if enforce { errno } else { 0 };
     let outcome = Outcome { effect: Effect::Deny, mode: policy.mode, generation: policy.generation, errno };
-    let body = NetBody {
-        address: request.address.bytes(),
-        port: request.port,
-        protocol: request.protocol.code(),
-        direction: request.direction.code(),
-        reason: reason.code(),
-        pad: 0,
-        local_port: e.local_port,
-        ip_protocol: e.ip_protocol as u32,
-        family: e.family as u32,
-    };
-    let header = emit::header(Kind::Network, hook, size_of::<Record<NetBody>>(), label, outcome);
-    emit::record(outcome.ring(), label.agent, &Record { header, body });
+    let flow =
+        Flow { hook, ip_protocol: e.ip_protocol as u32, family: e.family as u32, local_port: e.local_port };
+    emit::network(label, flow, request, reason.code(), outcome);
     emit::denied(label.agent);
     !enforce
 }

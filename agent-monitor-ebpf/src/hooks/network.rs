@@ -6,7 +6,7 @@
 
 use agent_monitor_common::counters::{Domain, Effect, Mode, Site};
 use agent_monitor_common::decide::{Decision, decide, decide_socket, forget};
-use agent_monitor_common::event::{Hook, Kind, NetBody, Reason, SocketBody};
+use agent_monitor_common::event::{Hook, Kind, Reason, SocketBody};
 use agent_monitor_common::label::{Label, SOCKET_SERVER, SocketLabel, flow_tag};
 use agent_monitor_common::request::{Address, Direction, NetRequest, Protocol, socket_kind};
 use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_sock_addr};
@@ -15,7 +15,7 @@ use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext};
 use core::ptr::read_volatile;
 
-use crate::emit::{self, Outcome, Record};
+use crate::emit::{self, Flow, Outcome, Record};
 use crate::fail;
 use crate::maps::SOCKETS;
 use crate::subject::{Policy, current_tgid, has_bit, label_of, policy};
@@ -66,32 +66,6 @@ fn deny_with(errno: u16) -> i32 {
 /// A label for records about a process whose label was lost.
 pub const NOBODY: Label = Label { agent: 0, profile: 0, parent: 0, origin: 0 };
 
-/// What a hook knows besides the request.
-#[derive(Clone, Copy)]
-struct Place {
-    hook: Hook,
-    ip_protocol: u32,
-    family: u32,
-}
-
-/// Reports one network decision: counters, and a record.
-#[inline(always)]
-fn report(label: &Label, place: Place, request: NetRequest, reason: Reason, outcome: Outcome) {
-    let body = NetBody {
-        address: request.address.bytes(),
-        port: request.port,
-        protocol: request.protocol.code(),
-        direction: request.direction.code(),
-        reason: reason.code(),
-        pad: 0,
-        local_port: 0,
-        ip_protocol: place.ip_protocol,
-        family: place.family,
-    };
-    let header = emit::header(Kind::Network, place.hook, size_of::<Record<NetBody>>(), label, outcome);
-    emit::record(outcome.ring(), label.agent, &Record { header, body });
-}
-
 #[inline(always)]
 fn domain(direction: Direction) -> Domain {
     match direction {
@@ -102,13 +76,14 @@ fn domain(direction: Direction) -> Domain {
 
 /// Denies an operation that could not be judged. Counted; in `learn` and `audit` mode it goes on.
 #[inline(always)]
-fn unjudged(label: &Label, place: Place, request: NetRequest, site: Site, mode: Mode) -> i32 {
+fn unjudged(label: &Label, flow: Flow, request: NetRequest, site: Site, mode: Mode) -> i32 {
     fail::count(site);
     let reason = if matches!(site, Site::LabelMissing) { Reason::LabelLost } else { Reason::HelperFailed };
     emit::decision(domain(request.direction), Effect::Deny, mode);
     let enforce = matches!(mode, Mode::Enforce);
     let errno = if enforce { ENETUNREACH } else { 0 };
-    report(label, place, request, reason, Outcome { effect: Effect::Deny, mode, generation: 0, errno });
+    let outcome = Outcome { effect: Effect::Deny, mode, generation: 0, errno };
+    emit::network(label, flow, request, reason.code(), outcome);
     emit::denied(label.agent);
     if enforce { deny_with(ENETUNREACH) } else { PASS }
 }
@@ -146,7 +121,7 @@ fn address_hook(ctx: &SockAddrContext, hook: Hook, act: Act, v6: bool) -> i32 {
         (address, port, ip_protocol, family, (*c).__bindgen_anon_1.sk)
     };
     log!(ctx, "address hook {}: process {}, port {}", hook.code(), tgid, port);
-    let place = Place { hook, ip_protocol, family };
+    let flow = Flow { hook, ip_protocol, family, local_port: 0 };
     let protocol = Protocol::from_ip(ip_protocol);
     let request = match act {
         Act::Bind => NetRequest::listen(address, port, protocol),
@@ -154,16 +129,16 @@ fn address_hook(ctx: &SockAddrContext, hook: Hook, act: Act, v6: bool) -> i32 {
     };
     let label = match label_of(tgid) {
         Ok(label) => label,
-        Err(site) => return unjudged(&NOBODY, place, request, site, Mode::Enforce),
+        Err(site) => return unjudged(&NOBODY, flow, request, site, Mode::Enforce),
     };
     let Some(policy) = policy(label.profile) else {
-        return unjudged(&label, place, request, Site::ImageMissing, Mode::Enforce);
+        return unjudged(&label, flow, request, Site::ImageMissing, Mode::Enforce);
     };
     // SAFETY: `ctx->sk` is a socket the verifier knows.
     let Some(storage) = (unsafe { SOCKETS.get_or_create(sk.cast()) }) else {
-        return unjudged(&label, place, request, Site::SocketStorage, policy.mode);
+        return unjudged(&label, flow, request, Site::SocketStorage, policy.mode);
     };
-    judge(storage, &label, &policy, place, request, act)
+    judge(storage, &label, &policy, flow, request, act)
 }
 
 #[inline(always)]
@@ -171,7 +146,7 @@ fn judge(
     s: *mut SocketLabel,
     label: &Label,
     policy: &Policy,
-    place: Place,
+    flow: Flow,
     request: NetRequest,
     act: Act,
 ) -> i32 {
@@ -211,7 +186,7 @@ fn judge(
         }
         let outcome =
             Outcome { effect: Effect::Allow, mode: policy.mode, generation: policy.generation, errno: 0 };
-        report(label, place, request, Reason::Rule, outcome);
+        emit::network(label, flow, request, Reason::Rule.code(), outcome);
         emit::allowed(label.agent);
         return PASS;
     }
@@ -224,7 +199,7 @@ fn judge(
         (true, _) => destination_errno(policy.errno),
     };
     let outcome = Outcome { effect: Effect::Deny, mode: policy.mode, generation: policy.generation, errno };
-    report(label, place, request, reason, outcome);
+    emit::network(label, flow, request, reason.code(), outcome);
     emit::denied(label.agent);
     // Denied or not, the socket is the agent's: a kernel-made one has no other label, and a program attached behind
     // ours can take the errno back.
@@ -395,12 +370,8 @@ pub fn network_egress(ctx: SkBuffContext) -> i32 {
     let skb: *mut __sk_buff = ctx.skb.skb;
     // SAFETY: context fields and helpers; null is checked before use.
     unsafe {
+        // The kernel calls this with a full socket only (BPF_CGROUP_RUN_PROG_INET_EGRESS): of a SYN-ACK, the listener.
         let sk = (*skb).__bindgen_anon_2.sk;
-        if sk.is_null() {
-            return PASS;
-        }
-        // A request socket gives its listener here; time-wait sockets carry no payload.
-        let sk = bpf_sk_fullsock(sk);
         if sk.is_null() {
             return PASS;
         }
@@ -509,7 +480,11 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
             (*s).flags,
             read_volatile(&raw const (*s).allowed),
             read_volatile(&raw const (*s).denied),
-            read_volatile(&raw const (*sk).state),
+            // The verifier wants the socket known as a full one before its state is read.
+            match bpf_sk_fullsock(sk) {
+                full if full.is_null() => 0,
+                full => read_volatile(&raw const (*full).state),
+            },
         )
     };
     let label = Label { agent, profile, parent: 0, origin: 0 };
@@ -567,20 +542,13 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
     if tag == 0 || reported != tag {
         let errno = if enforce { EPERM } else { 0 };
         let outcome = Outcome { effect: Effect::Deny, mode, generation: policy.generation, errno };
-        let body = NetBody {
-            address: request.address.bytes(),
-            port: request.port,
-            protocol: protocol.code(),
-            direction: request.direction.code(),
-            reason,
-            pad: 0,
-            local_port: if ported { parsed.source_port } else { 0 },
+        let flow = Flow {
+            hook: Hook::Egress,
             ip_protocol: parsed.ip_protocol as u32,
             family: 0,
+            local_port: if ported { parsed.source_port } else { 0 },
         };
-        let header =
-            emit::packet_header(Kind::Network, Hook::Egress, size_of::<Record<NetBody>>(), &label, outcome);
-        emit::record(outcome.ring(), agent, &Record { header, body });
+        emit::network(&label, flow, request, reason, outcome);
         emit::denied(agent);
         // SAFETY: as above.
         unsafe { (*s).denied = tag };

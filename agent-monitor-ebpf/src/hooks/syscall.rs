@@ -61,7 +61,7 @@ pub fn syscall_enter(ctx: RawTracePointContext) -> i32 {
             fail::count(Site::SendSignal);
         }
     }
-    let effect = if kill { Effect::Deny } else { Effect::Allow };
+    let effect = if kill { Effect::Kill } else { Effect::Allow };
     emit::decision(Domain::Syscall, effect, policy.mode);
     let outcome = Outcome { effect, mode: policy.mode, generation: policy.generation, errno: 0 };
     let header =
@@ -70,7 +70,7 @@ pub fn syscall_enter(ctx: RawTracePointContext) -> i32 {
     // A watched call is what the profile's author asked to see: it goes where nothing is sampled.
     emit::record(Ring::Verdicts, label.agent, &Record { header, body });
     if kill {
-        emit::denied(label.agent);
+        emit::killed(label.agent);
     }
     0
 }

@@ -30,7 +30,7 @@ pub struct EventsArgs {
     /// Only of agents of this profile
     #[arg(long, value_name = "NAME")]
     pub profile: Vec<String>,
-    /// Only with this verdict: allow, deny or would-deny
+    /// Only with this verdict: allow, deny, would-deny, kill or would-kill
     #[arg(long, value_name = "VERDICT")]
     pub verdict: Vec<VerdictEffect>,
     /// Only of this type: network, socket, syscall, exec, fork, exit, agent.started, agent.ended, flow.cut, profile, loss

@@ -94,6 +94,7 @@ fn agents(status: &Status, text: &mut String) {
                 format!("process {} ({})", agent.root, agent.origin),
                 format!("{} alive", agent.processes),
                 format!("{} denied", agent.denied),
+                if agent.killed > 0 { format!("{} killed", agent.killed) } else { String::new() },
                 format!("{} allowed", agent.allowed),
                 if agent.lost > 0 { format!("{} records LOST", agent.lost) } else { String::new() },
             ]

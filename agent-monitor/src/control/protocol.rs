@@ -240,6 +240,8 @@ pub struct AgentStatus {
     pub started: String,
     pub processes: u64,
     pub denied: u64,
+    /// Killed for a listed system call; not among the denials.
+    pub killed: u64,
     pub allowed: u64,
     /// Records about it that found a ring full.
     pub lost: u64,

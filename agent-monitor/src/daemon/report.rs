@@ -52,6 +52,7 @@ impl Core {
                 started: Time(agent.started).to_string(),
                 processes: state.live,
                 denied: state.denied,
+                killed: state.killed,
                 allowed: state.allowed,
                 lost: state.lost_verdicts + state.lost_activity,
                 cgroup: agent.cgroup.as_ref().map(|own| own.directory.display().to_string()),

@@ -422,10 +422,14 @@ pub enum VerdictEffect {
     Deny,
     /// The operation went on; a profile in `enforce` mode would have denied it.
     WouldDeny,
+    /// The caller of a listed system call was killed. No denial: the call has begun, and may have happened.
+    Kill,
+    /// The call went on; a profile in `enforce` mode would have killed its caller.
+    WouldKill,
 }
 
 impl VerdictEffect {
-    pub const ALL: [Self; 3] = [Self::Allow, Self::Deny, Self::WouldDeny];
+    pub const ALL: [Self; 5] = [Self::Allow, Self::Deny, Self::WouldDeny, Self::Kill, Self::WouldKill];
 
     /// What the kernel's effect means in this mode.
     #[must_use]
@@ -434,6 +438,8 @@ impl VerdictEffect {
             (Effect::Allow, _) => Self::Allow,
             (Effect::Deny, Mode::Enforce) => Self::Deny,
             (Effect::Deny, Mode::Audit | Mode::Learn) => Self::WouldDeny,
+            (Effect::Kill, Mode::Enforce) => Self::Kill,
+            (Effect::Kill, Mode::Audit | Mode::Learn) => Self::WouldKill,
         }
     }
 
@@ -444,6 +450,8 @@ impl VerdictEffect {
             Self::Allow => "allow",
             Self::Deny => "deny",
             Self::WouldDeny => "would-deny",
+            Self::Kill => "kill",
+            Self::WouldKill => "would-kill",
         }
     }
 }
@@ -553,6 +561,12 @@ mod tests {
         json["future"] = 1.into();
         let back: Event<'static> = serde_json::from_str(&json.to_string()).unwrap();
         assert_eq!(back, event);
+    }
+
+    #[test]
+    fn a_kill_is_never_a_denial() {
+        assert_eq!(VerdictEffect::of(Effect::Kill, Mode::Enforce), VerdictEffect::Kill);
+        assert_eq!(VerdictEffect::of(Effect::Kill, Mode::Audit), VerdictEffect::WouldKill);
     }
 
     #[test]

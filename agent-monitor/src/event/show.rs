@@ -38,6 +38,8 @@ fn headline(event: &Event<'_>) -> (&'static str, &'static str) {
     match (event.kind, event.verdict.as_ref().map(|verdict| verdict.effect)) {
         (_, Some(VerdictEffect::Deny)) => ("DENY", RED),
         (_, Some(VerdictEffect::WouldDeny)) => ("WOULD-DENY", YELLOW),
+        (_, Some(VerdictEffect::Kill)) => ("KILL", RED),
+        (_, Some(VerdictEffect::WouldKill)) => ("WOULD-KILL", YELLOW),
         (EventType::Syscall, _) => ("SYSCALL", YELLOW),
         (_, Some(VerdictEffect::Allow)) => ("ALLOW", GREEN),
         (EventType::Loss, None) => ("LOSS", RED),
@@ -73,9 +75,6 @@ fn details(event: &Event<'_>, out: &mut String) {
             Some(name) => write!(out, " {name}"),
             None => write!(out, " system call {}{}", call.nr, if call.compat { " (32-bit)" } else { "" }),
         };
-        if call.killed {
-            out.push_str(" killed");
-        }
     }
     if event.exec.is_some()
         && let Some(process) = &event.process

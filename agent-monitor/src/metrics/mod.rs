@@ -166,7 +166,7 @@ impl Metrics {
             ))?,
             decisions: make.counters(
                 "agent_monitor_decisions_total",
-                "Decisions of the kernel side by domain, effect and the profile's mode; a deny outside enforce mode was not enforced.",
+                "Decisions of the kernel side by domain, effect and the profile's mode; a deny or kill outside enforce mode was not enforced.",
                 &["domain", "effect", "mode"],
             )?,
             ring_written: make.counters(
