@@ -1,11 +1,14 @@
 //! The kernel's `decide()` by test-run: nanoseconds of a decision over what the probe itself costs, by number of
 //! rules, beside an LPM trie with port lists. And what compiling and installing those profiles takes.
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use agent_monitor::kernel::{BaselinePorts, Kernel, LoadOptions};
 use agent_monitor::policy::ResolvedProfile;
 use agent_monitor::policy::compile::{self, sample};
+use agent_monitor_common::automaton::Words;
+use agent_monitor_common::decide::decide;
 use agent_monitor_common::request::{Direction, NetRequest, PROBE_BATCH};
 use agent_monitor_tests::cgroup::Cgroup;
 use anyhow::{Context, Result};
@@ -47,6 +50,8 @@ pub fn run(report: &mut Report) -> Result<()> {
         for v4 in [true, false] {
             let requests = requests(&profile, v4);
             kernel.fill_probe(0, &requests)?;
+            let name = format!("words read a decision, {}, {size} rules", if v4 { "IPv4" } else { "IPv6" });
+            report.info(name, words_read(&image.words, &requests), "", String::new());
             row.push(time(&mut kernel, "probe_decide")?);
             row.push(time(&mut kernel, "probe_lpm")?);
         }
@@ -79,6 +84,22 @@ fn requests(profile: &ResolvedProfile, v4: bool) -> Vec<NetRequest> {
         .collect()
 }
 
+/// Words of the image that a decision reads, on average: they depend on one another, so their number is its time.
+fn words_read(image: &[u64], requests: &[NetRequest]) -> f64 {
+    struct Counting<'a>(&'a [u64], Cell<usize>);
+    impl Words for Counting<'_> {
+        fn word(&self, index: u64) -> u64 {
+            self.1.set(self.1.get() + 1);
+            self.0.word(index)
+        }
+    }
+    let image = Counting(image, Cell::new(0));
+    for request in requests {
+        decide(&image, *request);
+    }
+    image.1.get() as f64 / requests.len() as f64
+}
+
 /// Nanoseconds of one run of a probe over the empty probe: the median of the rounds.
 fn time(kernel: &mut Kernel, name: &'static str) -> Result<f64> {
     let mut over = Vec::new();
@@ -88,7 +109,7 @@ fn time(kernel: &mut Kernel, name: &'static str) -> Result<f64> {
         over.push(full.as_nanos() as f64 - empty.as_nanos() as f64);
     }
     // At least one nanosecond, so that ratios exist: the kernel gives whole ones.
-    Ok(median(&mut over).0.max(1.0))
+    Ok(median(&mut over).middle.max(1.0))
 }
 
 /// The profile's rules as an LPM trie can hold them: per prefix at most eight port ranges; denies where they stand.

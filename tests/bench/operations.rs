@@ -1,10 +1,10 @@
 //! The operations that are timed, in a worker process of their own: this program again, with other arguments.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -38,21 +38,23 @@ impl Operation {
         }
     }
 
-    /// Blocks, and operations of one block.
+    /// Blocks of one turn, and operations of one block.
     fn amount(self) -> (u32, u32) {
         match self {
-            Operation::Connect => (30, 300),
-            Operation::Send => (60, 2_000),
-            Operation::Exec => (12, 20),
-            Operation::Getppid => (60, 50_000),
+            Operation::Connect => (10, 100),
+            Operation::Send => (20, 1_000),
+            Operation::Exec => (6, 10),
+            Operation::Getppid => (20, 20_000),
         }
     }
 }
 
-/// A worker that waits for its go.
+/// A worker that lives through all rounds, so that what differs between two processes (where their pages and stacks
+/// lie) differs between no two figures. It runs one turn whenever it is told to.
 pub struct Worker {
     child: Child,
     go: ChildStdin,
+    answers: BufReader<ChildStdout>,
 }
 
 impl Worker {
@@ -66,33 +68,76 @@ impl Worker {
             .context("cannot start a worker")?;
         fs::write(cgroup.join("cgroup.procs"), child.id().to_string())?;
         let go = child.stdin.take().context("the worker has no stdin")?;
-        Ok(Worker { child, go })
+        let answers = BufReader::new(child.stdout.take().context("the worker has no stdout")?);
+        let mut worker = Worker { child, go, answers };
+        worker.turn()?; // makes its sockets, and warms up
+        Ok(worker)
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Lets it run; nanoseconds of one operation in its best block.
-    pub fn finish(mut self) -> Result<f64> {
+    /// Lets it run a turn; nanoseconds of one operation in the turn's best block.
+    pub fn turn(&mut self) -> Result<f64> {
         self.go.write_all(b"g")?;
-        let mut text = String::new();
-        self.child.stdout.take().context("the worker has no stdout")?.read_to_string(&mut text)?;
-        if !self.child.wait()?.success() {
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        line.trim().parse().context("a worker printed no number: it failed")
+    }
+
+    /// Ends it.
+    pub fn finish(self) -> Result<()> {
+        let Worker { mut child, go, .. } = self;
+        drop(go);
+        if !child.wait()?.success() {
             bail!("a worker failed");
         }
-        text.trim().parse().context("a worker printed no number")
+        Ok(())
     }
 }
 
-/// The worker's side.
+/// The processor that workers run on. Their peer has the others.
+const WORKERS_CPU: usize = 0;
+
+/// Keeps the calling thread on the workers' processor, or off it. Where there is only one, it stays as it is.
+fn pin(worker: bool) -> Result<()> {
+    let count = std::thread::available_parallelism()?.get();
+    if count < 2 {
+        return Ok(());
+    }
+    // SAFETY: zero is a value of the set, and the macros write inside it.
+    let failed = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        for cpu in (0..count).filter(|cpu| (*cpu == WORKERS_CPU) == worker) {
+            libc::CPU_SET(cpu, &mut set);
+        }
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) != 0
+    };
+    if failed { Err(std::io::Error::last_os_error()).context("cannot choose a processor") } else { Ok(()) }
+}
+
+/// The worker's side: a turn for each byte on stdin, until its end.
 pub fn work(arguments: &[String]) -> Result<()> {
     let [name, port] = arguments else { bail!("a worker wants an operation and a port") };
     let operation = Operation::ALL.into_iter().find(|o| o.name() == name).context("no such operation")?;
     let target = SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse()?));
-    std::io::stdin().read_exact(&mut [0])?;
-    // Made after the go: its label is the process'.
-    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    pin(true)?;
+    let mut stdin = std::io::stdin();
+    let mut go = [0];
+    let mut udp = None;
+    while stdin.read(&mut go)? == 1 {
+        let udp = match &udp {
+            Some(udp) => udp,
+            // Made after the go: only then is this process in its cgroup.
+            None => udp.insert(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?),
+        };
+        println!("{}", turn(operation, udp, target)?);
+    }
+    Ok(())
+}
+
+fn turn(operation: Operation, udp: &UdpSocket, target: SocketAddr) -> Result<f64> {
     let (blocks, count) = operation.amount();
     let mut best = Duration::MAX;
     for _ in 0..blocks {
@@ -114,8 +159,7 @@ pub fn work(arguments: &[String]) -> Result<()> {
         }
         best = best.min(cpu_time().saturating_sub(start));
     }
-    println!("{}", best.as_nanos() as f64 / f64::from(count));
-    Ok(())
+    Ok(best.as_nanos() as f64 / f64::from(count))
 }
 
 /// Processor time of this process and of the children it waited for: unlike the clock it does not count what other
@@ -149,6 +193,7 @@ impl Peer {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
         let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, port))?;
+        pin(false)?; // and so is the thread that accepts
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 drop(stream);

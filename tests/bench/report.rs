@@ -70,11 +70,17 @@ fn line(row: &Row) -> String {
     format!("{:<44} {figure:>12} {target:>10}  {verdict:<6} {}", row.name, row.note)
 }
 
-/// The median; the smallest and largest beside it.
-pub fn median(values: &mut [f64]) -> (f64, f64, f64) {
+/// The middle of some values, and of their lower and upper halves.
+#[derive(Clone, Copy, Debug)]
+pub struct Spread {
+    pub lower: f64,
+    pub middle: f64,
+    pub upper: f64,
+}
+
+/// Median and quartiles; not a number for no values.
+pub fn median(values: &mut [f64]) -> Spread {
     values.sort_by(f64::total_cmp);
-    match values {
-        [] => (f64::NAN, f64::NAN, f64::NAN),
-        v => (v[v.len() / 2], v[0], v[v.len() - 1]),
-    }
+    let at = |quarter: usize| values.get(values.len() * quarter / 4).copied().unwrap_or(f64::NAN);
+    Spread { lower: at(1), middle: at(2), upper: at(3) }
 }

@@ -1,17 +1,19 @@
-//! Rounds of operations: monitor off, on for an unlabelled process, on for a labelled one.
+//! Rounds of operations: monitor off, programs that do nothing in its place, on for an unlabelled process, on for a
+//! labelled one. What the empty programs cost is the kernel's price of having a hook at all.
 
 use std::fs;
 use std::path::PathBuf;
 
 use agent_monitor::kernel::{Kernel, LoadOptions};
 use agent_monitor_common::label::LabelOrigin;
+use agent_monitor_tests::bpf::{self, CgroupHook};
 use agent_monitor_tests::cgroup::Cgroup;
 use anyhow::{Context, Result};
 
 use crate::operations::{Operation, Peer, Worker};
 use crate::report::{Report, median};
 
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 25;
 
 /// The profile that the labelled workers run under: what they do is granted, among ordinary rules.
 const PROFILE: &str = "version: 1
@@ -28,59 +30,98 @@ network:
     - { ports: [3000-3999] }
 ";
 
+/// What is compared with the monitor being off.
+const EMPTY: usize = 1;
+const UNLABELLED: usize = 2;
+const LABELLED: usize = 3;
+
+/// Hooks of a connect or a datagram, for the programs that do nothing.
+const HOOKS: [CgroupHook; 4] = [bpf::CONNECT4, bpf::SENDMSG4, bpf::SOCK_CREATE, bpf::EGRESS];
+
 pub fn run(report: &mut Report) -> Result<()> {
     eprintln!("operations, {ROUNDS} rounds");
     let cgroup = Cgroup::create("bench")?;
     let peer = Peer::start()?;
     let image = image()?;
+    let mut workers = Operation::ALL
+        .into_iter()
+        .map(|operation| Worker::start(operation, cgroup.path(), peer.port))
+        .collect::<Result<Vec<_>>>()?;
+    // An agent lives all the while, so that its label makes the hooks work.
+    let resident = Worker::start(Operation::Getppid, cgroup.path(), peer.port)?;
     // [operation][condition][round]
-    let mut times = vec![[const { Vec::new() }; 3]; Operation::ALL.len()];
+    let mut times = vec![[const { Vec::new() }; 4]; Operation::ALL.len()];
+    let mut off = turns(&mut workers)?;
     for round in 0..ROUNDS {
         eprint!("  round {} of {ROUNDS}\r", round + 1);
-        for (i, operation) in Operation::ALL.into_iter().enumerate() {
-            times[i][0].push(Worker::start(operation, cgroup.path(), peer.port)?.finish()?);
-        }
+        let empty = {
+            let _programs: Vec<_> = HOOKS
+                .iter()
+                .map(|hook| bpf::attach_allow_all(&cgroup, *hook, bpf::ALLOW_MULTI, true))
+                .collect::<Result<_>>()?;
+            turns(&mut workers)?
+        };
         let mut kernel = Kernel::load(&LoadOptions::new(cgroup.path()))?;
         kernel.install(0, &image)?;
-        for (i, operation) in Operation::ALL.into_iter().enumerate() {
-            // An agent lives all the while, so that its label makes the hooks work.
-            let resident = Worker::start(Operation::Getppid, cgroup.path(), peer.port)?;
-            let agent = kernel.new_agent(0, resident.pid(), LabelOrigin::Run)?;
-            times[i][1].push(Worker::start(operation, cgroup.path(), peer.port)?.finish()?);
-            let labelled = Worker::start(operation, cgroup.path(), peer.port)?;
-            kernel.label_tree(agent, 0, labelled.pid(), LabelOrigin::Run)?;
-            times[i][2].push(labelled.finish()?);
-            resident.finish()?;
+        let agent = kernel.new_agent(0, resident.pid(), LabelOrigin::Run)?;
+        let unlabelled = turns(&mut workers)?;
+        for worker in &workers {
+            kernel.label_tree(agent, 0, worker.pid(), LabelOrigin::Run)?;
         }
+        let labelled = turns(&mut workers)?;
         let faults: u64 = kernel.counters().sites.iter().map(|(_, n)| n).sum();
         anyhow::ensure!(faults == 0, "helpers failed while measuring: {:?}", kernel.counters().sites);
+        drop(kernel);
+        // The machine's speed drifts: what the conditions are compared with is measured before and after them.
+        let after = turns(&mut workers)?;
+        for (i, times) in times.iter_mut().enumerate() {
+            times[0].push(off[i].midpoint(after[i]));
+            times[EMPTY].push(empty[i]);
+            times[UNLABELLED].push(unlabelled[i]);
+            times[LABELLED].push(labelled[i]);
+        }
+        off = after;
     }
+    for worker in workers {
+        worker.finish()?;
+    }
+    resident.finish()?;
     for (i, operation) in Operation::ALL.into_iter().enumerate() {
-        let (base, ..) = median(&mut times[i][0].clone());
+        let base = median(&mut times[i][0].clone()).middle;
         report.info(format!("{}, monitor off", operation.name()), base, " ns", String::new());
-        for (condition, who) in [(1, "unlabelled"), (2, "labelled")] {
+        for (condition, who) in
+            [(EMPTY, "empty programs"), (UNLABELLED, "unlabelled"), (LABELLED, "labelled")]
+        {
+            if condition == EMPTY && !matches!(operation, Operation::Connect | Operation::Send) {
+                continue;
+            }
             let mut ratios: Vec<f64> =
                 times[i][condition].iter().zip(&times[i][0]).map(|(on, off)| on / off).collect();
-            let (middle, low, high) = median(&mut ratios);
+            let spread = median(&mut ratios);
             let name = format!("{}, {who}", operation.name());
-            let note = format!("rounds {low:.3} to {high:.3}");
+            let note = format!("middle half of the rounds {:.3} to {:.3}", spread.lower, spread.upper);
             match target(operation, condition) {
-                Some(target) => report.at_most(name, middle, "x", target, note),
-                None => report.info(name, middle, "x", note),
+                Some(target) => report.at_most(name, spread.middle, "x", target, note),
+                None => report.info(name, spread.middle, "x", note),
             }
         }
     }
     Ok(())
 }
 
+/// A turn of each worker.
+fn turns(workers: &mut [Worker]) -> Result<Vec<f64>> {
+    workers.iter_mut().map(Worker::turn).collect()
+}
+
 fn target(operation: Operation, condition: usize) -> Option<f64> {
     Some(match (operation, condition) {
-        (Operation::Connect, 1) => 1.05,
-        (Operation::Connect, 2) => 1.15,
-        (Operation::Exec, 1) => 1.03,
-        (Operation::Getppid, 1) => 1.01,
-        (Operation::Send, 1) => 1.05,
-        (Operation::Send, 2) => 1.20,
+        (Operation::Connect, UNLABELLED) => 1.05,
+        (Operation::Connect, LABELLED) => 1.15,
+        (Operation::Exec, UNLABELLED) => 1.03,
+        (Operation::Getppid, UNLABELLED) => 1.01,
+        (Operation::Send, UNLABELLED) => 1.05,
+        (Operation::Send, LABELLED) => 1.20,
         _ => return None,
     })
 }
