@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::cgroup::Cgroup;
 
+const MAP_CREATE: i32 = 0;
 const MAP_UPDATE: i32 = 2;
 const MAP_DELETE: i32 = 3;
 const PROG_LOAD: i32 = 5;
@@ -50,12 +51,14 @@ fn bpf(command: i32, attributes: &mut Attributes) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+const MOV_R1_0: u64 = 0xb7 | 1 << 8;
+const CALL_SET_RETVAL: u64 = 0x85 | 187 << 32;
+const MOV_R0_0: u64 = 0xb7;
+const MOV_R0_1: u64 = 0xb7 | 1 << 32;
+const EXIT: u64 = 0x95;
+
 /// Instructions: `r1 = 0; call bpf_set_retval; r0 = 1; exit` where the hook has that helper, else `r0 = 1; exit`.
 fn allow_all(hook: CgroupHook, clear_errno: bool) -> Vec<u64> {
-    const MOV_R1_0: u64 = 0xb7 | 1 << 8;
-    const CALL_SET_RETVAL: u64 = 0x85 | 187 << 32;
-    const MOV_R0_1: u64 = 0xb7 | 1 << 32;
-    const EXIT: u64 = 0x95;
     if clear_errno && hook.program != EGRESS.program {
         return vec![MOV_R1_0, CALL_SET_RETVAL, MOV_R0_1, EXIT];
     }
@@ -69,7 +72,15 @@ pub fn attach_allow_all(
     flags: u32,
     clear_errno: bool,
 ) -> Result<Attached> {
-    let instructions = allow_all(hook, clear_errno);
+    attach(cgroup, hook, flags, &allow_all(hook, clear_errno))
+}
+
+/// Attaches to `cgroup` a program that denies everything: a monitor that has nothing but this.
+pub fn attach_deny_all(cgroup: &Cgroup, hook: CgroupHook, flags: u32) -> Result<Attached> {
+    attach(cgroup, hook, flags, &[MOV_R0_0, EXIT])
+}
+
+fn attach(cgroup: &Cgroup, hook: CgroupHook, flags: u32, instructions: &[u64]) -> Result<Attached> {
     let license = CString::new("GPL")?;
     let mut load: Attributes = [0; 16];
     load[0] = u64::from(hook.program) | (instructions.len() as u64) << 32;
@@ -113,6 +124,16 @@ pub fn attached(cgroup: &Cgroup, hook: CgroupHook) -> Result<Vec<u32>> {
     bpf(PROG_QUERY, &mut query).context("list a cgroup's programs")?;
     ids.truncate(query[3] as u32 as usize);
     Ok(ids)
+}
+
+/// Makes a map of this `enum bpf_map_type` with keys and values of four bytes.
+pub fn create_map(kind: u32, entries: u32) -> Result<OwnedFd> {
+    let mut attributes: Attributes = [0; 16];
+    attributes[0] = u64::from(kind) | 4 << 32; // map_type, key_size
+    attributes[1] = 4 | u64::from(entries) << 32; // value_size, max_entries
+    let fd = bpf(MAP_CREATE, &mut attributes).context("create a map")?;
+    // SAFETY: a new descriptor of ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// Writes one element; a preallocated map that is full answers `E2BIG`.

@@ -84,6 +84,12 @@ impl Monitor {
         self.in_force = None;
     }
 
+    /// What was just put in force in [`SLOT`] by other means passes for `yaml`: the next [`Monitor::install`] of it
+    /// skips.
+    pub fn installed_as(&mut self, yaml: &str) {
+        self.in_force = Some(yaml.to_owned());
+    }
+
     /// Takes the profile of [`SLOT`] out of force.
     pub fn uninstall(&mut self) -> Result<()> {
         self.in_force = None;

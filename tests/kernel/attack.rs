@@ -7,6 +7,7 @@ use agent_monitor_tests::{Attempt, Stage};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Completion, Trial};
 
+use crate::catalogue::{ATTACK, REFUSED, REFUSED_TWIN, TWIN};
 use crate::lab::{self, Lab, PROFILE, Run};
 
 /// One way round.
@@ -55,10 +56,32 @@ pub enum On {
 
 /// The tests of an attack.
 pub fn trials(attack: Attack) -> Vec<Trial> {
+    let (attacked, free) = match attack.off {
+        Off::RefusedByKernel(_) => (REFUSED, REFUSED_TWIN),
+        _ => (ATTACK, TWIN),
+    };
     vec![
-        lab::test(format!("{}::succeeds_with_enforcement_off", attack.name), move |lab| twin(lab, &attack)),
-        lab::test(format!("{}::is_denied", attack.name), move |lab| denied(lab, &attack)),
+        lab::test(format!("{}{free}", attack.name), move |lab| twin(lab, &attack)),
+        lab::test(format!("{}{attacked}", attack.name), move |lab| denied(lab, &attack)),
     ]
+}
+
+/// An attack whose two sides each need a stage of their own: `<name>::is_denied` and its twin.
+pub fn pair(
+    name: &str,
+    denied: impl FnOnce(&mut Lab) -> Result<Completion> + Send + 'static,
+    twin: impl FnOnce(&mut Lab) -> Result<()> + Send + 'static,
+) -> [Trial; 2] {
+    [lab::check(format!("{name}{TWIN}"), twin), lab::test(format!("{name}{ATTACK}"), denied)]
+}
+
+/// As [`pair`], for what every kernel of these tests can deny.
+pub fn checked_pair(
+    name: &str,
+    denied: impl FnOnce(&mut Lab) -> Result<()> + Send + 'static,
+    twin: impl FnOnce(&mut Lab) -> Result<()> + Send + 'static,
+) -> [Trial; 2] {
+    pair(name, |lab| denied(lab).map(|()| Completion::Completed), twin)
 }
 
 /// Whether a packet goes where the tests' profile lets nothing go.

@@ -1,4 +1,7 @@
 //! L6: programs of another loader, in a cgroup below ours and in our own.
+//!
+//! The twins put a program that denies everything in the monitor's place, attached or made as a careless monitor's
+//! would be: then the other loader gets its way.
 
 use agent_monitor_common::event::Hook;
 use agent_monitor_tests::bpf::{self, CgroupHook};
@@ -6,18 +9,26 @@ use agent_monitor_tests::cgroup::Cgroup;
 use agent_monitor_tests::peer::SINK;
 use agent_monitor_tests::socket::Name;
 use agent_monitor_tests::world::DENIED4;
-use agent_monitor_tests::{Attempt, Socket, Stage};
+use agent_monitor_tests::{Attempt, Failure, Socket, Stage};
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 
-use crate::lab::{self, Lab, PROFILE, Run};
+use crate::attack;
+use crate::lab::{self, Lab, PROFILE};
 
 pub fn trials() -> Vec<Trial> {
-    vec![
-        lab::check("L6_allowing_program_in_a_child_cgroup_overrides_nothing", child_cgroup),
-        lab::check("L6_later_program_of_our_cgroup_can_not_let_a_packet_out", same_cgroup),
-        lab::check("L6_our_programs_are_attached_and_stay", attached),
-    ]
+    let mut trials = vec![lab::check("L6_our_programs_are_attached_and_stay", attached)];
+    trials.extend(attack::checked_pair(
+        "L6_program_in_a_child_cgroup",
+        child_cgroup,
+        child_cgroup_of_a_monitor_that_can_be_overridden,
+    ));
+    trials.extend(attack::checked_pair(
+        "L6_program_behind_ours_in_the_same_cgroup",
+        same_cgroup,
+        same_cgroup_as_a_monitor_without_egress,
+    ));
+    trials
 }
 
 const HOOKS: [CgroupHook; 4] = [bpf::CONNECT4, bpf::SENDMSG4, bpf::SOCK_CREATE, bpf::EGRESS];
@@ -43,6 +54,24 @@ fn raw(stage: &mut Stage) -> Attempt {
     Socket::new(libc::AF_INET, libc::SOCK_RAW, 253)?.send_to(b"secret", 0, &Name::new(DENIED4, 0)).map(drop)
 }
 
+type Attack = fn(&mut Stage) -> Attempt;
+
+/// Attack, the errno that ends it, and the hook that gives it.
+const ATTACKS: [(Attack, i32, Hook); 3] = [
+    (tcp, libc::ENETUNREACH, Hook::Connect4),
+    (udp, libc::ENETUNREACH, Hook::Sendmsg4),
+    (raw, libc::EPROTONOSUPPORT, Hook::SockCreate),
+];
+
+/// `attack` by a process that has moved into `cgroup` first.
+fn from_within(cgroup: &Cgroup, attack: Attack) -> impl Fn(&mut Stage) -> Attempt {
+    let procs = cgroup.path().join("cgroup.procs");
+    move |stage| {
+        std::fs::write(&procs, "0").map_err(|e| Failure::of("enter the cgroup", &e))?;
+        attack(stage)
+    }
+}
+
 /// Every kind of attachment that the kernel lets the other loader have.
 fn child_cgroup(lab: &mut Lab) -> Result<()> {
     lab.monitor()?;
@@ -53,12 +82,8 @@ fn child_cgroup(lab: &mut Lab) -> Result<()> {
         let programs: Vec<_> =
             HOOKS.iter().filter_map(|hook| bpf::attach_allow_all(&child, *hook, flags, true).ok()).collect();
         tried += programs.len();
-        for (attack, errno, hook) in [
-            (tcp as fn(&mut Stage) -> Attempt, libc::ENETUNREACH, Hook::Connect4),
-            (udp, libc::ENETUNREACH, Hook::Sendmsg4),
-            (raw, libc::EPROTONOSUPPORT, Hook::SockCreate),
-        ] {
-            let run = in_cgroup(lab, &child, attack)?;
+        for (attack, errno, hook) in ATTACKS {
+            let run = lab.attack(PROFILE, from_within(&child, attack))?;
             let ended = run.attempt.as_ref().err().map(|f| f.errno);
             ensure!(ended == Some(errno), "flags {flags}: {}", run.describe());
             ensure!(run.ungranted().next().is_none(), "flags {flags}: {}", run.describe());
@@ -69,22 +94,35 @@ fn child_cgroup(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-fn in_cgroup(lab: &mut Lab, cgroup: &Cgroup, attack: fn(&mut Stage) -> Attempt) -> Result<Run> {
-    let procs = cgroup.path().join("cgroup.procs");
-    lab.attack(PROFILE, move |stage| {
-        std::fs::write(&procs, "0").map_err(|e| agent_monitor_tests::Failure::of("enter the cgroup", &e))?;
-        attack(stage)
-    })
+/// Attached with `BPF_F_ALLOW_OVERRIDE`, as some loaders do, a monitor is replaced by whoever comes below.
+fn child_cgroup_of_a_monitor_that_can_be_overridden(lab: &mut Lab) -> Result<()> {
+    let parent = lab.world.outside.child("overridable")?;
+    let child = parent.child("theirs")?;
+    let monitor = HOOKS.map(|hook| bpf::attach_deny_all(&parent, hook, bpf::ALLOW_OVERRIDE));
+    let _monitor = monitor.into_iter().collect::<Result<Vec<_>>>()?;
+    for (attack, ..) in ATTACKS {
+        let run = lab.unenforced(from_within(&child, attack))?;
+        ensure!(run.attempt.is_err(), "the monitor of this twin denies nothing: {}", run.describe());
+    }
+    let theirs = HOOKS.map(|hook| bpf::attach_allow_all(&child, hook, bpf::ALLOW_OVERRIDE, true));
+    let _theirs = theirs.into_iter().collect::<Result<Vec<_>>>()?;
+    for (attack, ..) in ATTACKS {
+        let run = lab.unenforced(from_within(&child, attack))?;
+        ensure!(run.attempt.is_ok() && run.ungranted().count() > 0, "{}", run.describe());
+    }
+    Ok(())
+}
+
+/// Attaches the other loader's programs to `cgroup`, behind those that are there.
+fn attach_theirs(cgroup: &Cgroup) -> Result<Vec<bpf::Attached>> {
+    HOOKS.iter().map(|hook| bpf::attach_allow_all(cgroup, *hook, bpf::ALLOW_MULTI, true)).collect()
 }
 
 /// It runs after ours and takes the address hooks' errno back. Egress has no errno to take back.
 fn same_cgroup(lab: &mut Lab) -> Result<()> {
     lab.monitor()?;
-    let programs: Vec<_> = HOOKS
-        .iter()
-        .map(|hook| bpf::attach_allow_all(&lab.world.agents, *hook, bpf::ALLOW_MULTI, true))
-        .collect::<Result<_>>()?;
-    for attack in [tcp as fn(&mut Stage) -> Attempt, udp, raw] {
+    let programs = attach_theirs(&lab.world.agents)?;
+    for (attack, ..) in ATTACKS {
         let run = lab.attack(PROFILE, attack)?;
         ensure!(run.ungranted().next().is_none(), "it left: {}", run.describe());
         ensure!(run.denials >= 1 && !run.records.is_empty(), "no denial: {}", run.describe());
@@ -96,6 +134,24 @@ fn same_cgroup(lab: &mut Lab) -> Result<()> {
         "the other programs are still there: {}",
         run.describe()
     );
+    Ok(())
+}
+
+/// A monitor that judges addresses and no packets: its denials are taken back.
+fn same_cgroup_as_a_monitor_without_egress(lab: &mut Lab) -> Result<()> {
+    let cgroup = lab.world.outside.child("shared")?;
+    let judging = HOOKS.into_iter().filter(|hook| hook.attach != bpf::EGRESS.attach);
+    let _monitor: Vec<_> =
+        judging.map(|hook| bpf::attach_deny_all(&cgroup, hook, bpf::ALLOW_MULTI)).collect::<Result<_>>()?;
+    for (attack, ..) in ATTACKS {
+        let run = lab.unenforced(from_within(&cgroup, attack))?;
+        ensure!(run.attempt.is_err(), "the monitor of this twin denies nothing: {}", run.describe());
+    }
+    let _theirs = attach_theirs(&cgroup)?;
+    for (attack, ..) in ATTACKS {
+        let run = lab.unenforced(from_within(&cgroup, attack))?;
+        ensure!(run.attempt.is_ok() && run.ungranted().count() > 0, "{}", run.describe());
+    }
     Ok(())
 }
 

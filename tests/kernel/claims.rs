@@ -11,14 +11,12 @@ use agent_monitor_tests::{Attempt, Body, Child, Failure};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 
-use crate::lab::{self, Lab, PROFILE};
+use crate::attack;
+use crate::lab::{Lab, PROFILE};
 use crate::process::call_from_a_new_image;
 
 pub fn trials() -> Vec<Trial> {
-    vec![
-        lab::check("L3_claimed_executable_is_an_agent_from_its_exec", claimed),
-        lab::check("L3_unclaimed_executable_is_none", unclaimed),
-    ]
+    attack::checked_pair("L3_claimed_executable", claimed, unclaimed).into()
 }
 
 /// Puts a claim of `glob` in force for the time of `body`.
@@ -48,7 +46,7 @@ fn claimed(lab: &mut Lab) -> Result<()> {
         let attempt = execute(lab)?;
         ensure!(attempt == Err(Failure::new("connect", libc::ENETUNREACH)), "{attempt:?}");
         let (monitor, world) = lab.parts()?;
-        ensure!(!world.wire.packets()?.iter().any(crate::attack::ungranted), "it left");
+        ensure!(!world.wire.packets()?.iter().any(attack::ungranted), "it left");
         let exec = monitor.wait_for(
             Ring::Activity,
             "the claim",
@@ -72,6 +70,7 @@ fn claimed(lab: &mut Lab) -> Result<()> {
 fn unclaimed(lab: &mut Lab) -> Result<()> {
     with_claim(lab, "/nowhere/**".to_owned(), |lab| {
         execute(lab)?.context("a process that nobody claims was denied")?;
+        ensure!(lab.world.wire.packets()?.iter().any(attack::ungranted), "nothing left");
         Ok(())
     })
 }

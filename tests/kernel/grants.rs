@@ -1,22 +1,26 @@
 //! N21 to N28: what a grant is, and what it is not. Each case is one agent that tries several peers in turn.
 
 use std::io::{Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::AsFd;
 
 use agent_monitor::kernel::InstallError;
 use agent_monitor_common::counters::{Domain, Effect, Mode, decision_cell};
 use agent_monitor_common::image::{IMAGE_WORDS, header};
+use agent_monitor_tests::bpf;
 use agent_monitor_tests::monitor::{SLOT, image};
 use agent_monitor_tests::peer::{ECHO, SINK, SOURCE};
 use agent_monitor_tests::socket::Name;
+use agent_monitor_tests::wire::Packet;
 use agent_monitor_tests::world::{DENIED4, DENIED6, GRANTED4, GRANTED6, OTHER4};
 use agent_monitor_tests::{Attempt, Failure, Socket};
 use anyhow::{Context, Result, ensure};
-use aya::maps::MapType;
+use aya::maps::{MapData, MapInfo, MapType};
 use libtest_mimic::Trial;
 
+use crate::attack;
 use crate::kernel_maps;
-use crate::lab::{self, Lab, PROFILE};
+use crate::lab::{self, Lab, PROFILE, Run};
 use crate::network_out::mapped;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +47,9 @@ fn attempt((over, ip, port, _): Try) -> Attempt {
     }
 }
 
-/// An agent of `yaml` makes all tries; each ends as its flag says, and each denial is counted and recorded once.
-fn reach(lab: &mut Lab, yaml: &str, tries: &[Try], errno: i32) -> Result<()> {
+/// An agent of `yaml` makes all tries: what came of it, and the errno of each, 0 where it arrived. A port at which
+/// nobody listens was reached, unless `refused_means_denied`.
+fn try_all(lab: &mut Lab, yaml: &str, tries: &[Try], refused_means_denied: bool) -> Result<(Run, Vec<i32>)> {
     let (mut reader, mut writer) = std::io::pipe()?;
     let all = tries.to_vec();
     let run = lab.attack(yaml, move |stage| {
@@ -52,143 +57,179 @@ fn reach(lab: &mut Lab, yaml: &str, tries: &[Try], errno: i32) -> Result<()> {
         for one in all {
             let ended = match attempt(one) {
                 Ok(()) => 0,
-                // Nobody answers at that port of the peer: the SYN went and came back as a reset.
-                Err(f)
-                    if f.step == "connect"
-                        && f.errno == libc::ECONNREFUSED
-                        && errno != libc::ECONNREFUSED =>
-                {
-                    0
-                }
+                // The SYN went and came back as a reset.
+                Err(f) if f.step == "connect" && f.errno == libc::ECONNREFUSED && !refused_means_denied => 0,
                 Err(f) => f.errno,
             };
             writer.write_all(&ended.to_ne_bytes()).map_err(|e| Failure::of("report", &e))?;
         }
         Ok(())
     })?;
-    run.attempt?;
-    for one in tries {
+    run.attempt.clone()?;
+    let mut ends = Vec::new();
+    for _ in tries {
         let mut ended = [0; 4];
         reader.read_exact(&mut ended)?;
+        ends.push(i32::from_ne_bytes(ended));
+    }
+    Ok((run, ends))
+}
+
+fn reaches(packet: &Packet, one: &Try) -> bool {
+    one.1.to_canonical() == packet.to && one.2 == packet.port
+}
+
+/// Each try ends as its flag says, and each denial is counted and recorded once.
+fn reach(lab: &mut Lab, yaml: &str, tries: &[Try], errno: i32) -> Result<()> {
+    let (run, ends) = try_all(lab, yaml, tries, errno == libc::ECONNREFUSED)?;
+    for (one, ended) in tries.iter().zip(ends) {
         let expected = if one.3 { 0 } else { errno };
-        let ended = i32::from_ne_bytes(ended);
         ensure!(ended == expected, "{one:?} ended with errno {ended}, not {expected}");
     }
     let denied = tries.iter().filter(|t| !t.3).count();
     ensure!(run.denials == denied as u64, "{} denials for {denied} tries", run.denials);
     ensure!(run.records.len() == denied, "{} records for {denied} tries", run.records.len());
     for packet in &run.left {
-        let granted = tries.iter().any(|t| t.3 && t.1.to_canonical() == packet.to && t.2 == packet.port);
-        ensure!(granted, "on the wire without a grant: {packet}");
+        ensure!(tries.iter().any(|t| t.3 && reaches(packet, t)), "on the wire without a grant: {packet}");
     }
     Ok(())
 }
 
+/// The twin of [`reach`]: the same agent, with the same profile in audit mode, arrives everywhere.
+fn reach_with_enforcement_off(lab: &mut Lab, yaml: &str, tries: &[Try]) -> Result<()> {
+    let (run, ends) = try_all(lab, &lab::in_audit(yaml), tries, false)?;
+    for (one, ended) in tries.iter().zip(ends) {
+        ensure!(ended == 0, "{one:?} ended with errno {ended} with enforcement off");
+        ensure!(run.left.iter().any(|p| reaches(p, one)), "{one:?} did not leave with enforcement off");
+    }
+    ensure!(run.counted == 0, "{} enforced denials with enforcement off", run.counted);
+    Ok(())
+}
+
 pub fn trials() -> Vec<Trial> {
-    let case = |name: &'static str, network: &'static str, tries: &'static [Try]| {
-        lab::check(name, move |lab| reach(lab, &profile(network), tries, libc::ENETUNREACH))
-    };
-    vec![
-        case(
-            "N21_a_port_granted_on_one_host_is_denied_on_another",
-            "  allow:\n    - { address: 10.9.0.3, ports: [7000] }\n    - { address: 10.9.0.5, ports: [7001] }\n",
-            &[
-                (Tcp, GRANTED4, SINK, true),
-                (Tcp, GRANTED4, ECHO, false),
-                (Tcp, OTHER4, ECHO, true),
-                (Tcp, OTHER4, SINK, false),
-                (Tcp, DENIED4, SINK, false),
-            ],
-        ),
-        case(
-            "N23_udp_to_a_host_granted_for_tcp_is_denied",
-            "  allow:\n    - { address: [10.9.0.3, 'fd09::3'], ports: [7000], protocol: tcp }\n",
-            &[
-                (Tcp, GRANTED4, SINK, true),
-                (Udp, GRANTED4, SINK, false),
-                (Tcp, GRANTED6, SINK, true),
-                (Udp, GRANTED6, SINK, false),
-            ],
-        ),
-        case(
-            "N24_network_and_port_hold_together",
-            "  allow:\n    - { cidr: 10.9.0.0/24, ports: [7000] }\n    - { cidr: 10.9.0.4/31, ports: [7001-7002] }\n",
-            &[
-                (Tcp, GRANTED4, SINK, true),
-                (Tcp, GRANTED4, ECHO, false),
-                (Tcp, DENIED4, SINK, true),
-                (Tcp, DENIED4, ECHO, true),
-                (Tcp, OTHER4, SOURCE, true),
-                (Tcp, OTHER4, 7003, false),
-            ],
-        ),
-        case(
-            "N24_a_deny_inside_of_a_grant_wins",
-            "  allow:\n    - { cidr: 10.9.0.0/16, ports: [7000-7001], protocol: any }\n  deny:\n    - { cidr: 10.9.0.4/32, protocol: any }\n    - { cidr: 10.9.0.0/24, ports: [7001], protocol: tcp }\n",
-            &[
-                (Tcp, GRANTED4, SINK, true),
-                (Udp, GRANTED4, ECHO, true),
-                (Tcp, GRANTED4, ECHO, false),
-                (Tcp, DENIED4, SINK, false),
-                (Udp, DENIED4, SINK, false),
-            ],
-        ),
-        case(
-            "N27_a_wide_grant_leaves_the_default_deny",
-            "  allow:\n    - { cidr: 0.0.0.0/0, ports: [7000], protocol: tcp }\n",
-            &[
-                (Tcp, DENIED4, SINK, true),
-                (Tcp, DENIED4, ECHO, false),
-                (Udp, DENIED4, SINK, false),
-                (Tcp, DENIED6, SINK, false),
-            ],
-        ),
-        case(
-            "N2_a_grant_of_ipv4_holds_for_the_mapped_form",
-            "  allow:\n    - { address: 10.9.0.3, ports: [7000], protocol: any }\n",
-            &[
-                (Tcp, MAPPED_GRANTED, SINK, true),
-                (Udp, MAPPED_GRANTED, SINK, true),
-                (Tcp, MAPPED_DENIED, SINK, false),
-                (Udp, MAPPED_DENIED, SINK, false),
-            ],
-        ),
-        case(
-            "an_empty_profile_grants_nothing",
-            "  allow: []\n",
-            &[
-                (Tcp, GRANTED4, SINK, false),
-                (Udp, GRANTED4, SINK, false),
-                (Tcp, GRANTED6, SINK, false),
-                (Udp, GRANTED6, SINK, false),
-            ],
-        ),
-        lab::check("N3_a_grant_of_ipv6_does_not_open_the_ipv4_behind_nat64", nat64_needs_both),
+    let mut trials = vec![
         lab::check("what_is_granted_works", granted_works),
         lab::check("N25_no_policy_map_evicts", no_evicting_map),
+        lab::check("N25_a_map_that_evicts_is_told_from_one_that_does_not", |_| evicting_maps_are_known()),
         lab::check("N26_an_image_that_does_not_fit_is_refused_and_the_old_one_stays", too_large),
+        lab::check("N26_the_same_image_is_put_in_force_where_it_fits", |lab| put_in_force(lab, &wide()?)),
         lab::check("L13_an_image_of_another_version_is_refused_and_the_old_one_stays", another_version),
+        lab::check("L13_the_same_image_is_put_in_force_with_our_version", |lab| {
+            // Two wrongs: what the other trial writes over, written back.
+            put_in_force(lab, &of_another_version(of_another_version(wide()?)))
+        }),
         lab::check("N28_the_order_of_rules_is_nothing", order),
+        lab::check("N28_another_rule_is_another_image_and_another_verdict", another_rule),
         lab::check("the_profile_chooses_the_errno_of_denied_peers", errnos),
         lab::check("audit_and_learn_let_pass_and_count", modes),
-    ]
+    ];
+    for (name, network, tries) in CASES {
+        trials.extend(attack::checked_pair(
+            name,
+            move |lab| reach(lab, &profile(network), tries, libc::ENETUNREACH),
+            move |lab| reach_with_enforcement_off(lab, &profile(network), tries),
+        ));
+    }
+    trials
 }
+
+const BEHIND_NAT64: [IpAddr; 3] = [nat64([10, 9, 0, 3]), nat64([10, 9, 0, 4]), nat64([169, 254, 169, 254])];
+
+/// `64:ff9b::a.b.c.d`.
+const fn nat64([a, b, c, d]: [u8; 4]) -> IpAddr {
+    let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    IpAddr::V6(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low))
+}
+
+/// What is tried beside a grant: name, `network`, tries.
+const CASES: &[(&str, &str, &[Try])] = &[
+    (
+        "N21_port_granted_on_another_host",
+        "  allow:\n    - { address: 10.9.0.3, ports: [7000] }\n    - { address: 10.9.0.5, ports: [7001] }\n",
+        &[
+            (Tcp, GRANTED4, SINK, true),
+            (Tcp, GRANTED4, ECHO, false),
+            (Tcp, OTHER4, ECHO, true),
+            (Tcp, OTHER4, SINK, false),
+            (Tcp, DENIED4, SINK, false),
+        ],
+    ),
+    (
+        "N23_udp_to_a_host_granted_for_tcp",
+        "  allow:\n    - { address: [10.9.0.3, 'fd09::3'], ports: [7000], protocol: tcp }\n",
+        &[
+            (Tcp, GRANTED4, SINK, true),
+            (Udp, GRANTED4, SINK, false),
+            (Tcp, GRANTED6, SINK, true),
+            (Udp, GRANTED6, SINK, false),
+        ],
+    ),
+    (
+        "N24_port_granted_to_an_overlapping_network",
+        "  allow:\n    - { cidr: 10.9.0.0/24, ports: [7000] }\n    - { cidr: 10.9.0.4/31, ports: [7001-7002] }\n",
+        &[
+            (Tcp, GRANTED4, SINK, true),
+            (Tcp, GRANTED4, ECHO, false),
+            (Tcp, DENIED4, SINK, true),
+            (Tcp, DENIED4, ECHO, true),
+            (Tcp, OTHER4, SOURCE, true),
+            (Tcp, OTHER4, 7003, false),
+        ],
+    ),
+    (
+        "N24_deny_inside_of_a_grant",
+        "  allow:\n    - { cidr: 10.9.0.0/16, ports: [7000-7001], protocol: any }\n  deny:\n    - { cidr: 10.9.0.4/32, protocol: any }\n    - { cidr: 10.9.0.0/24, ports: [7001], protocol: tcp }\n",
+        &[
+            (Tcp, GRANTED4, SINK, true),
+            (Udp, GRANTED4, ECHO, true),
+            (Tcp, GRANTED4, ECHO, false),
+            (Tcp, DENIED4, SINK, false),
+            (Udp, DENIED4, SINK, false),
+        ],
+    ),
+    (
+        "N27_what_a_wide_grant_leaves_out",
+        "  allow:\n    - { cidr: 0.0.0.0/0, ports: [7000], protocol: tcp }\n",
+        &[
+            (Tcp, DENIED4, SINK, true),
+            (Tcp, DENIED4, ECHO, false),
+            (Udp, DENIED4, SINK, false),
+            (Tcp, DENIED6, SINK, false),
+        ],
+    ),
+    (
+        "N2_mapped_form_of_granted_and_ungranted",
+        "  allow:\n    - { address: 10.9.0.3, ports: [7000], protocol: any }\n",
+        &[
+            (Tcp, MAPPED_GRANTED, SINK, true),
+            (Udp, MAPPED_GRANTED, SINK, true),
+            (Tcp, MAPPED_DENIED, SINK, false),
+            (Udp, MAPPED_DENIED, SINK, false),
+        ],
+    ),
+    (
+        "N3_ipv4_behind_a_granted_nat64",
+        "  allow:\n    - { cidr: '64:ff9b::/96', ports: [7000], protocol: any }\n    - { address: 10.9.0.3, ports: [7000], protocol: any }\n",
+        &[
+            (Udp, BEHIND_NAT64[0], SINK, true),
+            (Udp, BEHIND_NAT64[1], SINK, false),
+            (Tcp, BEHIND_NAT64[2], SINK, false),
+        ],
+    ),
+    (
+        "anything_under_an_empty_profile",
+        "  allow: []\n",
+        &[
+            (Tcp, GRANTED4, SINK, false),
+            (Udp, GRANTED4, SINK, false),
+            (Tcp, GRANTED6, SINK, false),
+            (Udp, GRANTED6, SINK, false),
+        ],
+    ),
+];
 
 const MAPPED_GRANTED: IpAddr = mapped(GRANTED4);
 const MAPPED_DENIED: IpAddr = mapped(DENIED4);
-
-fn nat64_needs_both(lab: &mut Lab) -> Result<()> {
-    let behind = |v4: &str| -> Result<IpAddr> { Ok(format!("64:ff9b::{v4}").parse()?) };
-    let tries = [
-        (Udp, behind("10.9.0.3")?, SINK, true),
-        (Udp, behind("10.9.0.4")?, SINK, false),
-        (Tcp, behind("169.254.169.254")?, SINK, false),
-    ];
-    let yaml = profile(
-        "  allow:\n    - { cidr: '64:ff9b::/96', ports: [7000], protocol: any }\n    - { address: 10.9.0.3, ports: [7000], protocol: any }\n",
-    );
-    reach(lab, &yaml, &tries, libc::ENETUNREACH)
-}
 
 /// Bytes of a transfer: several windows, segments of 64 KiB before they are cut.
 const TRANSFER: usize = 400_000;
@@ -240,14 +281,34 @@ fn granted_works(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
+/// Whether a map of this kind makes room for a new entry by dropping an old one.
+fn evicts(map: &MapInfo) -> Result<bool> {
+    Ok(matches!(map.map_type()?, MapType::LruHash | MapType::LruPerCpuHash))
+}
+
 fn no_evicting_map(lab: &mut Lab) -> Result<()> {
     lab.monitor()?;
     let maps = kernel_maps::of_programs(&lab.world.agents)?;
     ensure!(maps.len() >= 5, "only {} maps were found", maps.len());
     for map in maps {
-        let kind = map.map_type()?;
-        let evicts = matches!(kind, MapType::LruHash | MapType::LruPerCpuHash);
-        ensure!(!evicts, "{:?} is a {kind:?}", map.name_as_str());
+        ensure!(!evicts(&map)?, "{:?} is a {:?}", map.name_as_str(), map.map_type());
+    }
+    Ok(())
+}
+
+/// The counterpart: a map that drops entries is called one, and a hash that does not drop them refuses the entry that
+/// it has no room for.
+fn evicting_maps_are_known() -> Result<()> {
+    const HASH: u32 = 1;
+    const LRU_HASH: u32 = 9;
+    const ENTRIES: u32 = 4;
+    const FAR_MORE: u32 = 4096;
+    for (kind, drops) in [(HASH, false), (LRU_HASH, true)] {
+        let map = bpf::create_map(kind, ENTRIES)?;
+        let full = (0..FAR_MORE).map(|n| bpf::update(map.as_fd(), &n.to_ne_bytes(), &n.to_ne_bytes()));
+        let refused = full.filter_map(Result::err).count();
+        ensure!(drops == (refused == 0), "map type {kind} refused {refused} entries");
+        ensure!(evicts(&MapData::from_fd(map)?.info()?)? == drops, "map type {kind} is taken for another");
     }
     Ok(())
 }
@@ -262,9 +323,33 @@ fn old_image_stays(lab: &mut Lab, install: impl FnOnce(&mut Lab) -> Result<()>) 
     reach(lab, PROFILE, &tries, libc::ENETUNREACH)
 }
 
+/// An image that grants every IPv4 peer.
+fn wide() -> Result<Vec<u64>> {
+    Ok(image(&profile("  allow:\n    - { cidr: 0.0.0.0/0, protocol: any }\n"))?.words)
+}
+
+/// The counterpart of a refused image: it is taken, and what it grants is granted.
+fn put_in_force(lab: &mut Lab, words: &[u64]) -> Result<()> {
+    let monitor = lab.monitor()?;
+    monitor.install(PROFILE)?;
+    let before = monitor.kernel.generation(SLOT);
+    monitor.kernel.install(SLOT, words)?;
+    ensure!(monitor.kernel.generation(SLOT) != before, "the generation stands still");
+    // In force under this name, so that the attack does not put the other one back.
+    monitor.installed_as(PROFILE);
+    let run = lab.attack(PROFILE, |stage| {
+        stage.pause()?;
+        attempt((Udp, DENIED4, SINK, true))
+    });
+    lab.monitor()?.forget();
+    let run = run?;
+    ensure!(run.attempt.is_ok() && run.ungranted().count() == 1, "{}", run.describe());
+    Ok(())
+}
+
 fn too_large(lab: &mut Lab) -> Result<()> {
     old_image_stays(lab, |lab| {
-        let mut words = image(&profile("  allow:\n    - { cidr: 0.0.0.0/0, protocol: any }\n"))?.words;
+        let mut words = wide()?;
         words.resize(IMAGE_WORDS + 1, 0);
         match lab.monitor()?.kernel.install(SLOT, &words) {
             Err(InstallError::TooLarge { .. }) => Ok(()),
@@ -273,39 +358,57 @@ fn too_large(lab: &mut Lab) -> Result<()> {
     })
 }
 
+fn of_another_version(mut words: Vec<u64>) -> Vec<u64> {
+    words[header::MAGIC] ^= 1;
+    words
+}
+
 fn another_version(lab: &mut Lab) -> Result<()> {
-    old_image_stays(lab, |lab| {
-        let mut words = image(&profile("  allow:\n    - { cidr: 0.0.0.0/0, protocol: any }\n"))?.words;
-        words[header::MAGIC] ^= 1;
-        match lab.monitor()?.kernel.install(SLOT, &words) {
-            Err(InstallError::Version) => Ok(()),
-            other => anyhow::bail!("not refused as another version: {other:?}"),
-        }
+    old_image_stays(lab, |lab| match lab.monitor()?.kernel.install(SLOT, &of_another_version(wide()?)) {
+        Err(InstallError::Version) => Ok(()),
+        other => anyhow::bail!("not refused as another version: {other:?}"),
     })
 }
 
-fn order(lab: &mut Lab) -> Result<()> {
-    let rules = [
-        "    - { cidr: 10.9.0.0/24, ports: [7000], protocol: tcp }\n",
-        "    - { cidr: 10.9.0.4/32, ports: [7001], protocol: tcp }\n",
-        "    - { cidr: 10.9.0.0/28, ports: [7002], protocol: any }\n",
-    ];
-    let tries = [
+const RULES: [&str; 3] = [
+    "    - { cidr: 10.9.0.0/24, ports: [7000], protocol: tcp }\n",
+    "    - { cidr: 10.9.0.4/32, ports: [7001], protocol: tcp }\n",
+    "    - { cidr: 10.9.0.0/28, ports: [7002], protocol: any }\n",
+];
+
+fn in_order(order: &[usize]) -> String {
+    let allow: String = order.iter().map(|i| RULES[*i]).collect();
+    profile(&format!("  deny:\n    - {{ address: 10.9.0.5 }}\n  allow:\n{allow}"))
+}
+
+/// Tries under [`RULES`]; `second`: whether the second of them is there.
+fn tries_under_rules(second: bool) -> [Try; 5] {
+    [
         (Tcp, DENIED4, SINK, true),
-        (Tcp, DENIED4, ECHO, true),
+        (Tcp, DENIED4, ECHO, second),
         (Tcp, GRANTED4, ECHO, false),
         (Udp, GRANTED4, SINK, false),
         (Tcp, OTHER4, SOURCE, false),
-    ];
+    ]
+}
+
+fn order(lab: &mut Lab) -> Result<()> {
     let mut images = Vec::new();
     for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
-        let allow: String = order.iter().map(|i| rules[*i]).collect();
-        let yaml = profile(&format!("  deny:\n    - {{ address: 10.9.0.5 }}\n  allow:\n{allow}"));
+        let yaml = in_order(&order);
         images.push(image(&yaml)?.words);
-        reach(lab, &yaml, &tries, libc::ENETUNREACH).with_context(|| format!("order {order:?}"))?;
+        reach(lab, &yaml, &tries_under_rules(true), libc::ENETUNREACH)
+            .with_context(|| format!("order {order:?}"))?;
     }
     ensure!(images.windows(2).all(|pair| pair[0] == pair[1]), "the order changed the image");
     Ok(())
+}
+
+/// The counterpart: what is not the order of rules does change the image and the verdicts.
+fn another_rule(lab: &mut Lab) -> Result<()> {
+    let without = in_order(&[0, 2]);
+    ensure!(image(&without)?.words != image(&in_order(&[0, 1, 2]))?.words, "a rule less is the same image");
+    reach(lab, &without, &tries_under_rules(false), libc::ENETUNREACH)
 }
 
 fn errnos(lab: &mut Lab) -> Result<()> {

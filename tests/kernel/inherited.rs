@@ -12,7 +12,7 @@ use agent_monitor_tests::{Attempt, Child, Failure, Socket, Stage};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Completion, Trial};
 
-use crate::attack::{Attack, Off, On};
+use crate::attack::{self, Attack, Off, On};
 use crate::lab::{self, Lab, PROFILE};
 
 const DATA: &[u8] = b"secret";
@@ -133,27 +133,34 @@ pub fn attacks() -> Vec<Attack> {
 const RECEIVED: On = On::DroppedAfterLsm(Reason::Default, "lsm/file_receive");
 
 pub fn trials() -> Vec<Trial> {
-    vec![
-        lab::test("N17_pidfd_getfd_tcp_write::is_denied", taken_from_another_process),
-        lab::check("N18_tightened_profile_drops_an_established_tcp_flow", |lab| {
-            tightened(lab, Socket::tcp4, true)
-        }),
-        lab::check("N7_tightened_profile_drops_a_connected_udp_flow", |lab| {
-            tightened(lab, Socket::udp4, true)
-        }),
-        lab::check("N18_unchanged_profile_keeps_an_established_tcp_flow", |lab| {
-            tightened(lab, Socket::tcp4, false)
-        }),
-        lab::check("N18_removed_profile_drops_everything", removed),
-    ]
+    let mut trials = vec![lab::check("N18_unchanged_profile_keeps_an_established_tcp_flow", |lab| {
+        tightened(lab, Socket::tcp4, Next::Same)
+    })];
+    trials.extend(attack::pair("N17_pidfd_getfd_tcp_write", taken, taken_with_enforcement_off));
+    for (name, socket) in [
+        ("N18_tightened_tcp_flow", Socket::tcp4 as fn() -> Result<Socket, Failure>),
+        ("N7_tightened_udp_flow", Socket::udp4),
+    ] {
+        trials.extend(attack::checked_pair(
+            name,
+            move |lab| tightened(lab, socket, Next::Tight),
+            move |lab| tightened(lab, socket, Next::TightInAudit),
+        ));
+    }
+    trials.extend(attack::checked_pair(
+        "N18_flow_of_a_removed_profile",
+        |lab| removed(lab, true),
+        |lab| removed(lab, false),
+    ));
+    trials
 }
 
-/// A process of the same cgroup that is not an agent holds a connection; the agent takes it.
-fn taken_from_another_process(lab: &mut Lab) -> Result<Completion> {
-    // Descriptor numbers are the child's own; the lowest free one above these is the same in every child.
-    const AT: i32 = 200;
-    let (_, world) = lab.parts()?;
-    let mut holder = Child::spawn(&world.agents, |stage| {
+/// Where a holder's connection is in its descriptor table: numbers are the child's own, so this one is free.
+const AT: i32 = 200;
+
+/// A process of the same cgroup that is not an agent holds a connection.
+fn holder(lab: &Lab) -> Result<Child> {
+    let mut holder = Child::spawn(&lab.world.agents, |stage| {
         let socket = connected(Socket::tcp4(), &denied4())?;
         // SAFETY: no pointers.
         if unsafe { libc::dup2(socket.as_fd().as_raw_fd(), AT) } != AT {
@@ -162,8 +169,12 @@ fn taken_from_another_process(lab: &mut Lab) -> Result<Completion> {
         stage.pause()
     })?;
     holder.paused()?;
-    let pid = holder.pid();
-    let take = move |stage: &mut Stage| {
+    Ok(holder)
+}
+
+/// Takes the connection of process `pid` and writes to it.
+fn take(pid: u32) -> impl Fn(&mut Stage) -> Attempt {
+    move |stage| {
         stage.pause()?;
         // SAFETY: no pointers; results are checked below.
         let taken = unsafe {
@@ -174,11 +185,19 @@ fn taken_from_another_process(lab: &mut Lab) -> Result<Completion> {
             i32::try_from(taken).ok().filter(|fd| *fd >= 0).ok_or_else(|| Failure::last("pidfd_getfd"))?;
         // SAFETY: a new descriptor of ours.
         Socket::from_fd(unsafe { OwnedFd::from_raw_fd(taken) }).write(DATA).map(drop)
-    };
-    let free = lab.unenforced(take)?;
-    ensure!(free.attempt.is_ok() && free.ungranted().count() > 0, "the twin failed: {}", free.describe());
+    }
+}
 
-    let run = lab.attack(PROFILE, take)?;
+fn taken_with_enforcement_off(lab: &mut Lab) -> Result<()> {
+    let holder = holder(lab)?;
+    let run = lab.unenforced(take(holder.pid()))?;
+    ensure!(run.attempt.is_ok() && run.ungranted().count() > 0, "{}", run.describe());
+    Ok(())
+}
+
+fn taken(lab: &mut Lab) -> Result<Completion> {
+    let holder = holder(lab)?;
+    let run = lab.attack(PROFILE, take(holder.pid()))?;
     let monitor = lab.monitor()?;
     if !monitor.works("lsm/file_receive") {
         ensure!(run.ungranted().count() > 0, "posture calls this blind: {}", run.describe());
@@ -206,8 +225,19 @@ network:
     - { cidr: 10.9.0.0/28, ports: [7001-7099], protocol: any }
 ";
 
-/// A flow is granted; then the profile is replaced (`tighten`) or put in force once more.
-fn tightened(lab: &mut Lab, socket: fn() -> Result<Socket, Failure>, tighten: bool) -> Result<()> {
+/// What follows a profile that grants the flow.
+#[derive(Clone, Copy, PartialEq)]
+enum Next {
+    /// One that does not.
+    Tight,
+    /// The same, which only watches: the twin.
+    TightInAudit,
+    /// The same grants, put in force once more.
+    Same,
+}
+
+/// A flow is granted; then the next profile is put in force.
+fn tightened(lab: &mut Lab, socket: fn() -> Result<Socket, Failure>, next: Next) -> Result<()> {
     let (monitor, world) = lab.parts()?;
     monitor.install(LOOSE)?;
     let mut child = Child::spawn(&world.agents, |stage| {
@@ -228,17 +258,32 @@ fn tightened(lab: &mut Lab, socket: fn() -> Result<Socket, Failure>, tighten: bo
 
     let before = monitor.denials();
     monitor.drain(Ring::Verdicts)?;
-    let next = if tighten { TIGHT.to_owned() } else { LOOSE.replace("loose", "loose-2") };
-    monitor.install(&next)?;
+    let yaml = match next {
+        Next::Tight => TIGHT.to_owned(),
+        Next::TightInAudit => lab::in_audit(TIGHT),
+        Next::Same => LOOSE.replace("loose", "loose-2"),
+    };
+    monitor.install(&yaml)?;
     world.wire.clear()?;
     child.go_on()?;
     child.paused().context("after the change")?;
     let left = world.wire.packets()?;
-    if !tighten {
-        ensure!(!left.is_empty(), "a flow that is still granted was cut");
-        let denied = monitor.kernel.agent(agent).map(|a| a.denied);
-        ensure!(denied == Some(0), "a granted flow was denied: {denied:?}");
-        return Ok(());
+    match next {
+        Next::Tight => {}
+        Next::TightInAudit => {
+            ensure!(!left.is_empty(), "the flow was cut with enforcement off");
+            let record =
+                monitor.wait_for(Ring::Verdicts, "what would be dropped", |r| r.header.agent == agent)?;
+            ensure!(record.header.errno == 0 && record.hook() == Some(Hook::Egress), "{record:?}");
+            ensure!(stale(monitor, child.pid())?.is_empty(), "a flow is to be cut with enforcement off");
+            return Ok(());
+        }
+        Next::Same => {
+            ensure!(!left.is_empty(), "a flow that is still granted was cut");
+            let denied = monitor.kernel.agent(agent).map(|a| a.denied);
+            ensure!(denied == Some(0), "a granted flow was denied: {denied:?}");
+            return Ok(());
+        }
     }
     ensure!(left.is_empty(), "packets left without a grant: {left:?}");
     ensure!(monitor.denials() > before, "no denial was counted");
@@ -256,11 +301,11 @@ fn stale(monitor: &mut agent_monitor_tests::Monitor, pid: u32) -> Result<Vec<u32
     Ok(monitor.kernel.stale_flows()?.iter().filter(|f| f.tgid == pid).map(|f| f.port).collect())
 }
 
-/// An agent whose profile went has no grant left.
-fn removed(lab: &mut Lab) -> Result<()> {
+/// An agent whose profile went has no grant left. `remove`: or nothing happens to the profile, and all goes through.
+fn removed(lab: &mut Lab, remove: bool) -> Result<()> {
     let (monitor, world) = lab.parts()?;
     monitor.install(LOOSE)?;
-    let mut child = Child::spawn(&world.agents, |stage| {
+    let mut child = Child::spawn(&world.agents, move |stage| {
         stage.pause()?;
         let flow = connected(Socket::udp4(), &Name::new(GRANTED4, SINK))?;
         flow.send(DATA)?;
@@ -268,8 +313,8 @@ fn removed(lab: &mut Lab) -> Result<()> {
         for attempt in
             [flow.send(DATA).map(drop), Socket::tcp4().and_then(|s| s.connect(&Name::new(GRANTED4, SINK)))]
         {
-            if attempt.is_ok() {
-                return Err(Failure::new("went through without a profile", 0));
+            if attempt.is_ok() == remove {
+                return Err(Failure::new(format!("ended with {attempt:?}"), 0));
             }
         }
         Ok(())
@@ -278,12 +323,19 @@ fn removed(lab: &mut Lab) -> Result<()> {
     monitor.label(child.pid())?;
     child.go_on()?;
     child.paused()?;
-    monitor.uninstall()?;
+    if remove {
+        monitor.uninstall()?;
+    }
     world.wire.clear()?;
     let before = monitor.faults(agent_monitor_common::counters::Site::ImageMissing);
     child.go_on()?;
     child.finish()??;
-    ensure!(world.wire.packets()?.is_empty(), "packets left without a profile");
+    let left = world.wire.packets()?;
+    if !remove {
+        ensure!(left.len() >= 2, "with the profile there left only {left:?}");
+        return Ok(());
+    }
+    ensure!(left.is_empty(), "packets left without a profile: {left:?}");
     let after = monitor.faults(agent_monitor_common::counters::Site::ImageMissing);
     ensure!(after > before, "the missing image was not counted");
     Ok(())

@@ -22,6 +22,11 @@ network:
     - { address: 10.9.0.1, ports: [7100-7109], protocol: tcp }
 ";
 
+/// The same profile with enforcement off: the programs judge and count, and let pass.
+pub fn in_audit(profile: &str) -> String {
+    profile.replace("mode: enforce", "mode: audit")
+}
+
 /// The world and, once loaded, the monitor. The monitor goes first: it is attached to the world's cgroup.
 pub struct Lab {
     monitor: Option<Monitor>,

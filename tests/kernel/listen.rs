@@ -12,7 +12,8 @@ use agent_monitor_tests::{Attempt, Body, Child, Failure, Socket, Stage, World};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Completion, Trial};
 
-use crate::attack::{Attack, Off, On};
+use crate::attack::{self, Attack, Off, On};
+use crate::catalogue::{ATTACK, TWIN};
 use crate::lab::{self, Lab, PROFILE};
 use crate::network_out::labelled_first;
 
@@ -95,23 +96,35 @@ pub fn attacks() -> Vec<Attack> {
 }
 
 pub fn trials() -> Vec<Trial> {
-    vec![
-        lab::check("N19_listen_without_bind::succeeds_with_enforcement_off", |lab| {
-            let call = unenforced_call(lab, |socket| socket.listen())?;
-            ensure!(call.answered, "nobody got in with enforcement off");
-            Ok(())
+    let mut trials = vec![lab::check("N19_granted_listener_serves", granted_listener_serves)];
+    for (name, open) in [
+        ("N19_listen_without_bind", (|socket| socket.listen()) as fn(&Socket) -> Attempt),
+        ("N19_listen_after_bind_to_port_0", |socket| {
+            socket.bind(&Name::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))?;
+            socket.listen()
         }),
-        lab::check("N19_listen_without_bind::is_denied", |lab| unanswered(lab, |socket| socket.listen())),
-        lab::check("N19_listen_after_bind_to_port_0::is_denied", |lab| {
-            unanswered(lab, |socket| {
-                socket.bind(&Name::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))?;
-                socket.listen()
-            })
-        }),
-        lab::check("N19_inherited_listener::is_denied", inherited_listener),
-        lab::test("N19_listen_where_calling_out_is_granted::is_denied", listens_where_it_may_call),
-        lab::check("N19_granted_listener_serves", granted_listener_serves),
-    ]
+    ] {
+        trials.extend(attack::checked_pair(
+            name,
+            move |lab| unanswered(lab, open),
+            move |lab| {
+                let call = unenforced_call(lab, open)?;
+                ensure!(call.answered, "nobody got in with enforcement off: {:?}", call.opened);
+                Ok(())
+            },
+        ));
+    }
+    trials.extend(attack::checked_pair(
+        "N19_inherited_listener",
+        |lab| inherited_listener(lab, PROFILE),
+        |lab| inherited_listener(lab, &lab::in_audit(PROFILE)),
+    ));
+    trials.push(lab::test(
+        format!("{LISTENS_WHERE_IT_MAY_CALL}{TWIN}"),
+        listens_where_it_may_call_with_enforcement_off,
+    ));
+    trials.push(lab::test(format!("{LISTENS_WHERE_IT_MAY_CALL}{ATTACK}"), listens_where_it_may_call));
+    trials
 }
 
 /// How a call from the peer to a listener of the agent's host ended.
@@ -159,7 +172,6 @@ fn unenforced_call(lab: &mut Lab, open: fn(&Socket) -> Attempt) -> Result<Call> 
 
 /// Refused at `listen` where LSM programs run; else the SYN-ACK never leaves.
 fn unanswered(lab: &mut Lab, open: fn(&Socket) -> Attempt) -> Result<()> {
-    ensure!(unenforced_call(lab, open)?.answered, "nobody got in with enforcement off");
     let (monitor, world) = lab.parts()?;
     monitor.install(PROFILE)?;
     world.wire.clear()?;
@@ -188,10 +200,11 @@ fn unanswered(lab: &mut Lab, open: fn(&Socket) -> Attempt) -> Result<()> {
     }
 }
 
-/// A listener that is older than the label.
-fn inherited_listener(lab: &mut Lab) -> Result<()> {
+/// A listener that is older than the label. With a profile that does not enforce, the peer gets in.
+fn inherited_listener(lab: &mut Lab, profile: &str) -> Result<()> {
+    let enforced = profile == PROFILE;
     let (monitor, world) = lab.parts()?;
-    monitor.install(PROFILE)?;
+    monitor.install(profile)?;
     let mut child = Child::spawn(&world.agents, |stage| {
         let socket = Socket::tcp4()?;
         socket.set_int(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
@@ -209,6 +222,10 @@ fn inherited_listener(lab: &mut Lab) -> Result<()> {
     monitor.label(child.pid())?;
     let before = monitor.denials();
     world.wire.clear()?;
+    if !enforced {
+        ensure!(knock(world)?, "nobody got in with enforcement off");
+        return Ok(());
+    }
     ensure!(!knock(world)?, "the peer got in after the label");
     ensure!(!world.wire.packets()?.iter().any(|p| p.syn), "the agent's host answered");
     ensure!(monitor.denials() > before, "no denial was counted");
@@ -284,14 +301,33 @@ fn open_where_it_may_call(socket: &Socket) -> Attempt {
     socket.listen()
 }
 
-fn listens_where_it_may_call(lab: &mut Lab) -> Result<Completion> {
+const LISTENS_WHERE_IT_MAY_CALL: &str = "N19_listen_where_calling_out_is_granted";
+
+/// `Err`: this kernel has no such option.
+fn free_call_where_it_may_call(lab: &mut Lab) -> Result<Result<Call, Completion>> {
     let free = unenforced_call(lab, open_where_it_may_call)?;
-    if let Err(failure) = &free.opened
-        && failure.is_absence()
-    {
-        return Ok(Completion::ignored_with(format!("not in this kernel: {failure}")));
+    match &free.opened {
+        Err(failure) if failure.is_absence() => {
+            Ok(Err(Completion::ignored_with(format!("not in this kernel: {failure}"))))
+        }
+        _ => Ok(Ok(free)),
     }
-    ensure!(free.answered, "nobody got in with enforcement off: {:?}", free.opened);
+}
+
+fn listens_where_it_may_call_with_enforcement_off(lab: &mut Lab) -> Result<Completion> {
+    match free_call_where_it_may_call(lab)? {
+        Err(absent) => Ok(absent),
+        Ok(free) => {
+            ensure!(free.answered, "nobody got in with enforcement off: {:?}", free.opened);
+            Ok(Completion::Completed)
+        }
+    }
+}
+
+fn listens_where_it_may_call(lab: &mut Lab) -> Result<Completion> {
+    if let Err(absent) = free_call_where_it_may_call(lab)? {
+        return Ok(absent);
+    }
     let (monitor, world) = lab.parts()?;
     monitor.install(CALLS_ITSELF)?;
     world.wire.clear()?;

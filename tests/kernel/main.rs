@@ -1,10 +1,11 @@
 //! The kernel tests: attacks on the enforcement of the network domain, each beside its twin with enforcement off.
 //!
 //! One binary for the host and for virtual machines; it needs root and a kernel with BTF, and touches only network
-//! namespaces and cgroups of its own. Names carry the id of the bypass catalogue (`N5_…`, `L3_…`). Tests fork, so they
-//! run one at a time on the main thread.
+//! namespaces and cgroups of its own. Names carry the id of the bypass catalogue (`N5_…`, `L3_…`); `catalogue` holds them
+//! to it. Tests fork, so they run one at a time on the main thread.
 
 mod attack;
+mod catalogue;
 mod cgroup_programs;
 mod claims;
 mod differential;
@@ -48,6 +49,7 @@ fn main() {
         differential::trials(),
     ];
     trials.extend(others.into_iter().flatten());
+    trials.extend(catalogue::trials(&trials));
     let conclusion = libtest_mimic::run(&arguments, trials);
     lab::close();
     conclusion.exit();

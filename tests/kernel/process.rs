@@ -15,9 +15,9 @@ use agent_monitor_tests::{Attempt, Body, Child, Failure, Socket, Stage};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 
-use crate::attack::{Attack, Off, On};
+use crate::attack::{self, Attack, Off, On};
 use crate::kernel_maps;
-use crate::lab::{self, Lab, PROFILE, Run};
+use crate::lab::{self, Lab, PROFILE};
 use crate::network_out::labelled_first;
 
 const REFUSED: On = On::Refused(libc::ENETUNREACH, Hook::Connect4);
@@ -298,31 +298,42 @@ pub fn image_main() -> i32 {
 }
 
 pub fn trials() -> Vec<Trial> {
-    vec![
-        lab::check("L1_child_cgroup::is_denied", child_cgroup),
+    let mut trials = vec![
         lab::check("L2_label_survives_leaving_the_cgroup", leaves_cgroup),
         lab::check("L3_fork_exec_and_exit_are_recorded", lifecycle),
         lab::check("L3_label_ends_with_the_process", label_ends),
-        lab::check("L3_fork_with_a_full_label_map_is_denied_everything", full_label_map),
         lab::check("unlabelled_process_of_the_same_cgroup_is_untouched", unlabelled),
-    ]
+    ];
+    trials.extend(attack::checked_pair("L1_child_cgroup", child_cgroup, child_cgroup_with_enforcement_off));
+    trials.extend(attack::checked_pair(
+        "L3_fork_with_a_full_label_map",
+        |lab| full_label_map(lab, true),
+        |lab| full_label_map(lab, false),
+    ));
+    trials
 }
 
-fn expect_refused(run: &Run) -> Result<()> {
+/// Moves into a new cgroup below its own, at `path`, and calls out.
+fn move_and_call_out(path: PathBuf) -> impl Fn(&mut Stage) -> Attempt {
+    move |stage| {
+        stage.pause()?;
+        fs::create_dir(&path).map_err(|e| Failure::of("mkdir", &e))?;
+        fs::write(path.join("cgroup.procs"), "0").map_err(|e| Failure::of("move", &e))?;
+        call_out()
+    }
+}
+
+fn child_cgroup(lab: &mut Lab) -> Result<()> {
+    let run = lab.attack(PROFILE, move_and_call_out(lab.world.agents.path().join("deeper")))?;
     ensure!(run.attempt == Err(Failure::new("connect", libc::ENETUNREACH)), "{}", run.describe());
     ensure!(run.left.is_empty() && run.denials == 1 && run.records.len() == 1, "{}", run.describe());
     Ok(())
 }
 
-fn child_cgroup(lab: &mut Lab) -> Result<()> {
-    let path: PathBuf = lab.world.agents.path().join("deeper");
-    let run = lab.attack(PROFILE, move |stage| {
-        stage.pause()?;
-        fs::create_dir(&path).map_err(|e| Failure::of("mkdir", &e))?;
-        fs::write(path.join("cgroup.procs"), "0").map_err(|e| Failure::of("move", &e))?;
-        call_out()
-    })?;
-    expect_refused(&run)
+fn child_cgroup_with_enforcement_off(lab: &mut Lab) -> Result<()> {
+    let run = lab.unenforced(move_and_call_out(lab.world.outside.path().join("deeper")))?;
+    ensure!(run.attempt.is_ok() && run.ungranted().count() > 0, "{}", run.describe());
+    Ok(())
 }
 
 /// The programs of this test's cgroup are behind it then; a daemon attaches to the root, where there is no behind.
@@ -410,8 +421,9 @@ fn label_ends(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// A fork bomb's end: labels for numbers that no process has fill the map, then the agent forks.
-fn full_label_map(lab: &mut Lab) -> Result<()> {
+/// A fork bomb's end: labels for numbers that no process has fill the map, then the agent forks. `agent`: or it is
+/// none, and its child goes where it likes.
+fn full_label_map(lab: &mut Lab, agent: bool) -> Result<()> {
     let (monitor, world) = lab.parts()?;
     monitor.install(PROFILE)?;
     let mut child = Child::spawn(&world.agents, |stage| {
@@ -419,7 +431,7 @@ fn full_label_map(lab: &mut Lab) -> Result<()> {
         descendant(call_out)
     })?;
     child.paused()?;
-    let agent = monitor.label(child.pid())?;
+    let agent = if agent { Some(monitor.label(child.pid())?) } else { None };
     monitor.drain(Ring::Verdicts)?;
     monitor.drain(Ring::Activity)?;
     let lost_before = monitor.faults(Site::LabelInsert);
@@ -428,9 +440,14 @@ fn full_label_map(lab: &mut Lab) -> Result<()> {
     child.go_on()?;
     let attempt = child.finish()?;
     drop(filler);
+    let Some(agent) = agent else {
+        attempt.context("a process that is no agent was denied")?;
+        ensure!(world.wire.packets()?.iter().any(attack::ungranted), "nothing left with enforcement off");
+        return Ok(());
+    };
     ensure!(attempt.is_err(), "a process without its label reached the network");
     ensure!(
-        !world.wire.packets()?.iter().any(crate::attack::ungranted),
+        !world.wire.packets()?.iter().any(attack::ungranted),
         "a process without its label sent something"
     );
     ensure!(monitor.faults(Site::LabelInsert) > lost_before, "the lost label was not counted");

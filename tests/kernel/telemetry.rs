@@ -5,22 +5,63 @@ use agent_monitor_tests::cgroup::Cgroup;
 use agent_monitor_tests::peer::SINK;
 use agent_monitor_tests::socket::Name;
 use agent_monitor_tests::world::DENIED4;
-use agent_monitor_tests::{Body, Child, Failure, Monitor, Socket};
+use agent_monitor_tests::{Attempt, Body, Child, Failure, Monitor, Socket, Stage};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 
+use crate::attack;
 use crate::lab::{self, Lab, PROFILE};
 
 pub fn trials() -> Vec<Trial> {
-    vec![
-        lab::check("L11_L12_a_full_ring_denies_counts_and_goes_on", full_ring),
+    let mut trials = vec![
         lab::check("L15_a_listed_call_is_counted_and_killed", listed_calls),
         lab::check("the_syscall_hook_is_attached_only_while_it_is_wanted", syscall_hook),
-    ]
+    ];
+    trials.extend(attack::checked_pair(
+        "L11_L12_flood_of_a_full_ring",
+        full_ring,
+        flood_with_enforcement_off,
+    ));
+    trials
 }
 
 /// Denied sends in one go. With the ring of one page they overrun it some thousand times.
 const FLOOD: u64 = 5_000;
+
+/// Datagrams without end, and the act behind them. `ends`: the errno of every one; 0 where nothing enforces.
+fn flood(ends: i32) -> impl Fn(&mut Stage) -> Attempt {
+    let checked = move |what: &str, attempt: Attempt| match attempt {
+        Ok(()) if ends == 0 => Ok(()),
+        Err(f) if f.errno == ends => Ok(()),
+        other => Err(Failure::new(format!("{what} ended with {other:?}"), 0)),
+    };
+    move |stage| {
+        stage.pause()?;
+        let socket = Socket::udp4()?;
+        let denied = Name::new(DENIED4, SINK);
+        for _ in 0..FLOOD {
+            checked("a send of the flood", socket.send_to(b"x", 0, &denied).map(drop))?;
+        }
+        stage.pause()?;
+        checked("the act behind the flood", Socket::tcp4()?.connect(&denied))
+    }
+}
+
+/// Every datagram arrives, and so does the act behind them.
+fn flood_with_enforcement_off(lab: &mut Lab) -> Result<()> {
+    let world = &mut lab.world;
+    let mut child = Child::spawn(&world.outside, flood(0))?;
+    child.paused()?;
+    world.wire.clear()?;
+    child.go_on()?;
+    child.paused()?;
+    let left = world.wire.packets()?.into_iter().filter(attack::ungranted).count() as u64;
+    ensure!(left == FLOOD, "{left} of {FLOOD} datagrams left with enforcement off");
+    child.go_on()?;
+    child.finish()??;
+    ensure!(world.wire.packets()?.iter().any(|p| p.syn && attack::ungranted(p)), "the act did not leave");
+    Ok(())
+}
 
 /// Nobody reads while the flood runs: verdicts are unchanged, losses are counted by ring and by agent, and what comes
 /// after the flood is seen.
@@ -29,29 +70,14 @@ fn full_ring(lab: &mut Lab) -> Result<()> {
     let mut monitor = Monitor::load(&cgroup, Some(4096))?;
     monitor.install(PROFILE)?;
     let world = &mut lab.world;
-    let mut child = Child::spawn(&cgroup, |stage| {
-        stage.pause()?;
-        let socket = Socket::udp4()?;
-        let denied = Name::new(DENIED4, SINK);
-        for _ in 0..FLOOD {
-            match socket.send_to(b"x", 0, &denied) {
-                Err(f) if f.errno == libc::ENETUNREACH => {}
-                other => return Err(Failure::new(format!("a send of the flood ended with {other:?}"), 0)),
-            }
-        }
-        stage.pause()?;
-        match Socket::tcp4()?.connect(&denied) {
-            Err(f) if f.errno == libc::ENETUNREACH => Ok(()),
-            other => Err(Failure::new(format!("the act behind the flood ended with {other:?}"), 0)),
-        }
-    })?;
+    let mut child = Child::spawn(&cgroup, flood(libc::ENETUNREACH))?;
     child.paused()?;
     let agent = monitor.label(child.pid())?;
     world.wire.clear()?;
     child.go_on()?;
     child.paused()?;
     let left = world.wire.packets()?;
-    ensure!(!left.iter().any(crate::attack::ungranted), "packets left in the flood");
+    ensure!(!left.iter().any(attack::ungranted), "packets left in the flood");
 
     let cell = decision_cell(Domain::NetworkOut, Effect::Deny, Mode::Enforce) as usize;
     let counters = monitor.kernel.counters();
