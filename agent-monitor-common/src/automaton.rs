@@ -46,6 +46,18 @@ pub fn accept<W: Words + ?Sized>(table: &W, state: u32) -> u32 {
     table.word(state as u64) as u32 & 0xff
 }
 
+/// The answer of a path automaton for a whole path; 0: no glob matches. (The kernel walks the same steps in `bpf_loop`.)
+pub fn answer<W: Words + ?Sized>(table: &W, start: u32, path: &[u8]) -> u32 {
+    let mut state = start;
+    for &byte in path {
+        if state & TERMINAL != 0 {
+            break; // nothing that follows changes it
+        }
+        state = step(table, state, byte);
+    }
+    accept(table, state)
+}
+
 /// The word of a state.
 pub const fn state_word(accept: u8, default: u32) -> u64 {
     0xff00_0000 | accept as u64 | (default as u64) << 32

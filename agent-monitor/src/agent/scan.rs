@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use agent_monitor_common::automaton::{TERMINAL, accept, step};
+use agent_monitor_common::automaton::answer;
 use agent_monitor_common::image::{field, header};
 
 /// A process whose executable a profile claims.
@@ -22,14 +22,7 @@ pub struct Claimed {
 /// The slot of the profile that claims `path`, by a claims image.
 #[must_use]
 pub fn claimed_by(image: &[u64], path: &[u8]) -> Option<u32> {
-    let mut state = u32::try_from(field(image, header::START_PATH)).ok()?;
-    for &byte in path {
-        if state & TERMINAL != 0 {
-            return None;
-        }
-        state = step(image, state, byte);
-    }
-    accept(image, state).checked_sub(1)
+    answer(image, u32::try_from(field(image, header::START_PATH)).ok()?, path).checked_sub(1)
 }
 
 /// Claimed processes in `proc`, oldest first. Processes that end meanwhile are left out.

@@ -1,21 +1,15 @@
 //! The path automaton matches what a plain backtracking matcher matches.
 
-use agent_monitor_common::automaton::{TERMINAL, accept, step};
+use agent_monitor_common::automaton::{TERMINAL, step};
 use agent_monitor_common::image::{field, header};
 use proptest::prelude::*;
 
+use crate::agent::scan::claimed_by;
 use crate::policy::compile::{self, Claims, CompileError, GlobError, Image, Overlap, claims_within};
 
-/// What the kernel does with an executable's path.
+/// What the start-up scan makes of an executable's path; the exec hook walks the same steps.
 fn claimed(image: &Image, path: &str) -> Option<u32> {
-    let mut state = field(image, header::START_PATH) as u32;
-    for &byte in path.as_bytes() {
-        if state & TERMINAL != 0 {
-            break;
-        }
-        state = step(image, state, byte);
-    }
-    accept(image, state).checked_sub(1)
+    claimed_by(&image.words, path.as_bytes())
 }
 
 fn compile(globs: &[(u32, &str)]) -> Claims {
