@@ -20,7 +20,7 @@ pub enum Body {
     Network(NetBody),
     Socket(SocketBody),
     Syscall(SyscallBody),
-    Exec { body: ExecBody, path: Vec<u8> },
+    Exec { body: ExecBody, path: Vec<u8>, argv: Vec<u8> },
     Fork(ForkBody),
     Exit(ExitBody),
 }
@@ -48,8 +48,10 @@ impl Record {
             Some(Kind::Exec) => {
                 let body: ExecBody = read(rest)?;
                 let tail = &rest[size_of::<ExecBody>()..];
-                let path = tail.get(..body.path_length as usize).context("an exec record's path is cut")?;
-                Body::Exec { body, path: path.to_vec() }
+                let split = tail.split_at_checked(body.path_length as usize);
+                let (path, argv) = split.context("an exec record's path is cut")?;
+                ensure!(argv.len() == body.argv_length as usize, "an exec record's arguments are cut");
+                Body::Exec { body, path: path.to_vec(), argv: argv.to_vec() }
             }
             None => bail!("a record of kind {}", header.kind),
         };

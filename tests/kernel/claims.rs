@@ -6,7 +6,7 @@ use agent_monitor::policy::compile;
 use agent_monitor_common::counters::Ring;
 use agent_monitor_common::event::Hook;
 use agent_monitor_common::label::LabelOrigin;
-use agent_monitor_tests::monitor::SLOT;
+use agent_monitor_tests::monitor::{SLOT, image};
 use agent_monitor_tests::{Attempt, Body, Child, Failure};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
@@ -19,14 +19,20 @@ pub fn trials() -> Vec<Trial> {
     attack::checked_pair("L3_claimed_executable", claimed, unclaimed).into()
 }
 
+/// The slot of the profile that claims. The one before it has another profile, which grants what is tried.
+const CLAIMING: u32 = SLOT + 1;
+
 /// Puts a claim of `glob` in force for the time of `body`.
 fn with_claim(lab: &mut Lab, glob: String, body: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
-    let claims = compile::claims(&[(SLOT, glob)])?;
+    let claims = compile::claims(&[(CLAIMING, glob)])?;
     let monitor = lab.monitor()?;
-    monitor.install(PROFILE)?;
+    monitor.install(&PROFILE.replace("10.9.0.3/32", "10.9.0.0/24"))?;
+    monitor.kernel.install(CLAIMING, &image(PROFILE)?.words)?;
     monitor.kernel.install_claims(&claims.image.words)?;
     let result = body(lab);
-    lab.monitor()?.kernel.remove_claims()?;
+    let kernel = &mut lab.monitor()?.kernel;
+    kernel.remove_claims()?;
+    kernel.uninstall(CLAIMING)?;
     result
 }
 
@@ -58,7 +64,10 @@ fn claimed(lab: &mut Lab) -> Result<()> {
         })?;
         let state = monitor.kernel.agent(agent).context("the agent is in no table")?;
         ensure!(
-            state.origin == LabelOrigin::Exec.code() && state.live == 0 && state.denied == 1,
+            state.origin == LabelOrigin::Exec.code()
+                && state.profile == CLAIMING
+                && state.live == 0
+                && state.denied == 1,
             "{state:?}"
         );
         ensure!(!monitor.kernel.is_labelled(exec.header.tgid), "the label outlived the process");

@@ -1,11 +1,14 @@
 //! N21 to N28: what a grant is, and what it is not. Each case is one agent that tries several peers in turn.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 
 use agent_monitor::kernel::InstallError;
-use agent_monitor_common::counters::{Domain, Effect, Mode, decision_cell};
+use agent_monitor_common::counters::{Domain, Effect, Mode, Ring, decision_cell};
+use agent_monitor_common::event::{Hook, Reason};
 use agent_monitor_common::image::{IMAGE_WORDS, header};
 use agent_monitor_tests::bpf;
 use agent_monitor_tests::monitor::{SLOT, image};
@@ -13,7 +16,7 @@ use agent_monitor_tests::peer::{ECHO, SINK, SOURCE};
 use agent_monitor_tests::socket::Name;
 use agent_monitor_tests::wire::Packet;
 use agent_monitor_tests::world::{DENIED4, DENIED6, GRANTED4, GRANTED6, OTHER4};
-use agent_monitor_tests::{Attempt, Failure, Socket};
+use agent_monitor_tests::{Attempt, Body, Child, Failure, Socket};
 use anyhow::{Context, Result, ensure};
 use aya::maps::{MapData, MapInfo, MapType};
 use libtest_mimic::Trial;
@@ -27,8 +30,10 @@ use crate::network_out::mapped;
 enum Over {
     Tcp,
     Udp,
+    /// Datagrams of one socket, which all such tries of an agent share.
+    Shared,
 }
-use Over::{Tcp, Udp};
+use Over::{Shared, Tcp, Udp};
 
 /// One try: transport, peer, port, and whether the profile grants it.
 type Try = (Over, IpAddr, u16, bool);
@@ -37,9 +42,10 @@ fn profile(network: &str) -> String {
     format!("version: 1\nname: grants\nmode: enforce\nnetwork:\n{network}")
 }
 
-fn attempt((over, ip, port, _): Try) -> Attempt {
+fn attempt((over, ip, port, _): Try, shared: &Socket) -> Attempt {
     let name = Name::new(ip, port);
     match (over, ip) {
+        (Shared, _) => shared.send_to(b"x", 0, &name).map(drop),
         (Tcp, IpAddr::V4(_)) => Socket::tcp4()?.connect(&name),
         (Tcp, IpAddr::V6(_)) => Socket::tcp6()?.connect(&name),
         (Udp, IpAddr::V4(_)) => Socket::udp4()?.send_to(b"x", 0, &name).map(drop),
@@ -54,8 +60,9 @@ fn try_all(lab: &mut Lab, yaml: &str, tries: &[Try], refused_means_denied: bool)
     let all = tries.to_vec();
     let run = lab.attack(yaml, move |stage| {
         stage.pause()?;
+        let shared = Socket::udp4()?;
         for one in all {
-            let ended = match attempt(one) {
+            let ended = match attempt(one, &shared) {
                 Ok(()) => 0,
                 // The SYN went and came back as a reset.
                 Err(f) if f.step == "connect" && f.errno == libc::ECONNREFUSED && !refused_means_denied => 0,
@@ -109,6 +116,7 @@ fn reach_with_enforcement_off(lab: &mut Lab, yaml: &str, tries: &[Try]) -> Resul
 pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
         lab::check("what_is_granted_works", granted_works),
+        lab::check("what_is_granted_is_recorded_and_counted", granted_is_told),
         lab::check("N25_no_policy_map_evicts", no_evicting_map),
         lab::check("N25_a_map_that_evicts_is_told_from_one_that_does_not", |_| evicting_maps_are_known()),
         lab::check("N26_an_image_that_does_not_fit_is_refused_and_the_old_one_stays", too_large),
@@ -185,6 +193,17 @@ const CASES: &[(&str, &str, &[Try])] = &[
             (Tcp, GRANTED4, ECHO, false),
             (Tcp, DENIED4, SINK, false),
             (Udp, DENIED4, SINK, false),
+        ],
+    ),
+    // What a socket remembers of its last verdict is that flow's alone.
+    (
+        "N7_udp_socket_that_reached_a_granted_port",
+        "  allow:\n    - { address: 10.9.0.3, ports: [7000], protocol: udp }\n",
+        &[
+            (Shared, GRANTED4, SINK, true),
+            (Shared, GRANTED4, ECHO, false),
+            (Shared, DENIED4, SINK, false),
+            (Shared, GRANTED4, SINK, true),
         ],
     ),
     (
@@ -281,6 +300,38 @@ fn granted_works(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
+fn granted_is_told(lab: &mut Lab) -> Result<()> {
+    let (monitor, world) = lab.parts()?;
+    monitor.install(PROFILE)?;
+    let mut child = Child::spawn(&world.agents, |stage| {
+        stage.pause()?;
+        Socket::tcp4()?.connect(&Name::new(GRANTED4, SINK))
+    })?;
+    child.paused()?;
+    let agent = monitor.label(child.pid())?;
+    let cell = decision_cell(Domain::NetworkOut, Effect::Allow, Mode::Enforce) as usize;
+    let before = monitor.decisions()[cell];
+    child.go_on()?;
+    child.finish()??;
+    let record = monitor.wait_for(Ring::Activity, "the granted connection", |r| {
+        r.header.agent == agent && matches!(r.body, Body::Network(_))
+    })?;
+    let header = &record.header;
+    ensure!(
+        header.effect == Effect::Allow.code() && header.mode == Mode::Enforce.code() && header.errno == 0,
+        "{record:?}"
+    );
+    ensure!(header.tgid == child.pid() && u32::from(header.profile) == SLOT, "{record:?}");
+    ensure!(Some(header.generation) == monitor.kernel.generation(SLOT), "{record:?}");
+    ensure!(header.cgroup == fs::metadata(world.agents.path())?.ino(), "another cgroup: {record:?}");
+    ensure!(record.hook() == Some(Hook::Connect4) && record.reason() == Some(Reason::Rule), "{record:?}");
+    ensure!(record.port() == Some(SINK), "{record:?}");
+    ensure!(monitor.decisions()[cell] == before + 1, "{} decisions", monitor.decisions()[cell] - before);
+    let state = monitor.kernel.agent(agent).context("the agent is in no table")?;
+    ensure!(state.allowed == 1 && state.denied == 0, "{state:?}");
+    Ok(())
+}
+
 /// Whether a map of this kind makes room for a new entry by dropping an old one.
 fn evicts(map: &MapInfo) -> Result<bool> {
     Ok(matches!(map.map_type()?, MapType::LruHash | MapType::LruPerCpuHash))
@@ -339,7 +390,7 @@ fn put_in_force(lab: &mut Lab, words: &[u64]) -> Result<()> {
     monitor.installed_as(PROFILE);
     let run = lab.attack(PROFILE, |stage| {
         stage.pause()?;
-        attempt((Udp, DENIED4, SINK, true))
+        Socket::udp4()?.send_to(b"x", 0, &Name::new(DENIED4, SINK)).map(drop)
     });
     lab.monitor()?.forget();
     let run = run?;

@@ -4,16 +4,20 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use agent_monitor_common::counters::Ring;
 use agent_monitor_common::event::{Hook, Reason};
+use agent_monitor_common::label::LabelOrigin;
+use agent_monitor_tests::cgroup::Cgroup;
+use agent_monitor_tests::monitor::{SLOT, image};
 use agent_monitor_tests::peer::SINK;
 use agent_monitor_tests::socket::Name;
 use agent_monitor_tests::uring::{self, Entry, FIXED_FILE};
 use agent_monitor_tests::world::{AGENT4, DENIED4, DENIED6, GRANTED4};
-use agent_monitor_tests::{Attempt, Child, Failure, Socket, Stage};
+use agent_monitor_tests::{Attempt, Child, Failure, Monitor, Socket, Stage};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Completion, Trial};
 
 use crate::attack::{self, Attack, Off, On};
 use crate::lab::{self, Lab, PROFILE};
+use crate::sockets::packet_to_denied;
 
 const DATA: &[u8] = b"secret";
 const DROPPED: On = On::Dropped(Reason::Default);
@@ -75,6 +79,12 @@ pub fn attacks() -> Vec<Attack> {
             stage.pause()?;
             heedless(socket.send_to(DATA, 0, &Name::new(DENIED4, 0)))
         }),
+        // What stands where the ports would be is data: no port of it can be judged.
+        inherited("N17_inherited_raw_later_fragment", On::Dropped(Reason::Malformed), |stage| {
+            let socket = Socket::new(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
+            stage.pause()?;
+            heedless(socket.send_to(&packet_to_denied(1), 0, &Name::new(DENIED4, 0)))
+        }),
         // Nobody holds the socket while the process is labelled: it is in the queue of a Unix socket.
         inherited("N17_in_flight_tcp_write", RECEIVED, |stage| {
             let (to, from) = Socket::pair()?;
@@ -133,9 +143,12 @@ pub fn attacks() -> Vec<Attack> {
 const RECEIVED: On = On::DroppedAfterLsm(Reason::Default, "lsm/file_receive");
 
 pub fn trials() -> Vec<Trial> {
-    let mut trials = vec![lab::check("N18_unchanged_profile_keeps_an_established_tcp_flow", |lab| {
-        tightened(lab, Socket::tcp4, Next::Same)
-    })];
+    let mut trials = vec![
+        lab::check("N18_unchanged_profile_keeps_an_established_tcp_flow", |lab| {
+            tightened(lab, Socket::tcp4, Next::Same)
+        }),
+        lab::check("a_denied_flow_is_one_event_and_every_packet_of_it_is_counted", one_event),
+    ];
     trials.extend(attack::pair("N17_pidfd_getfd_tcp_write", taken, taken_with_enforcement_off));
     for (name, socket) in [
         ("N18_tightened_tcp_flow", Socket::tcp4 as fn() -> Result<Socket, Failure>),
@@ -147,6 +160,17 @@ pub fn trials() -> Vec<Trial> {
             move |lab| tightened(lab, socket, Next::TightInAudit),
         ));
     }
+    // A port from which it may also serve. Each has its own: a flow that was cut holds its port for a while.
+    trials.extend(attack::checked_pair(
+        "N18_tightened_flow_from_a_port_granted_to_listen",
+        |lab| tightened(lab, || bound(7108), Next::Tight),
+        |lab| tightened(lab, || bound(7109), Next::TightInAudit),
+    ));
+    trials.extend(attack::checked_pair(
+        "N17_socket_shared_with_an_agent_that_may",
+        |lab| shared(lab, true),
+        |lab| shared(lab, false),
+    ));
     trials.extend(attack::checked_pair(
         "N18_flow_of_a_removed_profile",
         |lab| removed(lab, true),
@@ -215,6 +239,8 @@ mode: enforce
 network:
   allow:
     - { cidr: 10.9.0.0/28, ports: [7000-7099], protocol: any }
+  listen:
+    - { address: 10.9.0.1, ports: [7108-7109] }
 ";
 const TIGHT: &str = "\
 version: 1
@@ -223,7 +249,81 @@ mode: enforce
 network:
   allow:
     - { cidr: 10.9.0.0/28, ports: [7001-7099], protocol: any }
+  listen:
+    - { address: 10.9.0.1, ports: [7108-7109] }
 ";
+
+/// A TCP socket that is bound to a port of the agent's own address.
+fn bound(port: u16) -> Result<Socket, Failure> {
+    let socket = Socket::tcp4()?;
+    socket.set_int(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    socket.bind(&Name::new(AGENT4, port))?;
+    Ok(socket)
+}
+
+/// The agent retries: one event tells it, the counters tell how often.
+fn one_event(lab: &mut Lab) -> Result<()> {
+    const SENDS: u64 = 5;
+    let run = lab.attack(PROFILE, |stage| {
+        let socket = connected(Socket::udp4(), &denied4())?;
+        stage.pause()?;
+        (0..SENDS).try_for_each(|_| heedless(socket.send(DATA)))
+    })?;
+    ensure!(run.attempt.is_ok() && run.left.is_empty(), "{}", run.describe());
+    ensure!(run.records.len() == 1 && run.denials == 1, "{}", run.describe());
+    ensure!(run.counted >= SENDS, "{} of {SENDS} packets were counted", run.counted);
+    Ok(())
+}
+
+/// Two agents use one socket. What it remembers of the one that may send is nothing for the other: not at its first
+/// datagram, and not when the socket has become its own. Profiles of their own monitor, so that both are of the same
+/// generation. `enforced`: or the other's profile only watches.
+fn shared(lab: &mut Lab, enforced: bool) -> Result<()> {
+    const OTHER_SLOT: u32 = SLOT + 1;
+    let cgroup = Cgroup::create(if enforced { "shared" } else { "shared-in-audit" })?;
+    let mut monitor = Monitor::load(&cgroup, None)?;
+    monitor.install(&if enforced { PROFILE.to_owned() } else { lab::in_audit(PROFILE) })?;
+    let may = PROFILE.replace("10.9.0.3/32", "10.9.0.4/32");
+    monitor.kernel.install(OTHER_SLOT, &image(&may)?.words)?;
+    ensure!(monitor.kernel.generation(SLOT) == monitor.kernel.generation(OTHER_SLOT), "two generations");
+
+    let world = &mut lab.world;
+    // The hooks of a socket are those of the cgroup in which it was made.
+    let (to, from) = Socket::pair()?;
+    let mut maker = Child::spawn(&cgroup, |_| to.pass(Socket::udp4()?.as_fd()))?;
+    maker.finish()?.context("make a socket")?;
+    let socket = Socket::from_fd(from.take()?);
+    let send = |stage: &mut Stage| {
+        stage.pause()?;
+        socket.send_to(DATA, 0, &denied4()).map(drop)
+    };
+    let mut first = Child::spawn(&cgroup, send)?;
+    let mut second = Child::spawn(&cgroup, |stage| {
+        let once = send(stage);
+        let again = socket.send_to(DATA, 0, &denied4()).map(drop);
+        if once == again { once } else { Err(Failure::new(format!("{once:?}, then {again:?}"), 0)) }
+    })?;
+    first.paused()?;
+    second.paused()?;
+    monitor.kernel.new_agent(OTHER_SLOT, first.pid(), LabelOrigin::Run)?;
+    let agent = monitor.label(second.pid())?;
+    world.wire.clear()?;
+    first.go_on()?;
+    first.finish()?.context("the agent that may send")?;
+    ensure!(world.wire.packets()?.len() == 1, "the agent that may send was denied");
+    second.go_on()?;
+    let attempt = second.finish()?;
+    let left = world.wire.packets()?;
+    let records = monitor.drain(Ring::Verdicts)?;
+    let of_agent = records.iter().filter(|r| r.header.agent == agent && r.denies()).count();
+    if enforced {
+        ensure!(attempt.as_ref().err().map(|f| f.errno) == Some(libc::ENETUNREACH), "{attempt:?}");
+        ensure!(left.is_empty() && of_agent == 2, "left {left:?}, {of_agent} denials");
+    } else {
+        ensure!(attempt.is_ok() && left.len() == 2, "{attempt:?}, left {left:?}");
+    }
+    Ok(())
+}
 
 /// What follows a profile that grants the flow.
 #[derive(Clone, Copy, PartialEq)]
@@ -237,7 +337,7 @@ enum Next {
 }
 
 /// A flow is granted; then the next profile is put in force.
-fn tightened(lab: &mut Lab, socket: fn() -> Result<Socket, Failure>, next: Next) -> Result<()> {
+fn tightened(lab: &mut Lab, socket: impl Fn() -> Result<Socket, Failure>, next: Next) -> Result<()> {
     let (monitor, world) = lab.parts()?;
     monitor.install(LOOSE)?;
     let mut child = Child::spawn(&world.agents, |stage| {

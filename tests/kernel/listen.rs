@@ -270,6 +270,12 @@ fn granted_listener_serves(lab: &mut Lab) -> Result<()> {
         if answer == b"hello!" { Ok(()) } else { Err(Failure::new("another answer", 0)) }
     })?;
     caller.finish()?.context("the caller")?;
+    child.paused()?;
+    let stale = monitor.kernel.stale_flows()?;
+    ensure!(
+        !stale.iter().any(|f| f.agent == agent),
+        "a granted listener's connection is to be cut: {stale:?}"
+    );
     let denied = monitor.kernel.agent(agent).map(|a| a.denied);
     ensure!(denied == Some(0), "a granted listener's packets were denied: {denied:?}");
     Ok(())

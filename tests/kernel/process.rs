@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -381,17 +382,19 @@ fn lifecycle(lab: &mut Lab) -> Result<()> {
     let executed = monitor.wait_for(Ring::Activity, "the exec", |r| {
         r.header.agent == agent && r.header.tgid == forked && matches!(r.body, Body::Exec { .. })
     })?;
-    match executed.body {
-        Body::Exec { body, path } => {
-            ensure!(
-                path == own.as_os_str().as_encoded_bytes(),
-                "the path is {:?}",
-                String::from_utf8_lossy(&path)
-            );
-            ensure!(body.parent == root, "the parent is {}, not {root}", body.parent);
-        }
-        other => anyhow::bail!("{other:?}"),
-    }
+    let Body::Exec { body, path, argv } = executed.body else { unreachable!("it was asked for") };
+    ensure!(path == own.as_os_str().as_encoded_bytes(), "the path is {:?}", String::from_utf8_lossy(&path));
+    ensure!(
+        argv == format!("/proc/self/exe\0{IMAGE_ARGUMENT}\0").as_bytes()
+            && body.argv_total as usize == argv.len(),
+        "the arguments are {:?}",
+        String::from_utf8_lossy(&argv)
+    );
+    ensure!(body.parent == root, "the parent is {}, not {root}", body.parent);
+    ensure!(body.comm == *b"exe\0\0\0\0\0\0\0\0\0\0\0\0\0", "the command is {:?}", body.comm);
+    ensure!(body.inode == fs::metadata(&own)?.ino() && body.uid == 0 && body.claimed == 0, "{body:?}");
+    let cgroup = fs::metadata(world.agents.path())?.ino();
+    ensure!(executed.header.cgroup == cgroup, "the cgroup is {}, not {cgroup}", executed.header.cgroup);
     monitor.wait_for(Ring::Activity, "the exit of the child", |r| match &r.body {
         Body::Exit(exit) => r.header.tgid == forked && exit.code >> 8 == libc::ENETUNREACH as u32,
         _ => false,

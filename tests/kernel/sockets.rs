@@ -157,13 +157,16 @@ fn echo() -> Vec<Attack> {
     ]
 }
 
-/// An IPv4 and UDP header with a payload, for sockets that take whole packets.
-fn packet_to_denied() -> Vec<u8> {
+/// An IPv4 and UDP header with a payload, for sockets that take whole packets. `fragment`: where in the whole datagram
+/// this one starts, in units of eight bytes.
+pub fn packet_to_denied(fragment: u16) -> Vec<u8> {
     let (source, destination) = ([10, 9, 0, 1], [10, 9, 0, 4]);
     let udp_length = 8 + DATA.len() as u16;
     let mut b = vec![0x45, 0];
     b.extend((20 + udp_length).to_be_bytes());
-    b.extend([0, 1, 0, 0, 64, 17, 0, 0]);
+    b.extend([0, 1]);
+    b.extend(fragment.to_be_bytes());
+    b.extend([64, 17, 0, 0]);
     b.extend(source);
     b.extend(destination);
     let sum: u32 = b.chunks_exact(2).map(|c| u32::from(u16::from_be_bytes([c[0], c[1]]))).sum();
@@ -202,7 +205,7 @@ fn raw() -> Vec<Attack> {
             "N14_raw_own_header",
             labelled_first!(
                 Socket::new(AF_INET, SOCK_RAW, IPPROTO_RAW)?
-                    .send_to(&packet_to_denied(), 0, &Name::new(DENIED4, 0))
+                    .send_to(&packet_to_denied(0), 0, &Name::new(DENIED4, 0))
                     .map(drop)
             ),
         ),
@@ -212,7 +215,7 @@ fn raw() -> Vec<Attack> {
                 let index =
                     index_of(AGENT_LINK).map_err(|_| Failure::new("find the interface", libc::ENODEV))?;
                 let socket = Socket::new(AF_PACKET, SOCK_DGRAM, 0)?;
-                socket.send_to(&packet_to_denied(), 0, &link_name(index, 0x0800)).map(drop)
+                socket.send_to(&packet_to_denied(0), 0, &link_name(index, 0x0800)).map(drop)
             }),
         ),
         Attack {
