@@ -4,7 +4,6 @@
 //! program, called again with `--agent`, so that a virtual machine needs no other. Waits have predicates and
 //! deadlines. `AGENT_MONITOR_BIN` names the binary under test; without it the tests say so and fail.
 
-mod agent;
 mod commands;
 mod control;
 mod daemon;
@@ -12,6 +11,7 @@ mod lifecycle;
 mod metrics;
 mod network;
 
+use agent_monitor_tests::agent;
 use agent_monitor_tests::netlink::{Netlink, index_of};
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Trial};

@@ -19,6 +19,11 @@ pub fn kernel_tests() -> Result<PathBuf> {
     executable(&["test", "--package", "agent-monitor-tests", "--test", "kernel", "--no-run"], "kernel")
 }
 
+/// The tests of the product as a service, for guests with systemd.
+pub fn systemd_tests() -> Result<PathBuf> {
+    executable(&["test", "--package", "agent-monitor-tests", "--test", "systemd", "--no-run"], "systemd")
+}
+
 /// Runs cargo and returns where it put the executable of `target`.
 fn executable(arguments: &[&str], target: &str) -> Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

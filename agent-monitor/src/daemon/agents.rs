@@ -211,6 +211,8 @@ impl Core {
             (image, table.cgroup_prefixes.clone())
         };
         let mut matched = Vec::new();
+        // A service that a glob happens to match, `agent-*.service`, is not an agent, and neither are its helpers.
+        let own = cgroup::of_process(&self.mount, std::process::id());
         for prefix in prefixes {
             self.match_cgroups(&image, &self.mount.join(prefix.trim_start_matches('/')), &mut matched);
         }
@@ -218,6 +220,9 @@ impl Core {
         let live: HashSet<u32> = self.registry.live().iter().map(|agent| agent.key).collect();
         known.retain(|_, key| live.contains(key));
         for (directory, slot) in matched {
+            if Some(&directory) == own.as_ref() {
+                continue;
+            }
             let mut pids = Vec::new();
             cgroup::processes(&directory, &mut pids);
             match known.get(&directory) {

@@ -67,7 +67,6 @@ const NEEDED: &[(u32, &str, &str)] = &[
     (21, "CAP_SYS_ADMIN", "to use iterators over all processes and to find programs by id"),
     (19, "CAP_SYS_PTRACE", "to cut connections that lost their grant"),
     (1, "CAP_DAC_OVERRIDE", "to place agents in cgroups"),
-    (5, "CAP_KILL", "to act on agents of other users"),
 ];
 
 /// The capabilities that this process lacks; empty: all there.

@@ -24,9 +24,9 @@ const FROM_HOST: &[(&str, &str)] =
     &[("modprobe", "/sbin/modprobe"), ("ip", "/usr/local/sbin/ip"), ("dash", "/bin/sh")];
 
 /// Who exists in a guest: root, and one without any right.
-const PASSWD: &str =
+pub const PASSWD: &str =
     "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
-const GROUP: &str = "root:x:0:\nnogroup:x:65534:\n";
+pub const GROUP: &str = "root:x:0:\nnogroup:x:65534:\n";
 
 /// Programs of the host that run inside.
 pub struct Programs {
@@ -66,19 +66,10 @@ pub fn pack(run: &Run<'_>, staging: &Path, packed: &Path) -> Result<()> {
         put_tree(&policies, &staging.join("guest/policies"))?;
     }
 
-    let words: String = run.arguments.iter().map(|argument| format!(" {}", quoted(argument))).collect();
-    let environment = format!(
-        "export HOME=/root LC_ALL=C.UTF-8 NO_COLOR=1 RUST_BACKTRACE=1\n\
-         export AGENT_MONITOR_BIN=/guest/agent-monitor AGENT_MONITOR_POLICIES=/guest/policies\n\
-         export AGENT_MONITOR_VM={}\n\
-         GUEST_SECONDS={}\n",
-        quoted(run.series),
-        run.limit.as_secs()
-    );
     for (path, text, mode) in [
         ("init", INIT, 0o755),
-        ("guest/environment", environment.as_str(), 0o644),
-        ("guest/test", format!("exec /guest/program{words}\n").as_str(), 0o755),
+        ("guest/environment", environment(run).as_str(), 0o644),
+        ("guest/test", test(run).as_str(), 0o755),
         ("etc/passwd", PASSWD, 0o644),
         ("etc/group", GROUP, 0o644),
         ("etc/hosts", "127.0.0.1 localhost guest\n::1 localhost\n", 0o644),
@@ -91,7 +82,25 @@ pub fn pack(run: &Run<'_>, staging: &Path, packed: &Path) -> Result<()> {
     archive::pack(staging, packed)
 }
 
-fn program_of_host(name: &str) -> Result<PathBuf> {
+/// What the scripts of a guest read before the test starts.
+pub fn environment(run: &Run<'_>) -> String {
+    format!(
+        "export HOME=/root LC_ALL=C.UTF-8 NO_COLOR=1 RUST_BACKTRACE=1\n\
+         export AGENT_MONITOR_BIN=/guest/agent-monitor AGENT_MONITOR_POLICIES=/guest/policies\n\
+         export AGENT_MONITOR_VM={}\n\
+         GUEST_SECONDS={}\n",
+        quoted(run.series),
+        run.limit.as_secs()
+    )
+}
+
+/// The script that becomes the test.
+pub fn test(run: &Run<'_>) -> String {
+    let words: String = run.arguments.iter().map(|argument| format!(" {}", quoted(argument))).collect();
+    format!("exec /guest/program{words}\n")
+}
+
+pub fn program_of_host(name: &str) -> Result<PathBuf> {
     let directories = ["/bin", "/sbin", "/usr/bin", "/usr/sbin"];
     directories
         .iter()
@@ -113,19 +122,19 @@ fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-fn make_parent(path: &Path) -> Result<()> {
+pub fn make_parent(path: &Path) -> Result<()> {
     let parent = path.parent().unwrap_or(path);
     fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))
 }
 
-fn put(from: &Path, to: &Path) -> Result<()> {
+pub fn put(from: &Path, to: &Path) -> Result<()> {
     make_parent(to)?;
     fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     Ok(())
 }
 
 /// Unpacking a hundred megabytes of debug sections takes an emulated guest longer than most tests.
-fn put_stripped(from: &Path, to: &Path) -> Result<()> {
+pub fn put_stripped(from: &Path, to: &Path) -> Result<()> {
     make_parent(to)?;
     let mut strip = Command::new("strip");
     strip.arg("--strip-debug").arg("-o").arg(to).arg(from);

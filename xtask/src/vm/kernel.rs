@@ -1,8 +1,7 @@
-//! Debian's stock kernels: found in an apt index of our own, downloaded, unpacked and cached, never installed. Called
+//! Debian's stock kernels: found in an apt state of our own, downloaded, unpacked and cached, never installed. Called
 //! by [`super::run`] once for each kernel.
 //!
-//! What must stay true: the host's package lists, sources and dpkg state are read and not touched; the mirrors are the
-//! ones that the host's own sources name; a cached kernel needs no network.
+//! What must stay true: a cached kernel needs no network.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,13 +9,15 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use super::debian::Apt;
 use super::vmlinux;
 use crate::{command, places};
 
 /// The kernels that `--kernel all` means: oldest supported, Debian 12's newer one, and two from the present.
 pub const ALL: &[&str] = &["6.1", "6.12", "6.18", "7.3"];
 
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Where they come from: 6.1 and 6.12 are in Debian 12's security archive, newer ones in Debian 13's backports.
+const RELEASES: &[&str] = &["bookworm-security", "trixie-backports"];
 
 /// An unpacked kernel.
 pub struct Kernel {
@@ -57,24 +58,20 @@ pub fn get(series: &str) -> Result<Kernel> {
 }
 
 fn fetch(series: &str, home: &Path) -> Result<()> {
-    let index = Index::open()?;
-    let name = match index.newest(series)? {
+    let apt = Apt::open("apt", RELEASES)?;
+    let name = match newest(&apt, series)? {
         Some(name) => name,
         None => {
-            index.update()?;
-            index.newest(series)?.ok_or_else(|| index.none(series))?
+            apt.update()?;
+            newest(&apt, series)?.ok_or_else(|| none(&apt, series))?
         }
     };
     let partial = home.with_extension("partial");
     let _ = fs::remove_dir_all(&partial);
     fs::create_dir_all(&partial).with_context(|| format!("cannot make {}", partial.display()))?;
-    let mut packages = index.parts(&name)?;
+    let mut packages = parts(&apt, &name)?;
     packages.insert(0, name);
-    if index.download(&packages, &partial).is_err() {
-        eprintln!("    trying once more with a fresh index");
-        index.update()?;
-        index.download(&packages, &partial)?;
-    }
+    apt.fetch(apt.program("apt-get").arg("download").args(&packages).current_dir(&partial))?;
     for file in files(&partial)?.into_iter().filter(|file| file.extension().is_some_and(|it| it == "deb")) {
         command::output(Command::new("dpkg").arg("-x").arg(&file).arg(&partial))?;
         fs::remove_file(&file)?;
@@ -115,123 +112,37 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(entries.flatten().map(|entry| entry.path()).collect())
 }
 
-/// An apt state of its own beside the host's.
-struct Index {
-    home: PathBuf,
+fn all(apt: &Apt) -> Result<Vec<String>> {
+    let pattern = r"^linux-image-[0-9].*[0-9a-z]-cloud-amd64$";
+    let found = command::output(apt.program("apt-cache").args(["search", "--names-only", pattern]))?;
+    Ok(found.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())
 }
 
-impl Index {
-    fn open() -> Result<Self> {
-        let home = places::cache()?.join("apt");
-        for directory in ["lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(home.join(directory))?;
-        }
-        let index = Index { home };
-        let sources = index.home.join("sources.list");
-        fs::write(&sources, sources_of_host()?)?;
-        let configuration = format!(
-            "Dir::Etc::sourcelist \"{home}/sources.list\";\n\
-             Dir::Etc::sourceparts \"/dev/null\";\n\
-             Dir::State::lists \"{home}/lists\";\n\
-             Dir::Cache \"{home}/cache\";\n\
-             APT::Sandbox::User \"root\";\n\
-             Acquire::Languages \"none\";\n\
-             Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n",
-            home = index.home.display()
-        );
-        fs::write(index.home.join("apt.conf"), configuration)?;
-        Ok(index)
-    }
-
-    fn apt(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        command.env("APT_CONFIG", self.home.join("apt.conf")).env("LC_ALL", "C");
-        command
-    }
-
-    fn update(&self) -> Result<()> {
-        eprintln!("    fetching an index of kernels (own apt state; the host's stays as it is)");
-        command::long(self.apt("apt-get").arg("update"), &self.home.join("update.log"))
-    }
-
-    fn all(&self) -> Result<Vec<String>> {
-        let pattern = r"^linux-image-[0-9].*[0-9a-z]-cloud-amd64$";
-        let found = command::output(self.apt("apt-cache").args(["search", "--names-only", pattern]))?;
-        Ok(found.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())
-    }
-
-    fn newest(&self, series: &str) -> Result<Option<String>> {
-        let wanted = format!("linux-image-{series}.");
-        let all = self.all()?.into_iter();
-        Ok(all.filter(|name| name.starts_with(&wanted)).max_by_key(|name| numbers(name)))
-    }
-
-    fn none(&self, series: &str) -> anyhow::Error {
-        let mut offered: Vec<Vec<u64>> = self
-            .all()
-            .unwrap_or_default()
-            .iter()
-            .map(|name| numbers(name).into_iter().take(2).collect())
-            .collect();
-        offered.sort();
-        offered.dedup();
-        let offered: Vec<String> = offered
-            .iter()
-            .map(|pair| pair.iter().map(u64::to_string).collect::<Vec<_>>().join("."))
-            .collect();
-        anyhow!("the archive has no cloud kernel of series {series}: choose one of {}", offered.join(", "))
-    }
-
-    /// The packages that newer kernels are split into.
-    fn parts(&self, name: &str) -> Result<Vec<String>> {
-        let shown = command::output(self.apt("apt-cache").args(["depends", "--important", name]))?;
-        Ok(shown
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("Depends: "))
-            .filter(|package| package.starts_with("linux-binary-") || package.starts_with("linux-modules-"))
-            .map(str::to_owned)
-            .collect())
-    }
-
-    fn download(&self, packages: &[String], into: &Path) -> Result<()> {
-        let mut apt = self.apt("apt-get");
-        apt.arg("download").args(packages).current_dir(into);
-        command::long(&mut apt, &self.home.join("download.log"))
-    }
+fn newest(apt: &Apt, series: &str) -> Result<Option<String>> {
+    let wanted = format!("linux-image-{series}.");
+    let all = all(apt)?.into_iter();
+    Ok(all.filter(|name| name.starts_with(&wanted)).max_by_key(|name| numbers(name)))
 }
 
-/// Where kernels come from: 6.1 and 6.12 from Debian 12's security archive, newer ones from Debian 13's backports, on
-/// the mirrors that this host's own sources name.
-fn sources_of_host() -> Result<String> {
-    let targets = command::output(
-        Command::new("apt-get")
-            .args(["indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"])
-            .env("LC_ALL", "C"),
-    )
-    .context("this host has no apt to fetch Debian's kernels with")?;
-    let codename = fs::read_to_string("/etc/os-release")
-        .unwrap_or_default()
+fn none(apt: &Apt, series: &str) -> anyhow::Error {
+    let mut offered: Vec<Vec<u64>> =
+        all(apt).unwrap_or_default().iter().map(|name| numbers(name).into_iter().take(2).collect()).collect();
+    offered.sort();
+    offered.dedup();
+    let offered: Vec<String> =
+        offered.iter().map(|pair| pair.iter().map(u64::to_string).collect::<Vec<_>>().join(".")).collect();
+    anyhow!("the archive has no cloud kernel of series {series}: choose one of {}", offered.join(", "))
+}
+
+/// The packages that newer kernels are split into.
+fn parts(apt: &Apt, name: &str) -> Result<Vec<String>> {
+    let shown = command::output(apt.program("apt-cache").args(["depends", "--important", name]))?;
+    Ok(shown
         .lines()
-        .find_map(|line| line.strip_prefix("VERSION_CODENAME=").map(|name| name.trim_matches('"').to_owned()))
-        .unwrap_or_else(|| "bookworm".to_owned());
-    let mirror = |release: &str| {
-        targets
-            .lines()
-            .filter_map(|line| line.split_once(' '))
-            .find(|(_, found)| *found == release)
-            .map(|(uri, _)| uri.to_owned())
-            .ok_or_else(|| {
-                anyhow!(
-                    "this host's package sources don't name `{release}`: add Debian's, then run this again"
-                )
-            })
-    };
-    let archive = mirror(&codename)?;
-    let security = mirror(&format!("{codename}-security"))?;
-    Ok(format!(
-        "deb [signed-by={KEYRING}] {security} bookworm-security main\n\
-         deb [signed-by={KEYRING}] {archive} trixie-backports main\n"
-    ))
+        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+        .filter(|package| package.starts_with("linux-binary-") || package.starts_with("linux-modules-"))
+        .map(str::to_owned)
+        .collect())
 }
 
 /// The numbers of a package name, in order: versions compare by them.

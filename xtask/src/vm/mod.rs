@@ -1,16 +1,18 @@
 //! `cargo xtask vm`: the kernel tests on other kernels, each in a virtual machine that lives for seconds.
 //!
-//! [`kernel`] fetches a stock Debian kernel, [`modules`] and [`guest`] make its root file system, [`qemu`] runs it.
-//! `test` calls [`on`] for the kernels it checks.
+//! [`kernel`] fetches a stock Debian kernel, [`modules`] and [`guest`] make its root file system, or [`systemd`] one that
+//! boots as a real host does; [`qemu`] runs it. `test` calls [`on`] for the kernels it checks.
 //!
 //! What must stay true: the binary is the one that runs on the host; the exit status of the program is ours; a run
 //! without `--kernel all` needs no network once its kernel is cached.
 
 mod archive;
+mod debian;
 mod guest;
 mod kernel;
 mod modules;
 mod qemu;
+mod systemd;
 mod vmlinux;
 
 use std::fs;
@@ -29,6 +31,9 @@ pub struct Arguments {
     /// A series (6.1, 6.12, 6.18, 7.3 …), several with commas, or `all` of those four.
     #[arg(long, short, default_value = "all", value_name = "SERIES")]
     kernel: String,
+    /// Boot a Debian root with systemd, and test the product as a service of it.
+    #[arg(long, conflicts_with = "program")]
+    systemd: bool,
     /// Only tests whose name contains this.
     filter: Option<String>,
     /// Run this program of the host instead of the kernel tests.
@@ -77,10 +82,11 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
     Ok(first)
 }
 
-/// Every test of `series`, as `cargo xtask vm --kernel SERIES` would run them.
-pub fn tests_on(series: &str) -> Result<Vec<Report>> {
+/// Every test of `series`, as `cargo xtask vm --kernel SERIES` would run them, or those with `--systemd`.
+pub fn tests_on(series: &str, systemd: bool) -> Result<Vec<Report>> {
     on(&Arguments {
         kernel: series.to_owned(),
+        systemd,
         filter: None,
         program: None,
         icount: false,
@@ -99,6 +105,7 @@ fn on(arguments: &Arguments) -> Result<Vec<Report>> {
     };
     let test = match &arguments.program {
         Some(program) => program.clone(),
+        None if arguments.systemd => programs::systemd_tests()?,
         None => programs::kernel_tests()?,
     };
     let programs = guest::Programs { test, product: programs::product()? };
@@ -122,22 +129,28 @@ fn guest(
     words: &[String],
 ) -> Result<qemu::Outcome> {
     let kernel = kernel::get(series)?;
-    let modules = modules::archive(&kernel)?;
     let machine = qemu::Machine {
         memory: arguments.memory.clone(),
         processors: arguments.processors,
         icount: arguments.icount,
-        append: arguments.append.clone(),
+        append: match arguments.systemd {
+            true => format!("{} {}", systemd::COMMAND_LINE, arguments.append),
+            false => arguments.append.clone(),
+        },
         limit: Duration::from_secs(arguments.limit),
     };
     // The same guest may run twice at once, for two people.
     let directory = Scratch::new(&format!("{series}-{}", std::process::id()))?;
     let (staging, root, joined) =
         (directory.0.join("root"), directory.0.join("root.cpio"), directory.0.join("initrd"));
-    fs::create_dir_all(staging.join("bin"))?;
+    fs::create_dir_all(&staging)?;
     let run = guest::Run { programs, arguments: words, series, limit: machine.limit };
-    guest::pack(&run, &staging, &root)?;
-    qemu::join(&[&modules, &root], &joined)?;
+    if arguments.systemd {
+        systemd::pack(&run, &staging, &joined)?;
+    } else {
+        guest::pack(&run, &staging, &root)?;
+        qemu::join(&[&modules::archive(&kernel)?, &root], &joined)?;
+    }
     eprintln!("linux {}: booting", kernel.release);
     let outcome = qemu::run(&kernel, &joined, &machine, &directory.0)?;
     eprintln!(
