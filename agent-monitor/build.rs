@@ -6,6 +6,8 @@
 //! 1. Debian's `rustc-web` with `libstd-rust-web-dev-bpf`, which ships a compiled `core` for the BPF target;
 //! 2. rustup's nightly with `rust-src`, which compiles `core` itself (`-Zbuild-std`).
 //!
+//! `AGENT_MONITOR_EBPF_TOOLCHAIN=debian` or `nightly` takes that one and no other, for whoever wants to know which.
+//!
 //! What must stay true: nothing of the outer cargo's environment steers the inner one; a host that offers neither
 //! route gets one sentence that names the command which sets it up; a change to either kernel-side crate rebuilds.
 
@@ -17,6 +19,9 @@ use std::process::Command;
 
 /// The crate that holds the programs, and so the file name that its build leaves behind.
 const EBPF_CRATE: &str = "agent-monitor-ebpf";
+
+/// Names the one route to take.
+const TOOLCHAIN: &str = "AGENT_MONITOR_EBPF_TOOLCHAIN";
 
 /// Features of this crate that the eBPF crate has under the same name.
 const SHARED_FEATURES: &[&str] = &["kernel-log", "bench"];
@@ -64,8 +69,7 @@ fn build() -> Result<(), String> {
     };
     let path = path_with_cargo_bin()?;
     let linker = find(&path, "bpf-linker").ok_or_else(|| set_up("bpf-linker is not installed"))?;
-    let route = choose(target, &path)
-        .ok_or_else(|| set_up("no Rust compiler on this host has `core` for the BPF target"))?;
+    let route = choose(target, &path)?;
     // A new linker or compiler makes another object.
     println!("cargo::rerun-if-changed={}", linker.display());
     if let Route::Debian { rustc, .. } = &route {
@@ -134,12 +138,29 @@ fn find(path: &OsStr, program: &str) -> Option<PathBuf> {
     env::split_paths(path).map(|directory| directory.join(program)).find(|file| file.is_file())
 }
 
-fn choose(target: &str, path: &OsStr) -> Option<Route> {
+fn choose(target: &str, path: &OsStr) -> Result<Route, String> {
+    println!("cargo::rerun-if-env-changed={TOOLCHAIN}");
+    let wanted = env::var_os(TOOLCHAIN).unwrap_or_default();
+    let (debian, nightly) = match wanted.to_str() {
+        Some("") => (true, true),
+        Some("debian") => (true, false),
+        Some("nightly") => (false, true),
+        _ => return Err(format!("{TOOLCHAIN} is {wanted:?}: unset it, or set it to debian or nightly")),
+    };
     let (rustc, cargo) = (PathBuf::from("/usr/bin/rustc"), PathBuf::from("/usr/bin/cargo"));
-    if rustc.is_file() && cargo.is_file() && has_core(&rustc, target) {
-        return Some(Route::Debian { rustc, cargo });
+    if debian && rustc.is_file() && cargo.is_file() && has_core(&rustc, target) {
+        return Ok(Route::Debian { rustc, cargo });
     }
-    find(path, "rustup").filter(|rustup| has_sources(rustup)).map(|_| Route::Nightly)
+    if nightly && find(path, "rustup").is_some_and(|rustup| has_sources(&rustup)) {
+        return Ok(Route::Nightly);
+    }
+    Err(match (debian, nightly) {
+        (false, _) => format!(
+            "{TOOLCHAIN} asks for rustup's nightly, which is not here with its sources: run `rustup toolchain install \
+             nightly --component rust-src`, then build again"
+        ),
+        _ => set_up("no Rust compiler on this host has `core` for the BPF target"),
+    })
 }
 
 /// Whether this compiler has a compiled `core` for `target`.
