@@ -167,8 +167,10 @@ impl Socket {
 
     /// `listen`.
     pub fn listen(&self) -> Result<(), Failure> {
+        // The local servers accept nobody: their queues hold the connections of a whole run.
+        const QUEUE: i32 = 1024;
         // SAFETY: no pointers.
-        check(unsafe { libc::listen(self.fd(), 16) } as isize, "listen").map(drop)
+        check(unsafe { libc::listen(self.fd(), QUEUE) } as isize, "listen").map(drop)
     }
 
     /// `accept`, within the socket's time-out repeated `tries` times.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
@@ -82,8 +82,14 @@ fn try_all(lab: &mut Lab, yaml: &str, tries: &[Try], refused_means_denied: bool)
     Ok((run, ends))
 }
 
+/// Whether a packet is that of a try. The unspecified addresses lead to the loopback.
 fn reaches(packet: &Packet, one: &Try) -> bool {
-    one.1.to_canonical() == packet.to && one.2 == packet.port
+    let to = match one.1.to_canonical() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        other => other,
+    };
+    to == packet.to && one.2 == packet.port
 }
 
 /// Each try ends as its flag says, and each denial is counted and recorded once.
@@ -96,7 +102,8 @@ fn reach(lab: &mut Lab, yaml: &str, tries: &[Try], errno: i32) -> Result<()> {
     let denied = tries.iter().filter(|t| !t.3).count();
     ensure!(run.denials == denied as u64, "{} denials for {denied} tries", run.denials);
     ensure!(run.records.len() == denied, "{} records for {denied} tries", run.records.len());
-    for packet in &run.left {
+    // What answers on the loopback has the port as its own.
+    for packet in run.left.iter().chain(run.looped.iter().filter(|p| p.port == SINK)) {
         ensure!(tries.iter().any(|t| t.3 && reaches(packet, t)), "on the wire without a grant: {packet}");
     }
     Ok(())
@@ -107,7 +114,8 @@ fn reach_with_enforcement_off(lab: &mut Lab, yaml: &str, tries: &[Try]) -> Resul
     let (run, ends) = try_all(lab, &lab::in_audit(yaml), tries, false)?;
     for (one, ended) in tries.iter().zip(ends) {
         ensure!(ended == 0, "{one:?} ended with errno {ended} with enforcement off");
-        ensure!(run.left.iter().any(|p| reaches(p, one)), "{one:?} did not leave with enforcement off");
+        let left = run.left.iter().chain(&run.looped).any(|p| reaches(p, one));
+        ensure!(left, "{one:?} did not leave with enforcement off");
     }
     ensure!(run.counted == 0, "{} enforced denials with enforcement off", run.counted);
     Ok(())
@@ -193,6 +201,19 @@ const CASES: &[(&str, &str, &[Try])] = &[
             (Tcp, GRANTED4, ECHO, false),
             (Tcp, DENIED4, SINK, false),
             (Udp, DENIED4, SINK, false),
+        ],
+    ),
+    // Other names of what the deny names.
+    (
+        "N4_unspecified_address_where_loopback_is_denied",
+        "  allow:\n    - { cidr: [0.0.0.0/0, '::/0'], ports: [7000] }\n  deny:\n    - { cidr: [127.0.0.0/8, '::1/128'] }\n",
+        &[
+            (Tcp, DENIED4, SINK, true),
+            (Tcp, IpAddr::V4(Ipv4Addr::UNSPECIFIED), SINK, false),
+            (Tcp, IpAddr::V6(Ipv6Addr::UNSPECIFIED), SINK, false),
+            (Tcp, mapped(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), SINK, false),
+            (Tcp, IpAddr::V4(Ipv4Addr::LOCALHOST), SINK, false),
+            (Tcp, IpAddr::V6(Ipv6Addr::LOCALHOST), SINK, false),
         ],
     ),
     // What a socket remembers of its last verdict is that flow's alone.

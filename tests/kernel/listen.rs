@@ -96,7 +96,10 @@ pub fn attacks() -> Vec<Attack> {
 }
 
 pub fn trials() -> Vec<Trial> {
-    let mut trials = vec![lab::check("N19_granted_listener_serves", granted_listener_serves)];
+    let mut trials = vec![
+        lab::check("N19_granted_listener_serves", |lab| granted_listener_serves(lab, false)),
+        lab::check("N19_granted_listener_serves_who_opens_fast", |lab| granted_listener_serves(lab, true)),
+    ];
     for (name, open) in [
         ("N19_listen_without_bind", (|socket| socket.listen()) as fn(&Socket) -> Attempt),
         ("N19_listen_after_bind_to_port_0", |socket| {
@@ -232,15 +235,20 @@ fn inherited_listener(lab: &mut Lab, profile: &str) -> Result<()> {
     Ok(())
 }
 
-/// What a profile grants must work: the replies of accepted connections pass.
-fn granted_listener_serves(lab: &mut Lab) -> Result<()> {
+/// What a profile grants must work: the replies of accepted connections pass. With `fast_open` the connection is there
+/// before the listener has answered.
+fn granted_listener_serves(lab: &mut Lab, fast_open: bool) -> Result<()> {
+    const TCP_FASTOPEN: i32 = 23;
     let (monitor, world) = lab.parts()?;
     monitor.install(PROFILE)?;
-    let mut child = Child::spawn(&world.agents, |stage| {
+    let mut child = Child::spawn(&world.agents, move |stage| {
         stage.pause()?;
         let socket = Socket::tcp4()?;
         socket.set_int(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
         socket.bind(&Name::new(AGENT4, GRANTED_PORT))?;
+        if fast_open {
+            socket.set_int(libc::IPPROTO_TCP, TCP_FASTOPEN, 5)?;
+        }
         socket.listen()?;
         stage.pause()?;
         let connection = socket.accept(10)?;
@@ -255,10 +263,15 @@ fn granted_listener_serves(lab: &mut Lab) -> Result<()> {
     child.go_on()?;
     child.paused().context("open the granted port")?;
     child.go_on()?;
-    let mut caller = world.from_peer(|_| {
+    let mut caller = world.from_peer(move |_| {
         let socket = Socket::tcp4()?;
-        socket.connect(&Name::new(AGENT4, GRANTED_PORT))?;
-        socket.send(b"hello")?;
+        let to = Name::new(AGENT4, GRANTED_PORT);
+        if fast_open {
+            socket.send_to(b"hello", libc::MSG_FASTOPEN, &to)?;
+        } else {
+            socket.connect(&to)?;
+            socket.send(b"hello")?;
+        }
         let mut answer = Vec::new();
         let mut buffer = [0; 16];
         while answer.len() < 6 {
