@@ -3,7 +3,8 @@
 //! Used by `control::server`. Two witnesses: `SO_PEERCRED` is whoever connected; `SCM_CREDENTIALS`, which the kernel
 //! stamps on every message, is whoever wrote these bytes, so an inherited or passed descriptor does not lend its
 //! opener's identity. A sender with `CAP_SYS_ADMIN` may name another process in the second, which is why both are
-//! asked and why a connection carries one request only (unix(7), `scm_check_creds`).
+//! asked and why a connection carries one request only (unix(7), `scm_check_creds`). Both name a process by its number,
+//! and a process that ends loses its label before its bytes are read: [`lives`] must hold after the label was asked for.
 
 use std::io;
 use std::mem::{MaybeUninit, offset_of, size_of};
@@ -120,6 +121,22 @@ fn supplementary(pid: u32) -> Vec<u32> {
     line.unwrap_or_default().split_ascii_whitespace().filter_map(|group| group.parse().ok()).collect()
 }
 
+/// Whether a process lives and is not about to end.
+///
+/// The kernel marks a task as exiting (`exit_signals` in `do_exit`) before the programs drop its label, so a process
+/// that lives after it was found without a label had none.
+#[must_use]
+pub fn lives(pid: u32) -> bool {
+    /// `PF_EXITING` (include/linux/sched.h), in field 9 of `stat` (proc(5)).
+    const EXITING: u64 = 0x4;
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // `comm`, the second field, may hold anything.
+    let flags = stat.iter().rposition(|&byte| byte == b')').and_then(|end| {
+        std::str::from_utf8(&stat[end + 1..]).ok()?.split_ascii_whitespace().nth(6)?.parse::<u64>().ok()
+    });
+    flags.is_some_and(|flags| flags & EXITING == 0)
+}
+
 const _: () = assert!(offset_of!(Control, 0) == 0 && align_of::<Control>() >= align_of::<libc::cmsghdr>());
 
 #[cfg(test)]
@@ -156,6 +173,23 @@ mod tests {
         let (_, sender) = receive(server.as_fd(), &mut [0; 16]).unwrap();
         assert_eq!(sender.unwrap().pid, child.id());
         assert_eq!(connected(server.as_fd()).unwrap().pid, std::process::id());
+    }
+
+    #[test]
+    fn a_process_lives_until_it_exits_whether_it_was_waited_for_or_not() {
+        assert!(lives(std::process::id()));
+        assert!(!lives(u32::MAX));
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        assert!(lives(child.id()));
+        drop(child.stdin.take());
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while lives(child.id()) {
+            assert!(std::time::Instant::now() < deadline, "a child that nobody waited for seems to live");
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(!lives(child.id()));
     }
 
     #[test]

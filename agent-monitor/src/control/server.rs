@@ -8,7 +8,7 @@ use std::fs;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -68,8 +68,15 @@ pub fn listen_at(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
         Ok(_) => {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "another daemon listens on this socket"));
         }
-        // Left behind by a daemon that was killed.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+        // A connection to any other file is refused too (`unix_find_bsd`): it is somebody's, and stays.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            if !fs::symlink_metadata(path)?.file_type().is_socket() {
+                let what = "there is a file that is no socket; name another path with --socket";
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+            }
+            // Left behind by a daemon that was killed.
+            fs::remove_file(path)?;
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
@@ -221,10 +228,25 @@ fn check(peer: Peer, handler: &Arc<dyn Handler>) -> Result<(), Refusal> {
             format!("user {} may not control the monitor: use root, or the control group", peer.uid);
         return Err(Refusal::new(Code::NotPermitted, message));
     }
-    if peer.pid == 0 || handler.is_labelled(peer.pid) {
+    if peer.pid == 0 {
+        let message = "the caller is in a process namespace that the monitor can't see into";
+        return Err(Refusal::new(Code::NotPermitted, message));
+    }
+    if handler.is_labelled(peer.pid) {
         let message = "an agent may not control its monitor";
         tracing::warn!(pid = peer.pid, uid = peer.uid, "a control request of an agent was refused");
         return Err(Refusal::new(Code::LabelledCaller, message));
+    }
+    // After the label: an agent that writes and ends is found without one.
+    if !peer::lives(peer.pid) {
+        tracing::warn!(
+            pid = peer.pid,
+            uid = peer.uid,
+            "a control request of a process that is gone was refused"
+        );
+        let message =
+            format!("process {} ended before its request was read: it must wait for the answer", peer.pid);
+        return Err(Refusal::new(Code::NotPermitted, message));
     }
     Ok(())
 }
@@ -461,6 +483,36 @@ mod tests {
     }
 
     #[test]
+    fn a_sender_that_is_gone_is_refused_because_its_label_is_gone_too() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let handler: Arc<dyn Handler> = Arc::new(Fake::default());
+        // The opener of both connections is this process; a child writes to one, this process to the other.
+        for by_child in [true, false] {
+            let (mut ours, theirs) = StdStream::pair().unwrap();
+            sockopt::set_socket_passcred(&theirs, true).unwrap();
+            let line = r#"{"v":1,"op":"attach","pid":1,"profile":"p"}"#;
+            if by_child {
+                let mut echo = std::process::Command::new("echo");
+                assert!(echo.arg(line).stdout(OwnedFd::from(ours)).status().unwrap().success());
+            } else {
+                writeln!(ours, "{line}").unwrap();
+            }
+            theirs.set_nonblocking(true).unwrap();
+            let read = runtime.block_on(async {
+                let stream = UnixStream::from_std(theirs).unwrap();
+                request(&stream, &handler).await
+            });
+            match read {
+                Ok(Some((Op::Attach { .. }, from))) => {
+                    assert!(!by_child && from.pid == std::process::id(), "{from:?}");
+                }
+                Err(refusal) => assert!(by_child && refusal.code == Code::NotPermitted, "{refusal:?}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn a_silent_client_is_sent_away() {
         let served = Served::start();
         let reply = served.raw(b"{\"v\":1", false);
@@ -490,5 +542,9 @@ mod tests {
         let living = listen_at(&path, None).unwrap();
         assert_eq!(listen_at(&path, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(living);
+        let file = directory.path().join("notes");
+        fs::write(&file, "kept").unwrap();
+        assert_eq!(listen_at(&file, None).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "kept");
     }
 }
