@@ -2,7 +2,8 @@
 //!
 //! [`start`] makes a writer thread behind a bounded queue, so a slow disk stalls nobody for long: what does not fit the
 //! queue or can't be written is dropped and counted. What must stay true: the file holds whole lines only, also after a
-//! write that failed half-way (disk full).
+//! write that failed half-way (disk full) or was never finished (the daemon was killed); a rotation that can't be
+//! finished costs no older file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -140,8 +141,8 @@ impl Writer {
                 Ok(())
             }
             Err(error) => {
-                // Half a line would spoil its successor. Truncating needs no space.
-                self.file.set_len(self.length)?;
+                // Half a line would spoil its successor. Truncating needs no space; a device has nothing to truncate.
+                let _ = self.file.set_len(self.length);
                 Err(error)
             }
         }
@@ -149,6 +150,11 @@ impl Writer {
 
     fn rotate(&mut self) -> io::Result<()> {
         let path = &self.settings.path;
+        if !path.try_exists()? {
+            // Renamed already, and the new one could not be opened then; or somebody moved it.
+            (self.file, self.length) = open(path)?;
+            return Ok(());
+        }
         if self.settings.keep == 0 {
             fs::remove_file(path)?;
         }
@@ -165,10 +171,19 @@ impl Writer {
 }
 
 fn open(path: &Path) -> io::Result<(File, u64)> {
-    use std::os::unix::fs::OpenOptionsExt;
+    use std::os::unix::fs::{FileExt, OpenOptionsExt};
     // Events hold command lines: for root's eyes.
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-    let length = file.metadata()?.len();
+    let mut file = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)?;
+    let mut length = file.metadata()?.len();
+    if length > 0 {
+        let mut last = [0];
+        file.read_exact_at(&mut last, length - 1)?;
+        if last != *b"\n" {
+            // A line that an earlier daemon did not finish: it must not spoil ours.
+            file.write_all(b"\n")?;
+            length += 1;
+        }
+    }
     Ok((file, length))
 }
 
@@ -219,6 +234,43 @@ mod tests {
         assert_eq!(read(&numbered(&settings.path, 1)), "3333\n");
         assert_eq!(read(&numbered(&settings.path, 2)), "2222\n");
         assert!(!numbered(&settings.path, 3).exists());
+    }
+
+    #[test]
+    fn a_rotation_that_cannot_be_finished_costs_no_older_file() {
+        for keep in [0, 3] {
+            let directory = tempfile::tempdir().unwrap();
+            let logs = directory.path().join("logs");
+            fs::create_dir(&logs).unwrap();
+            let settings = settings(&logs, 6, keep);
+            let mut writer = Writer::open(settings.clone()).unwrap();
+            for line in ["1111\n", "2222\n"] {
+                writer.write(line.as_bytes()).unwrap();
+            }
+            // The new file can't be made where its directory is gone.
+            let aside = directory.path().join("aside");
+            fs::rename(&logs, &aside).unwrap();
+            for _ in 0..5 {
+                assert!(writer.write(b"lost\n").is_err());
+            }
+            fs::rename(&aside, &logs).unwrap();
+            fs::rename(&settings.path, directory.path().join("moved")).unwrap();
+            writer.write(b"3333\n").unwrap();
+            assert_eq!(fs::read_to_string(&settings.path).unwrap(), "3333\n");
+            if keep > 0 {
+                assert_eq!(fs::read_to_string(numbered(&settings.path, 1)).unwrap(), "1111\n");
+                assert!(!numbered(&settings.path, 2).exists(), "nothing was renamed for nothing");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_never_finished_spoils_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = settings(directory.path(), 0, 0);
+        fs::write(&settings.path, "whole\nhal").unwrap();
+        Writer::open(settings.clone()).unwrap().write(b"next\n").unwrap();
+        assert_eq!(fs::read_to_string(&settings.path).unwrap(), "whole\nhal\nnext\n");
     }
 
     #[test]

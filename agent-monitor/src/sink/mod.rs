@@ -1,7 +1,7 @@
 //! Where events go: a file of JSON lines, and whoever follows live.
 //!
 //! Fed by `daemon::pipeline` in chunks of whole lines. What must stay true: no sink can hold up the reading of the
-//! rings. A sink that can't keep up or can't write loses events and counts them.
+//! rings for longer than they have room. A sink that can't keep up or can't write loses events and counts them.
 
 pub mod follow;
 pub mod jsonl;
