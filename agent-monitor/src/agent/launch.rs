@@ -3,7 +3,7 @@
 //! Called by `cli::run` after the daemon has labelled this process. What must stay true: the command inherits nothing
 //! of this program but stdin, stdout, stderr, environment and working directory, and no privilege that was dropped.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -14,6 +14,9 @@ pub struct User {
     pub name: String,
     pub uid: u32,
     pub gid: u32,
+    /// All groups, [`Self::gid`] among them: asked for with the rest, because under its label the command may have no
+    /// name service.
+    pub groups: Vec<u32>,
     pub home: String,
     pub shell: String,
 }
@@ -47,19 +50,40 @@ impl User {
                 return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no user {text:?}")));
             };
             let (home, shell) = ("/".to_owned(), "/bin/sh".to_owned());
-            return Ok(User { name: text.to_owned(), uid, gid: uid, home, shell });
+            return Ok(User { name: text.to_owned(), uid, gid: uid, groups: vec![uid], home, shell });
         }
         // SAFETY: the call succeeded, so the strings of `entry` are NUL-terminated and lie in `buffer`.
-        let string = |text: *const libc::c_char| unsafe {
-            std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned()
-        };
+        let string =
+            |text: *const libc::c_char| unsafe { CStr::from_ptr(text).to_string_lossy().into_owned() };
         Ok(User {
             name: string(entry.pw_name),
             uid: entry.pw_uid,
             gid: entry.pw_gid,
+            // SAFETY: as above.
+            groups: groups_of(unsafe { CStr::from_ptr(entry.pw_name) }, entry.pw_gid)?,
             home: string(entry.pw_dir),
             shell: string(entry.pw_shell),
         })
+    }
+}
+
+fn groups_of(name: &CStr, gid: u32) -> io::Result<Vec<u32>> {
+    let mut groups = vec![0; 64];
+    loop {
+        let room = groups.len();
+        let mut count = libc::c_int::try_from(room).unwrap_or(libc::c_int::MAX);
+        // SAFETY: a string that outlives the call, and `count` elements of room.
+        let done = unsafe { libc::getgrouplist(name.as_ptr(), gid, groups.as_mut_ptr(), &raw mut count) };
+        let found = usize::try_from(count).unwrap_or(0);
+        if done >= 0 {
+            groups.truncate(found);
+            return Ok(groups);
+        }
+        // Too little room: glibc says how much it takes.
+        if found <= room {
+            return Err(io::Error::other("the user's groups can't be read"));
+        }
+        groups.resize(found, 0);
     }
 }
 
@@ -92,11 +116,10 @@ pub fn execute(command: &[OsString], user: Option<&User>) -> io::Error {
 
 /// Groups first, then the group, then the user: each step needs the privilege that the last one drops.
 fn become_user(user: &User) -> io::Result<()> {
-    let name = CString::new(user.name.as_str()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let check = |done: libc::c_int| if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
-    // SAFETY: `name` is a NUL-terminated string; the other arguments are numbers.
+    // SAFETY: the groups outlive the call, with their number; the other arguments are numbers.
     unsafe {
-        check(libc::initgroups(name.as_ptr(), user.gid))?;
+        check(libc::setgroups(user.groups.len(), user.groups.as_ptr()))?;
         check(libc::setresgid(user.gid, user.gid, user.gid))?;
         check(libc::setresuid(user.uid, user.uid, user.uid))
     }
@@ -110,9 +133,11 @@ mod tests {
     fn users_are_found_by_name_and_number() {
         let root = User::find("root").unwrap();
         assert_eq!((root.uid, root.gid), (0, 0));
+        assert!(root.groups.contains(&0));
         assert_eq!(User::find("0").unwrap(), root);
         assert_eq!(User::find("nobody-has-this-name").unwrap_err().kind(), io::ErrorKind::NotFound);
-        assert_eq!(User::find("4000000").unwrap().uid, 4_000_000);
+        let nobody = User::find("4000000").unwrap();
+        assert_eq!((nobody.uid, nobody.groups), (4_000_000, vec![4_000_000]));
     }
 
     #[test]
