@@ -57,7 +57,7 @@ enum Verb {
     Events(events::EventsArgs),
     /// Put changed profiles in force
     Reload(reload::ReloadArgs),
-    /// Print the JSON schema of profiles, for editors
+    /// Print the JSON schema of profiles, for editors, or of events
     Schema(schema::SchemaArgs),
     /// Print shell completions
     Completions(completions::CompletionsArgs),

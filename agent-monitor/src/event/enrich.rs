@@ -21,9 +21,9 @@ use super::decode::{Body, Record};
 use super::generations::Generations;
 use super::model::{
     Agent, Event, EventType, Exec, Exit, Fork, Id, Network, Socket, Syscall, Verdict, VerdictEffect,
-    errno_name, mechanism,
 };
 use super::process::Processes;
+use super::words::{errno_name, mechanism};
 use crate::agent::registry::{AgentInfo, Registry};
 use crate::policy::syscalls;
 

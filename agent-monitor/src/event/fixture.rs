@@ -1,8 +1,15 @@
-//! Profiles built by hand, for tests of what explains verdicts.
+//! Profiles and events built by hand, for tests of what explains verdicts and of what leaves.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use ulid::Ulid;
+
+use super::model::{
+    Agent, Event, EventType, Exec, Exit, Flow, Fork, Id, Loss, Network, Process, ProfileChange, Socket,
+    Syscall, Verdict, VerdictEffect,
+};
 use crate::policy::{
     Denied, Mode, NetRule, NetworkPolicy, ProtocolSet, ResolvedProfile, SocketKinds, Source, SyscallRule,
 };
@@ -49,4 +56,54 @@ pub(crate) fn profile(name: &str) -> Arc<ResolvedProfile> {
             kill: false,
         }],
     })
+}
+
+/// An event with every section and every field, as none has them.
+pub(crate) fn full_event() -> Event<'static> {
+    Event {
+        agent: Some(Agent { id: Some(Id(Ulid::nil())), profile: "p".into(), origin: Some("run".into()) }),
+        process: Some(Process {
+            tid: Some(5),
+            parent: Some(1),
+            uid: Some(0),
+            comm: Some("sh".into()),
+            exe: Some("/bin/sh".into()),
+            argv: vec!["sh".to_owned()].into(),
+            argv_truncated: true,
+            cgroup: Some("/a".into()),
+            cgroup_id: Some(9),
+            ..Process::numbered(4)
+        }),
+        network: Some(Network {
+            direction: "out".into(),
+            address: Some("10.0.0.5".parse().unwrap()),
+            port: 22,
+            protocol: "tcp".into(),
+            local_port: Some(4_000),
+        }),
+        socket: Some(Socket { kind: "raw".into(), family: 2, r#type: 3, protocol: 1 }),
+        syscall: Some(Syscall { nr: 101, name: Some("ptrace".into()), compat: true, killed: true }),
+        exec: Some(Exec { claimed: true, inode: 7 }),
+        fork: Some(Fork { child: 6, label_lost: true }),
+        exit: Some(Exit { status: Some(1), signal: Some(9), last: true }),
+        loss: Some(Loss { stage: "decode".into(), lost: 3 }),
+        flow: Some(Flow { fd: 3, port: 443, result: "reset".into() }),
+        profile: Some(ProfileChange {
+            name: "p".into(),
+            outcome: "refused".into(),
+            generation: Some(1),
+            error: Some("why".into()),
+        }),
+        verdict: Some(Verdict {
+            effect: VerdictEffect::Deny,
+            mode: "enforce".into(),
+            errno: Some("EPERM".into()),
+            rule: Some("p:network.default".into()),
+            source: Some("p.yaml:4".into()),
+            reason: "default-deny".into(),
+            mechanism: "cgroup/connect4".into(),
+            generation: 1,
+        }),
+        ..Event::new(Ulid::nil(), Timestamp::UNIX_EPOCH, EventType::Network)
+    }
 }

@@ -13,7 +13,9 @@ pub mod escape;
 pub mod generations;
 pub mod model;
 pub mod process;
+pub mod schema;
 pub mod show;
+pub mod words;
 
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -7,14 +7,13 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
 
-use agent_monitor_common::counters::{Effect, Mode};
-use agent_monitor_common::event::Hook;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
+
+pub use super::words::{EventType, VerdictEffect};
 
 /// The value of every event's `schema`.
 pub const SCHEMA: &str = "agent-monitor.event/1";
@@ -79,86 +78,6 @@ impl Event<'_> {
             profile: None,
             verdict: None,
         }
-    }
-}
-
-/// What an event is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum EventType {
-    /// A destination or a local port was judged: `network`, `verdict`.
-    #[serde(rename = "network")]
-    Network,
-    /// A kind of socket was judged: `socket`, `verdict`.
-    #[serde(rename = "socket")]
-    Socket,
-    /// A listed system call was made: `syscall`, `verdict`.
-    #[serde(rename = "syscall")]
-    Syscall,
-    /// A process of an agent runs another program: `exec`.
-    #[serde(rename = "exec")]
-    Exec,
-    /// A process of an agent made another: `fork`.
-    #[serde(rename = "fork")]
-    Fork,
-    /// A process of an agent ended: `exit`.
-    #[serde(rename = "exit")]
-    Exit,
-    #[serde(rename = "agent.started")]
-    AgentStarted,
-    #[serde(rename = "agent.ended")]
-    AgentEnded,
-    /// An established flow lost its grant and was reset: `process`, `flow`.
-    #[serde(rename = "flow.cut")]
-    FlowCut,
-    /// A profile was put in force, refused or taken away: `profile`.
-    #[serde(rename = "profile")]
-    Profile,
-    /// Events are missing here: `loss`.
-    #[serde(rename = "loss")]
-    Loss,
-}
-
-impl EventType {
-    /// Every type, in the order of the schema.
-    pub const ALL: [Self; 11] = [
-        Self::Network,
-        Self::Socket,
-        Self::Syscall,
-        Self::Exec,
-        Self::Fork,
-        Self::Exit,
-        Self::AgentStarted,
-        Self::AgentEnded,
-        Self::FlowCut,
-        Self::Profile,
-        Self::Loss,
-    ];
-
-    /// The word in the JSON, the filters and the metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Network => "network",
-            Self::Socket => "socket",
-            Self::Syscall => "syscall",
-            Self::Exec => "exec",
-            Self::Fork => "fork",
-            Self::Exit => "exit",
-            Self::AgentStarted => "agent.started",
-            Self::AgentEnded => "agent.ended",
-            Self::FlowCut => "flow.cut",
-            Self::Profile => "profile",
-            Self::Loss => "loss",
-        }
-    }
-}
-
-impl FromStr for EventType {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| {
-            format!("{text:?} is no event type; there are {}", Self::ALL.map(Self::as_str).join(", "))
-        })
     }
 }
 
@@ -373,7 +292,8 @@ pub struct Flow<'a> {
 /// Events that are missing from this stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Loss<'a> {
-    /// Where they were lost: `ring-verdicts`, `ring-activity`, `decode`, `file`, `follower`.
+    /// Where they were lost: `ring-verdicts`, `ring-activity`, `decode` or `follower`. What the event file loses is
+    /// in `agent_monitor_sink_dropped_total`: the file can't tell of it.
     pub stage: Cow<'a, str>,
     pub lost: u64,
 }
@@ -414,116 +334,9 @@ pub struct Verdict<'a> {
     pub generation: u32,
 }
 
-/// The outcome of a verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum VerdictEffect {
-    Allow,
-    Deny,
-    /// The operation went on; a profile in `enforce` mode would have denied it.
-    WouldDeny,
-    /// The caller of a listed system call was killed. No denial: the call has begun, and may have happened.
-    Kill,
-    /// The call went on; a profile in `enforce` mode would have killed its caller.
-    WouldKill,
-}
-
-impl VerdictEffect {
-    pub const ALL: [Self; 5] = [Self::Allow, Self::Deny, Self::WouldDeny, Self::Kill, Self::WouldKill];
-
-    /// What the kernel's effect means in this mode.
-    #[must_use]
-    pub const fn of(effect: Effect, mode: Mode) -> Self {
-        match (effect, mode) {
-            (Effect::Allow, _) => Self::Allow,
-            (Effect::Deny, Mode::Enforce) => Self::Deny,
-            (Effect::Deny, Mode::Audit | Mode::Learn) => Self::WouldDeny,
-            (Effect::Kill, Mode::Enforce) => Self::Kill,
-            (Effect::Kill, Mode::Audit | Mode::Learn) => Self::WouldKill,
-        }
-    }
-
-    /// The word in the JSON and the filters.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Deny => "deny",
-            Self::WouldDeny => "would-deny",
-            Self::Kill => "kill",
-            Self::WouldKill => "would-kill",
-        }
-    }
-}
-
-impl FromStr for VerdictEffect {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|effect| effect.as_str() == text).ok_or_else(|| {
-            format!("{text:?} is no verdict; there are {}", Self::ALL.map(Self::as_str).join(", "))
-        })
-    }
-}
-
-/// The public name of a hook: how it is attached, and where.
-#[must_use]
-pub const fn mechanism(hook: Hook) -> &'static str {
-    match hook {
-        Hook::Connect4 => "cgroup/connect4",
-        Hook::Connect6 => "cgroup/connect6",
-        Hook::Sendmsg4 => "cgroup/sendmsg4",
-        Hook::Sendmsg6 => "cgroup/sendmsg6",
-        Hook::Bind4 => "cgroup/bind4",
-        Hook::Bind6 => "cgroup/bind6",
-        Hook::SockCreate => "cgroup/sock_create",
-        Hook::Egress => "cgroup_skb/egress",
-        Hook::LsmSocketCreate => "lsm/socket_create",
-        Hook::LsmSocketListen => "lsm/socket_listen",
-        Hook::LsmSocketSendmsg => "lsm/socket_sendmsg",
-        Hook::LsmFileReceive => "lsm/file_receive",
-        Hook::LsmSocketConnect => "lsm/socket_connect",
-        Hook::SysEnter => "raw_tp/sys_enter",
-        Hook::Fork => "tp_btf/sched_process_fork",
-        Hook::Exec => "tp_btf/sched_process_exec",
-        Hook::Exit => "tp_btf/sched_process_exit",
-    }
-}
-
-/// The name of an errno that a hook can return; `None` for 0.
-#[must_use]
-pub fn errno_name(errno: u16) -> Option<Cow<'static, str>> {
-    let name = match i32::from(errno) {
-        0 => return None,
-        libc::ENETUNREACH => "ENETUNREACH",
-        libc::ECONNREFUSED => "ECONNREFUSED",
-        libc::EACCES => "EACCES",
-        libc::EPERM => "EPERM",
-        libc::EAFNOSUPPORT => "EAFNOSUPPORT",
-        libc::EPROTONOSUPPORT => "EPROTONOSUPPORT",
-        libc::ESOCKTNOSUPPORT => "ESOCKTNOSUPPORT",
-        libc::EADDRNOTAVAIL => "EADDRNOTAVAIL",
-        libc::EINVAL => "EINVAL",
-        other => return Some(Cow::Owned(other.to_string())),
-    };
-    Some(Cow::Borrowed(name))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_of_the_json_and_of_as_str_are_the_same() {
-        for kind in EventType::ALL {
-            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
-            assert_eq!(kind.as_str().parse(), Ok(kind));
-        }
-        for effect in VerdictEffect::ALL {
-            assert_eq!(serde_json::to_value(effect).unwrap(), effect.as_str());
-            assert_eq!(effect.as_str().parse(), Ok(effect));
-        }
-        assert!("nonsense".parse::<EventType>().is_err());
-    }
 
     #[test]
     fn time_is_rfc_3339_with_nanoseconds() {
@@ -561,18 +374,5 @@ mod tests {
         json["future"] = 1.into();
         let back: Event<'static> = serde_json::from_str(&json.to_string()).unwrap();
         assert_eq!(back, event);
-    }
-
-    #[test]
-    fn a_kill_is_never_a_denial() {
-        assert_eq!(VerdictEffect::of(Effect::Kill, Mode::Enforce), VerdictEffect::Kill);
-        assert_eq!(VerdictEffect::of(Effect::Kill, Mode::Audit), VerdictEffect::WouldKill);
-    }
-
-    #[test]
-    fn a_denial_outside_enforce_mode_is_a_would_deny() {
-        assert_eq!(VerdictEffect::of(Effect::Deny, Mode::Enforce), VerdictEffect::Deny);
-        assert_eq!(VerdictEffect::of(Effect::Deny, Mode::Audit), VerdictEffect::WouldDeny);
-        assert_eq!(VerdictEffect::of(Effect::Allow, Mode::Audit), VerdictEffect::Allow);
     }
 }

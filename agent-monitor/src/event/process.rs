@@ -96,12 +96,7 @@ impl Processes {
         }
     }
 
-    /// Remembers the path of a cgroup that the daemon made.
-    pub fn name_cgroup(&mut self, id: u64, path: &str) {
-        self.remember_cgroup(id, Some(path.into()));
-    }
-
-    /// Makes sure that `tgid` and `cgroup` are known as far as they can be; [`Self::describe`] reads them.
+    /// Makes sure that `tgid` is known as far as it can be; [`Self::describe`] reads it.
     pub fn learn(&mut self, tgid: u32) {
         if tgid == 0 || self.entries.contains_key(&tgid) {
             return;

@@ -24,7 +24,7 @@ pub fn profile_schema() -> &'static Json {
 /// Takes out what describes Rust rather than the language: a key that may be
 /// left out is not one that may be `null`, and defaults that are empty say
 /// nothing.
-fn simplify(schema: &mut Json) {
+pub(crate) fn simplify(schema: &mut Json) {
     match schema {
         Json::Object(object) => {
             object.remove("default");
