@@ -25,7 +25,9 @@ fn usage() -> Result<()> {
         let output = Command::new(binary()?).args(words).output()?;
         ensure!(output.status.code() == Some(64), "{words:?}: {output:?}");
     }
-    for words in [&["--help"][..], &["--version"], &["completions", "bash"], &["schema"]] {
+    for words in
+        [&["--help"][..], &["--version"], &["completions", "bash"], &["schema"], &["schema", "--events"]]
+    {
         let output = Command::new(binary()?).args(words).output()?;
         ensure!(output.status.success() && !output.stdout.is_empty(), "{words:?}: {output:?}");
     }
@@ -64,6 +66,7 @@ fn cannot_enforce() -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(69), "{output:?}");
     ensure!(said.contains("--allow-degraded") && said.contains("tester"), "{said}");
+    ensure!(!socket.exists(), "the socket of a daemon that did not come up stays behind");
     drop(daemon);
     // The twin: with leave it starts, and posture says what is missing.
     let degraded = Daemon::start(PROFILE)?;

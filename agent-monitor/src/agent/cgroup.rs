@@ -6,19 +6,17 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Makes `<agents>/<name>`; its directory and its id.
+/// Makes `<agents>/<name>`; its directory.
 ///
 /// # Errors
 /// When the cgroup file system refuses.
-pub fn make(agents: &Path, name: &str) -> io::Result<(PathBuf, u64)> {
+pub fn make(agents: &Path, name: &str) -> io::Result<PathBuf> {
     fs::create_dir_all(agents)?;
     let directory = agents.join(name);
     fs::create_dir(&directory)?;
-    let id = fs::metadata(&directory)?.ino();
-    Ok((directory, id))
+    Ok(directory)
 }
 
 /// Moves a process with all its threads.
@@ -31,12 +29,8 @@ pub fn join(directory: &Path, pid: u32) -> io::Result<()> {
 
 /// Removes an agent's cgroup with the empty ones that it made inside. Whether it is gone; a living process keeps it.
 pub fn remove(directory: &Path) -> bool {
-    if let Ok(entries) = fs::read_dir(directory) {
-        for entry in entries.flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                remove(&entry.path());
-            }
-        }
+    for child in children(directory) {
+        remove(&child);
     }
     match fs::remove_dir(directory) {
         Ok(()) => true,

@@ -123,8 +123,13 @@ fn losses(status: &Status, text: &mut String) {
     let losses = &status.losses;
     if !losses.none() {
         text.push_str(&format!(
-            "\nLOST events: {} verdicts and {} activity records in the kernel, {} undecodable, {} by the file, {} by followers\n",
-            losses.ring_verdicts, losses.ring_activity, losses.undecodable, losses.file, losses.followers
+            "\nLOST events: {} verdicts and {} activity records in the kernel, {} undecodable, {} by the file, {} by followers, {} of the daemon's own\n",
+            losses.ring_verdicts,
+            losses.ring_activity,
+            losses.undecodable,
+            losses.file,
+            losses.followers,
+            losses.own
         ));
     }
     if !status.helper_failures.is_empty() {

@@ -269,6 +269,9 @@ pub struct Losses {
     pub undecodable: u64,
     pub file: u64,
     pub followers: u64,
+    /// The daemon's own events (agents, profiles, cut flows) that came faster than they could be written.
+    #[serde(default)]
+    pub own: u64,
 }
 
 impl Losses {

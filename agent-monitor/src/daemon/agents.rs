@@ -3,7 +3,8 @@
 //! Called by `daemon::run` and the control server. What must stay true: when `run` is answered its caller is governed,
 //! its descendants will be, and its first event finds it in the registry.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
@@ -15,9 +16,12 @@ use ulid::Ulid;
 
 use super::core::Core;
 use super::pipeline::own_event;
+use super::table::Table;
 use crate::agent::registry::{AgentCgroup, AgentInfo};
 use crate::agent::{cgroup, scan};
+use crate::control::peer::Peer;
 use crate::control::protocol::{Code, Labelled, Refusal};
+use crate::event::escape;
 use crate::event::model::{EventType, Loss};
 use crate::kernel::LabelError;
 use crate::settings::Settings;
@@ -31,14 +35,15 @@ impl Core {
     /// # Errors
     /// What the caller is told; then it is where it was before.
     pub fn run_agent(&self, pid: u32, profile: &str) -> Result<Labelled, Refusal> {
-        let slot = self.slot_for(profile)?;
+        // Asked here for the sake of the answer; `label` asks again, when it counts.
+        self.slot_for(profile)?;
         let id = Ulid::generate();
         let before = cgroup::of_process(&self.mount, pid);
         let agents = Settings::agents_cgroup(&self.governed);
         let refused = |what: &str, error: std::io::Error| {
             Refusal::new(Code::Kernel, format!("{what} {}: {error}", agents.display()))
         };
-        let (directory, _) = cgroup::make(&agents, id.array_to_str(&mut [0; ulid::ULID_LEN]))
+        let directory = cgroup::make(&agents, id.array_to_str(&mut [0; ulid::ULID_LEN]))
             .map_err(|error| refused("can't make a cgroup in", error))?;
         let undo = || {
             if let Some(before) = &before
@@ -58,7 +63,7 @@ impl Core {
             tracing::warn!(%error, "an agent's cgroup can't carry its profile: a restarted daemon won't know the agent");
         }
         let own = AgentCgroup { directory: directory.clone(), ours: true };
-        match self.label(id, slot, pid, LabelOrigin::Run, Some(own)) {
+        match self.label(id, profile, pid, LabelOrigin::Run, Some(own)) {
             Ok(info) => Ok(labelled(&info)),
             Err(refusal) => {
                 undo();
@@ -67,12 +72,16 @@ impl Core {
         }
     }
 
-    /// Makes an agent of a living process and its descendants.
+    /// Makes an agent of a living process and its descendants; whoever is not root, of their own processes only.
     ///
     /// # Errors
     /// What the caller is told.
-    pub fn attach_agent(&self, pid: u32, profile: &str) -> Result<Labelled, Refusal> {
-        let slot = self.slot_for(profile)?;
+    pub fn attach_agent(&self, pid: u32, profile: &str, caller: Peer) -> Result<Labelled, Refusal> {
+        self.slot_for(profile)?;
+        if caller.uid != 0 && owner(pid) != Some(caller.uid) {
+            let message = format!("process {pid} is not of user {}: only root may attach it", caller.uid);
+            return Err(Refusal::new(Code::NotPermitted, message));
+        }
         if is_own_ancestor(pid) {
             let message = format!(
                 "process {pid} is the monitor or one of its ancestors: attaching it would govern the monitor itself"
@@ -84,29 +93,32 @@ impl Core {
         if !place.starts_with(&self.governed) {
             let message = format!(
                 "process {pid} is in {}, outside the governed cgroup {}: its network would not be governed",
-                place.display(),
+                escape::text(place.as_os_str().as_bytes()),
                 self.governed.display()
             );
             return Err(Refusal::new(Code::Kernel, message));
         }
-        self.label(Ulid::generate(), slot, pid, LabelOrigin::Attach, None).map(|info| labelled(&info))
+        self.label(Ulid::generate(), profile, pid, LabelOrigin::Attach, None).map(|info| labelled(&info))
     }
 
-    /// Labels a tree as a new agent, and everything that follows from it.
+    /// Labels a tree as a new agent, and everything that follows from it. The table is held meanwhile: the slot is the
+    /// profile's until the registry knows the agent, which keeps the profile in force from then on.
     fn label(
         &self,
         id: Ulid,
-        slot: u32,
+        profile: &str,
         root: u32,
         origin: LabelOrigin,
         own: Option<AgentCgroup>,
     ) -> Result<Arc<AgentInfo>, Refusal> {
-        let profile = self.profile_name(slot);
+        let table = self.table();
+        let slot = slot_of(&table, profile)?;
         let info = self.registry.add(|| {
             let key = self.kernel().new_agent(slot, root, origin).map_err(label_refusal)?;
             let started = Timestamp::now();
-            Ok(AgentInfo { key, id, profile, slot, root, origin, started, cgroup: own })
+            Ok(AgentInfo { key, id, profile: profile.into(), slot, root, origin, started, cgroup: own })
         })?;
+        drop(table);
         self.tell_agent(EventType::AgentStarted, &info);
         self.sync_syscall_hook();
         tracing::info!(agent = %info.id, profile = %info.profile, root, origin = origin.name(), "agent");
@@ -114,12 +126,7 @@ impl Core {
     }
 
     fn slot_for(&self, profile: &str) -> Result<u32, Refusal> {
-        let table = self.table();
-        table.find(profile).map(|(slot, _)| slot).ok_or_else(|| {
-            let known = table.names();
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            Refusal::new(Code::UnknownProfile, format!("there is no profile {profile:?}; in force: {known}"))
-        })
+        slot_of(&self.table(), profile)
     }
 
     fn profile_name(&self, slot: u32) -> Arc<str> {
@@ -141,8 +148,8 @@ impl Core {
                 tracing::warn!(pid = process.pid, governed = %self.governed.display(),
                     "a claimed process is outside the governed cgroup: its network is not governed");
             }
-            if let Err(refusal) =
-                self.label(Ulid::generate(), process.slot, process.pid, LabelOrigin::Scan, None)
+            let profile = self.profile_name(process.slot);
+            if let Err(refusal) = self.label(Ulid::generate(), &profile, process.pid, LabelOrigin::Scan, None)
                 && refusal.code != Code::NoProcess
             {
                 tracing::error!(pid = process.pid, %refusal, "a claimed process can't be labelled");
@@ -166,12 +173,12 @@ impl Core {
                 continue;
             }
             let profile = cgroup::noted_profile(&directory).unwrap_or_default();
-            let Ok(slot) = self.slot_for(&profile) else {
+            if self.slot_for(&profile).is_err() {
                 tracing::error!(agent = %id, %profile, "a living agent of an earlier daemon has no profile in force: it is not governed");
                 continue;
-            };
+            }
             let own = Some(AgentCgroup { directory, ours: true });
-            self.label_group(id, slot, &pids, LabelOrigin::Scan, own);
+            self.label_group(id, &profile, &pids, LabelOrigin::Scan, own);
         }
     }
 
@@ -179,26 +186,26 @@ impl Core {
     fn label_group(
         &self,
         id: Ulid,
-        slot: u32,
+        profile: &str,
         pids: &[u32],
         origin: LabelOrigin,
         own: Option<AgentCgroup>,
     ) -> Option<u32> {
         let mut rest = pids.iter().copied().filter(|&pid| !is_own_ancestor(pid));
         // The first that still lives is the root.
-        let info = rest.by_ref().find_map(|pid| self.label(id, slot, pid, origin, own.clone()).ok())?;
+        let info = rest.by_ref().find_map(|pid| self.label(id, profile, pid, origin, own.clone()).ok())?;
         for pid in rest {
-            self.join_agent(info.key, slot, pid, origin);
+            self.join_agent(&info, pid, origin);
         }
         Some(info.key)
     }
 
-    fn join_agent(&self, key: u32, slot: u32, pid: u32, origin: LabelOrigin) {
+    fn join_agent(&self, agent: &AgentInfo, pid: u32, origin: LabelOrigin) {
         let mut kernel = self.kernel();
         if kernel.is_labelled(pid) {
             return;
         }
-        if let Err(error) = kernel.label_tree(key, slot, pid, origin) {
+        if let Err(error) = kernel.label_tree(agent.key, agent.slot, pid, origin) {
             tracing::error!(pid, %error, "a process of a claimed cgroup can't be labelled");
         }
     }
@@ -217,25 +224,27 @@ impl Core {
             self.match_cgroups(&image, &self.mount.join(prefix.trim_start_matches('/')), &mut matched);
         }
         let mut known = self.claimed_cgroups.lock().unwrap_or_else(PoisonError::into_inner);
-        let live: HashSet<u32> = self.registry.live().iter().map(|agent| agent.key).collect();
-        known.retain(|_, key| live.contains(key));
+        let live: HashMap<u32, Arc<AgentInfo>> =
+            self.registry.live().into_iter().map(|agent| (agent.key, agent)).collect();
+        known.retain(|_, key| live.contains_key(key));
         for (directory, slot) in matched {
             if Some(&directory) == own.as_ref() {
                 continue;
             }
             let mut pids = Vec::new();
             cgroup::processes(&directory, &mut pids);
-            match known.get(&directory) {
-                Some(&key) => {
-                    pids.into_iter().for_each(|pid| self.join_agent(key, slot, pid, LabelOrigin::Attach))
+            match known.get(&directory).and_then(|key| live.get(key)) {
+                Some(agent) => {
+                    pids.into_iter().for_each(|pid| self.join_agent(agent, pid, LabelOrigin::Attach))
                 }
                 None => {
                     let kernel = self.kernel();
                     pids.retain(|&pid| kernel.label_of(pid).is_none());
                     drop(kernel);
                     let own = Some(AgentCgroup { directory: directory.clone(), ours: false });
+                    let profile = self.profile_name(slot);
                     if let Some(key) =
-                        self.label_group(Ulid::generate(), slot, &pids, LabelOrigin::Attach, own)
+                        self.label_group(Ulid::generate(), &profile, &pids, LabelOrigin::Attach, own)
                     {
                         known.insert(directory, key);
                     }
@@ -246,7 +255,6 @@ impl Core {
 
     /// The topmost claimed cgroups at and below `directory`.
     fn match_cgroups(&self, image: &[u64], directory: &Path, matched: &mut Vec<(PathBuf, u32)>) {
-        use std::os::unix::ffi::OsStrExt;
         let Ok(path) = directory.strip_prefix(&self.mount) else { return };
         let path = Path::new("/").join(path);
         if let Some(slot) = scan::claimed_by(image, path.as_os_str().as_bytes()) {
@@ -262,7 +270,7 @@ impl Core {
 
     /// An agent's last process went: the registry knows already.
     pub fn agent_ended(&self, info: &AgentInfo) {
-        self.kernel().remove_agent(info.key);
+        self.forget_agent(info.key, &info.profile);
         if let Some(own) = info.cgroup.as_ref().filter(|own| own.ours)
             && !cgroup::remove(&own.directory)
         {
@@ -283,10 +291,13 @@ impl Core {
         let now =
             u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0);
         let mut in_kernel = HashSet::new();
+        let mut ended = Vec::new();
         for (key, state) in states {
             let young = now.saturating_sub(state.created_ns) < YOUNG_NS;
             if state.live > 0 || young {
                 in_kernel.insert(key);
+            } else {
+                ended.push((key, state.profile));
             }
             if state.live > 0 && !young {
                 // Its first record was lost. The name first: the table's lock comes before the registry's.
@@ -318,6 +329,13 @@ impl Core {
                 self.agent_ended(&info);
             }
         }
+        // All its records were lost, or it could not be labelled: nobody else takes its entry out.
+        for (key, slot) in ended {
+            if self.registry.find(key).is_none() {
+                let profile = self.profile_name(slot);
+                self.forget_agent(key, &profile);
+            }
+        }
         self.leftover
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -347,6 +365,20 @@ fn labelled(info: &AgentInfo) -> Labelled {
         profile: info.profile.to_string(),
         cgroup: info.cgroup.as_ref().map(|own| own.directory.display().to_string()),
     }
+}
+
+fn slot_of(table: &Table, profile: &str) -> Result<u32, Refusal> {
+    table.find(profile).map(|(slot, _)| slot).ok_or_else(|| {
+        let known = table.names();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        Refusal::new(Code::UnknownProfile, format!("there is no profile {profile:?}; in force: {known}"))
+    })
+}
+
+/// The real user of a process.
+fn owner(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().next()?.parse().ok())
 }
 
 fn label_refusal(error: LabelError) -> Refusal {
@@ -385,5 +417,11 @@ mod tests {
         let me = std::process::id();
         assert!(is_own_ancestor(me) && is_own_ancestor(std::os::unix::process::parent_id()));
         assert!(!is_own_ancestor(u32::MAX));
+    }
+
+    #[test]
+    fn a_process_belongs_to_its_real_user() {
+        assert_eq!(owner(std::process::id()), Some(rustix::process::getuid().as_raw()));
+        assert_eq!(owner(u32::MAX), None);
     }
 }

@@ -4,7 +4,7 @@
 //! the registry and the generations only and must never wait for the kernel, except for the moment in which one of
 //! those is being added to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -69,7 +69,13 @@ pub struct Totals {
     pub reloads: [AtomicU64; ReloadOutcome::ALL.len()],
     /// `reset`, `shut`, `failed`.
     pub flows_cut: [AtomicU64; 3],
+    /// Listed system calls of agents that ended, by profile and number (with [`COMPAT`]): the kernel's counts go with
+    /// the agent. Its lock is taken within the kernel's.
+    pub ended_syscalls: Mutex<BTreeMap<(String, u32), u64>>,
 }
+
+/// Bit of a counted system call's number: it came through the 32-bit table.
+pub const COMPAT: u32 = 1 << 31;
 
 impl Totals {
     pub fn count_reload(&self, outcome: ReloadOutcome) {
@@ -91,6 +97,16 @@ impl Core {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes an agent that has no process any more out of the kernel, and keeps what it counted.
+    pub fn forget_agent(&self, key: u32, profile: &str) {
+        let mut kernel = self.kernel();
+        let mut ended = self.totals.ended_syscalls.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, nr, count) in kernel.syscall_counts().into_iter().filter(|(agent, ..)| *agent == key) {
+            *ended.entry((profile.to_owned(), nr)).or_default() += count;
+        }
+        kernel.remove_agent(key);
+    }
+
     /// Tells of an agent that the daemon labelled.
     pub fn tell_agent(&self, kind: EventType, info: &AgentInfo) {
         let mut event = own_event(kind);
@@ -105,12 +121,12 @@ impl Core {
     /// Attaches the system call hook while a live agent's profile lists calls, and detaches it otherwise: it costs
     /// every system call of the host.
     pub fn sync_syscall_hook(&self) {
-        let wanted = {
-            let table = self.table();
+        // Held to the end: of two that ask at once, the later answer must be the one that stays.
+        let table = self.table();
+        let wanted =
             self.registry.live().iter().any(|agent| {
                 table.slots.get(&agent.slot).is_some_and(|held| !held.profile.syscalls.is_empty())
-            })
-        };
+            });
         let mut kernel = self.kernel();
         if kernel.syscall_hook() != wanted
             && let Err(error) = kernel.set_syscall_hook(wanted)

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use agent_monitor_common::counters::{Ring, RingCounters};
 use serde_json::value::RawValue;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
@@ -67,6 +68,8 @@ pub enum DaemonError {
     Profiles(String),
     #[error("{0}")]
     CannotEnforce(String),
+    #[error("the profiles are right and could not be put in force; nothing is\n\n{0}")]
+    Install(String),
     #[error("the kernel side did not come up: {0}")]
     Load(#[source] LoadError),
     #[error("{what}: {source}")]
@@ -85,7 +88,7 @@ impl DaemonError {
             Self::NoCgroup | Self::CannotEnforce(_) => Exit::CannotEnforce,
             Self::Load(LoadError::Cgroup { .. }) => Exit::Failure,
             Self::Load(_) => Exit::CannotEnforce,
-            Self::Io { .. } | Self::Metrics(_) => Exit::Failure,
+            Self::Install(_) | Self::Io { .. } | Self::Metrics(_) => Exit::Failure,
         }
     }
 
@@ -123,17 +126,17 @@ pub async fn run(mut settings: Settings, shutdown: impl Future<Output = ()>) -> 
     let directory = load_profiles(&settings)?;
     let mut hangups = signal(SignalKind::hangup()).map_err(DaemonError::io("SIGHUP can't be waited for"))?;
     // What another daemon may hold is asked for before anything is loaded.
-    let control = server::listen_at(&settings.socket, settings.control_gid)
-        .map_err(DaemonError::io(format!("control socket {}", settings.socket.display())))?;
-    let metrics = match settings.no_metrics {
-        true => None,
-        false => Some(
-            http::bind(settings.metrics, settings.metrics_anywhere)
-                .await
-                .map_err(DaemonError::io(format!("metrics on {}", settings.metrics)))?,
-        ),
+    let socket = settings.socket.clone();
+    let control = server::listen_at(&socket, settings.control_gid)
+        .map_err(DaemonError::io(format!("control socket {}", socket.display())))?;
+    let started = match metrics_listener(&settings).await {
+        Ok(metrics) => start(settings, directory, began).map(|started| (metrics, started)),
+        Err(error) => Err(error),
     };
-    let Started { core, notices, threads } = start(settings, directory, began)?;
+    let (metrics, Started { core, notices, threads }) = started.inspect_err(|_| {
+        // Made a moment ago; one that stays is found dead by the next daemon.
+        let _ = std::fs::remove_file(&socket);
+    })?;
     if let Some(address) = metrics.as_ref().and_then(|listener| listener.local_addr().ok()) {
         // Set once, here.
         let _ = core.metrics_address.set(address);
@@ -146,7 +149,6 @@ pub async fn run(mut settings: Settings, shutdown: impl Future<Output = ()>) -> 
         // An error means that the sender is gone, which ends everything too.
         let _ = ended.changed().await;
     };
-    let socket = core.settings.socket.clone();
     let handler: Arc<dyn Handler> = Arc::new(Served(Arc::clone(&core)));
     let serving = until_end(ended.clone());
     let control = tokio::spawn(async move { server::serve(control, &socket, handler, serving).await });
@@ -166,6 +168,14 @@ pub async fn run(mut settings: Settings, shutdown: impl Future<Output = ()>) -> 
     let _ = control.await;
     drain(&core, threads).await;
     Ok(())
+}
+
+async fn metrics_listener(settings: &Settings) -> Result<Option<TcpListener>, DaemonError> {
+    if settings.no_metrics {
+        return Ok(None);
+    }
+    let bound = http::bind(settings.metrics, settings.metrics_anywhere).await;
+    bound.map(Some).map_err(DaemonError::io(format!("metrics on {}", settings.metrics)))
 }
 
 /// The profile directory, whole or not at all: a daemon that starts with half of its profiles would govern half.
@@ -266,8 +276,9 @@ fn start(settings: Settings, directory: Directory, began: Instant) -> Result<Sta
     let threads = Threads { events, file: file_thread };
     if let Err(error) = put_in_force(&core, directory) {
         core.injector.stop();
-        // It ends at once; what it wrote so far says why the daemon did not come up.
+        // They end at once; what they wrote so far says why the daemon did not come up.
         let _ = threads.events.join();
+        let _ = threads.file.map(JoinHandle::join);
         return Err(error);
     }
     Ok(Started { core, notices, threads })
@@ -283,9 +294,13 @@ fn put_in_force(core: &Core, directory: Directory) -> Result<(), DaemonError> {
         .collect();
     if !refused.is_empty() {
         let text = refused.iter().map(|(_, error)| error.as_str()).collect::<Vec<_>>().join("\n\n");
-        return Err(match refused.iter().any(|(code, _)| *code != Code::CannotEnforce) {
-            true => DaemonError::Profiles(text),
-            false => DaemonError::CannotEnforce(text),
+        let any = |wanted: Code| refused.iter().any(|(code, _)| *code == wanted);
+        return Err(if any(Code::BadProfile) {
+            DaemonError::Profiles(text)
+        } else if any(Code::CannotEnforce) {
+            DaemonError::CannotEnforce(text)
+        } else {
+            DaemonError::Install(text)
         });
     }
     for held in core.table().slots.values() {
@@ -305,6 +320,7 @@ async fn work(
     hangups: &mut tokio::signal::unix::Signal,
     shutdown: impl Future<Output = ()>,
 ) {
+    let mut events_end = false;
     let mut tidy = interval(TIDY);
     let mut watch = interval(WATCH_CGROUPS);
     tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -317,7 +333,7 @@ async fn work(
         tokio::select! {
             () = &mut shutdown => return,
             () = core.stop.notified() => return,
-            notice = notices.recv() => match notice {
+            notice = notices.recv(), if !events_end => match notice {
                 Some(notice) => blocking(move || match notice {
                     Notice::Started(info) => {
                         tracing::info!(agent = %info.id, profile = %info.profile, root = info.root, "agent, by its exec");
@@ -326,11 +342,10 @@ async fn work(
                     Notice::Ended(info) => core.agent_ended(&info),
                 }).await,
                 None => {
+                    // Serve what can be served, `tidy` finds the ended agents; whoever watches /healthz decides.
+                    events_end = true;
                     core.events_ended.store(true, Ordering::Release);
                     tracing::error!("the event thread ended: verdicts go on, events are lost");
-                    // Serve what can be served; whoever watches /healthz decides.
-                    (&mut shutdown).await;
-                    return;
                 }
             },
             Some(()) = hangups.recv() => {
@@ -397,7 +412,7 @@ impl Handler for Served {
             Op::Reload { profile } => serde_json::value::to_raw_value(&core.reload(profile.as_deref())?),
             Op::Run { profile } => serde_json::value::to_raw_value(&core.run_agent(from.pid, &profile)?),
             Op::Attach { pid, profile } => {
-                serde_json::value::to_raw_value(&core.attach_agent(pid, &profile)?)
+                serde_json::value::to_raw_value(&core.attach_agent(pid, &profile, from)?)
             }
             Op::Stop if from.uid != 0 => {
                 return Err(Refusal::new(Code::NotPermitted, "only root may end the daemon"));

@@ -1,7 +1,8 @@
 //! The thread between the kernel's rings and the sinks: drain, order, decode, enrich, write.
 //!
 //! Started by `daemon::run`; one thread with one epoll, because at 100 000 events a second every hand-over between
-//! tasks costs more than the work. What must stay true: it never waits for a sink; records of both rings are put in
+//! tasks costs more than the work. What must stay true: it waits for a sink no longer than the rings have room for
+//! (`sink::jsonl`); records of both rings are put in
 //! the order of their times, so that an exec comes before the verdicts of what it started; whatever a record holds,
 //! the loop goes on.
 
@@ -67,7 +68,7 @@ pub struct Injector {
     queue: Mutex<VecDeque<Event<'static>>>,
     stop: AtomicBool,
     wake: OwnedFd,
-    /// Events that found the queue full.
+    /// Events that found the queue full: lost, and counted in `status` and the metrics.
     pub dropped: AtomicU64,
 }
 

@@ -15,8 +15,8 @@ use crate::agent::cgroup::fixed_prefix;
 use crate::agent::cut::{Cut, cut};
 use crate::control::protocol::{Code, Refusal, ReloadOutcome, Reloaded, ReloadedProfile};
 use crate::event::model::{Agent, EventType, Flow, Id, Process, ProfileChange};
-use crate::kernel::Gap;
-use crate::policy::compile;
+use crate::kernel::{Gap, InstallError};
+use crate::policy::compile::{self, CompileError};
 use crate::policy::{Directory, Loaded, ResolvedProfile, load_directory};
 
 impl Core {
@@ -78,14 +78,14 @@ impl Core {
             );
             return Err(Refusal::new(Code::UnknownProfile, message));
         }
-        if let Err(why) = self.install_claims(&mut table) {
+        if let Err((code, why)) = self.install_claims(&mut table) {
             tracing::error!(%why, "the claims of executables and cgroups were not changed");
             let name = "claims".to_owned();
             reloaded.profiles.push(ReloadedProfile {
                 name,
                 outcome: ReloadOutcome::Refused,
                 generation: None,
-                code: Some(Code::BadProfile),
+                code: Some(code),
                 error: Some(why),
             });
         }
@@ -170,12 +170,24 @@ impl Core {
     }
 
     /// Puts the claims of all profiles in force, if they changed.
-    fn install_claims(&self, table: &mut Table) -> Result<(), String> {
+    fn install_claims(&self, table: &mut Table) -> Result<(), (Code, String)> {
+        let bad = |error: CompileError| (Code::BadProfile, error.to_string());
+        let refused = |error: InstallError| (Code::Kernel, error.to_string());
+        // Both compiled before anything changes.
+        let globs = table.claims(&[], true);
+        let cgroup_claims = match globs.is_empty() {
+            true => None,
+            false => Some(compile::claims(&globs).map_err(bad)?.image.words),
+        };
+        let mut cgroup_prefixes: Vec<String> =
+            globs.iter().map(|(_, glob)| fixed_prefix(glob).to_owned()).collect();
+        cgroup_prefixes.sort();
+        cgroup_prefixes.dedup();
         let globs = table.claims(&homes(), false);
         let image = match globs.is_empty() {
             true => None,
             false => {
-                let claims = compile::claims(&globs).map_err(|error| error.to_string())?;
+                let claims = compile::claims(&globs).map_err(bad)?;
                 for overlap in &claims.overlaps {
                     let name =
                         |slot: &u32| table.slots.get(slot).map_or("?", |held| held.profile.name.as_str());
@@ -188,20 +200,14 @@ impl Core {
         if image != table.exe_claims {
             let mut kernel = self.kernel();
             match &image {
-                Some(words) => kernel.install_claims(words).map(drop).map_err(|error| error.to_string())?,
-                None => kernel.remove_claims().map_err(|error| error.to_string())?,
+                Some(words) => kernel.install_claims(words).map(drop).map_err(refused)?,
+                None => kernel.remove_claims().map_err(refused)?,
             }
             drop(kernel);
             table.exe_claims = image;
         }
-        let globs = table.claims(&[], true);
-        table.cgroup_prefixes = globs.iter().map(|(_, glob)| fixed_prefix(glob).to_owned()).collect();
-        table.cgroup_prefixes.sort();
-        table.cgroup_prefixes.dedup();
-        table.cgroup_claims = match globs.is_empty() {
-            true => None,
-            false => Some(compile::claims(&globs).map_err(|error| error.to_string())?.image.words),
-        };
+        table.cgroup_prefixes = cgroup_prefixes;
+        table.cgroup_claims = cgroup_claims;
         self.watches_cgroups.store(table.cgroup_claims.is_some(), Ordering::Release);
         Ok(())
     }
@@ -217,7 +223,7 @@ impl Core {
         };
         let mut done = 0;
         for flow in stale {
-            let (position, result) = match cut(flow.tgid, flow.fd) {
+            let (position, result) = match cut(flow.tgid, flow.fd, flow.port) {
                 Ok(Cut::Gone) => continue,
                 Ok(Cut::Reset) => (0, "reset"),
                 Ok(Cut::Shut) => (1, "shut"),

@@ -9,16 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use agent_monitor_common::agent::AgentState;
 use agent_monitor_common::counters::{Ring, RingCounters};
 
-use super::core::Core;
+use super::core::{COMPAT, Core};
 use crate::control::protocol::{AgentStatus, GapStatus, Losses, MechanismStatus, ProfileStatus, Status};
 use crate::event::model::Time;
 use crate::http::Pages;
 use crate::kernel::{Counters, Gap, Mechanism, State};
 use crate::metrics::{AgentSample, ProfileSample, ProgramSample, SinkSample, Snapshot};
 use crate::policy::syscalls;
-
-/// Bit of a counted system call's number: it came through the 32-bit table.
-const COMPAT: u32 = 1 << 31;
 
 impl Core {
     /// The answer to `status`.
@@ -89,6 +86,7 @@ impl Core {
             undecodable: self.counts.decode_errors.iter().map(read).sum(),
             file: self.file.as_ref().map_or(0, |file| read(&file.dropped)),
             followers: read(&self.followers.lost),
+            own: read(&self.injector.dropped),
         }
     }
 
@@ -99,21 +97,25 @@ impl Core {
         let kernel = self.kernel();
         let counters = kernel.counters();
         let states: HashMap<u32, AgentState> = kernel.agents().into_iter().collect();
+        // Both under the kernel's lock: an agent's counts are in one of the two.
         let counts = kernel.syscall_counts();
+        let ended = self.totals.ended_syscalls.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let programs = if kernel.stats_enabled() { kernel.program_stats() } else { Vec::new() };
         let posture = kernel.posture().mechanisms.iter().map(mechanism).collect();
         let syscall_hook = kernel.syscall_hook();
         drop(kernel);
-        // Of agents that ended the registry still knows the profile; counts of longer gone ones are let go.
         let mut calls: BTreeMap<(String, String), u64> = BTreeMap::new();
-        for (agent, nr, count) in counts {
-            let Some(info) = self.registry.find(agent) else { continue };
+        // An agent that the registry does not know yet is counted in the next scrape.
+        let living = counts.into_iter().filter_map(|(agent, nr, count)| {
+            Some(((self.registry.find(agent)?.profile.to_string(), nr), count))
+        });
+        for ((profile, nr), count) in ended.into_iter().chain(living) {
             let name = match syscalls::name(nr & !COMPAT) {
                 Some(name) if nr & COMPAT == 0 => name.to_owned(),
                 _ if nr & COMPAT != 0 => format!("compat-{}", nr & !COMPAT),
                 _ => nr.to_string(),
             };
-            *calls.entry((info.profile.to_string(), name)).or_default() += count;
+            *calls.entry((profile, name)).or_default() += count;
         }
         let profiles = table.slots.iter().map(|(slot, held)| {
             let of_it = || live.iter().filter(|agent| agent.slot == *slot);
@@ -173,7 +175,7 @@ impl Core {
             followers: self.followers.count(),
             reloads: self.totals.reloads.iter().map(read).collect(),
             flows_cut: [0, 1, 2].map(|position| read(&self.totals.flows_cut[position])),
-            losses: self.losses(&counters),
+            own_lost: read(&self.injector.dropped),
         }
     }
 }

@@ -15,7 +15,7 @@ use prometheus::{
     TextEncoder,
 };
 
-use crate::control::protocol::{Losses, MechanismStatus, ReloadOutcome};
+use crate::control::protocol::{MechanismStatus, ReloadOutcome};
 use crate::event::decode::DecodeError;
 use crate::event::model::EventType;
 
@@ -45,7 +45,8 @@ pub struct Snapshot {
     pub reloads: Vec<u64>,
     /// `reset`, `shut`, `failed`.
     pub flows_cut: [u64; 3],
-    pub losses: Losses,
+    /// The daemon's own events that found their queue full.
+    pub own_lost: u64,
 }
 
 /// A profile in force.
@@ -112,6 +113,7 @@ pub struct Metrics {
     syscall_hook: IntGauge,
     events: IntCounterVec,
     decode_errors: IntCounterVec,
+    own_lost: IntCounter,
     sink_written: IntCounterVec,
     sink_dropped: IntCounterVec,
     sink_errors: IntCounterVec,
@@ -247,6 +249,10 @@ impl Metrics {
                 "Records of the kernel side that could not be read.",
                 &["error"],
             )?,
+            own_lost: make.add(IntCounter::new(
+                "agent_monitor_own_events_lost_total",
+                "Events of the daemon itself (agents, profiles, cut flows) that came faster than they could be written.",
+            ))?,
             sink_written: make.counters(
                 "agent_monitor_sink_written_total",
                 "Events that a sink took.",
@@ -373,6 +379,7 @@ impl Metrics {
         for (position, label) in DecodeError::LABELS.iter().enumerate() {
             raise(&self.decode_errors.with_label_values(&[label]), at(&now.decode_errors, position));
         }
+        raise(&self.own_lost, now.own_lost);
         for sink in &now.sinks {
             raise(&self.sink_written.with_label_values(&[sink.name]), sink.written);
             raise(&self.sink_dropped.with_label_values(&[sink.name]), sink.dropped);
