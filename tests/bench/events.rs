@@ -68,7 +68,8 @@ pub fn run(report: &mut Report) -> Result<()> {
         std::thread::sleep(Duration::from_millis(200));
     };
     let made = value(&text, "agent_monitor_events_total{type=\"network\"}");
-    let lost = value(&text, "agent_monitor_ring_lost_total{ring=\"verdicts\"}")
+    // What was neither read nor counted as lost is lost too.
+    let lost = (offered as f64 - made).max(value(&text, "agent_monitor_ring_lost_total{ring=\"verdicts\"}"))
         + value(&text, "agent_monitor_sink_dropped_total{sink=\"file\"}");
     let cpu = (daemon.cpu()? - before).as_secs_f64();
     let rate = offered as f64 / took;

@@ -5,20 +5,19 @@
 //! count. Needs no privilege and no kernel.
 
 use std::collections::HashSet;
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use serde::Serialize;
 
+use super::{colours, print};
+use crate::exit::Exit;
 use crate::policy::compile::{self, CompileError};
 use crate::policy::diagnostic::{Code, Diagnostic, DiagnosticRecord, printable, render_all};
 use crate::policy::load::DEFAULT_DIRECTORIES;
 use crate::policy::{Base, Checked, Loaded, ResolvedProfile, check_profile, load_directory};
-
-/// `EX_DATAERR`: a profile has errors.
-const BAD_PROFILE: u8 = 65;
 
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
@@ -48,14 +47,9 @@ pub enum Format {
 /// profiles are an outcome.
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let stderr = std::io::stderr();
-    let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let printed = check(args, colour)?;
+    let printed = check(args, colours(&stderr))?;
     stderr.lock().write_all(printed.stderr.as_bytes()).context("can't write to standard error")?;
-    match std::io::stdout().lock().write_all(printed.stdout.as_bytes()) {
-        // The reader has seen enough: `agent-monitor check … | head`.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-        written => written.context("can't write to standard output")?,
-    }
+    print(&printed.stdout)?;
     Ok(ExitCode::from(printed.code))
 }
 
@@ -81,7 +75,7 @@ fn check(args: &CheckArgs, colour: bool) -> anyhow::Result<Printed> {
     }
     forget_repeats(&mut outcomes);
     let all_sound = outcomes.iter().all(|outcome| outcome.summary.is_some());
-    let code = if all_sound { 0 } else { BAD_PROFILE };
+    let code = if all_sound { 0 } else { Exit::BadProfile as u8 };
     Ok(match args.format {
         Format::Text => text(&outcomes, colour, code),
         Format::Json => Printed { stdout: json(&outcomes)?, stderr: String::new(), code },

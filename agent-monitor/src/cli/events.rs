@@ -12,6 +12,7 @@ use crate::control::client;
 use crate::control::protocol::{Op, Status};
 use crate::event::model::{Event, EventType, VerdictEffect};
 use crate::event::show;
+use crate::exit::{Exit, Failed};
 use crate::settings::DEFAULT_EVENTS;
 use crate::sink::follow::Filter;
 use crate::sink::jsonl::numbered;
@@ -86,6 +87,10 @@ fn read(args: &EventsArgs, filter: &Filter) -> anyhow::Result<()> {
             Ok(file) => file,
             // Rotated away meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound && shown => continue,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let message = format!("can't read events from {}: {error}; run this as root", path.display());
+                return Err(Failed::error(Exit::NotPermitted, message));
+            }
             Err(error) => {
                 return Err(
                     anyhow::Error::new(error).context(format!("can't read events from {}", path.display()))

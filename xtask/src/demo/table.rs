@@ -161,7 +161,7 @@ fn row(
         }
     };
     let effect = match claim.event {
-        Seen::Syscall(_) => "deny",
+        Seen::Syscall(_) => "kill",
         _ if granted => "allow",
         _ => "deny",
     };

@@ -83,7 +83,7 @@ pub fn install(need: Need) -> Result<()> {
         if !still.is_empty() {
             bail!(
                 "this host's package sources don't offer {}: add Debian 12's `bookworm` and `bookworm-security` to \
-                 them and run this again, or use rustup's nightly (README, \"Other distributions\")",
+                 them and run this again, or use rustup's nightly (README, \"Building elsewhere\")",
                 still.join(", ")
             );
         }
