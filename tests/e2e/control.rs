@@ -12,6 +12,7 @@ use crate::trial;
 pub fn trials() -> Vec<Trial> {
     vec![
         trial("L10_an_agent_is_refused_at_the_control_socket", agent_refused),
+        trial("L10_an_agent_that_ends_before_it_is_heard_is_refused_too", vanished_refused),
         trial("another_user_is_refused_at_the_control_socket", user_refused),
         trial("an_agent_inherits_three_descriptors_and_keeps_its_exit_status", clean_start),
         trial("events_follow_shows_a_denial_as_it_happens", follow),
@@ -31,6 +32,21 @@ fn agent_refused() -> Result<()> {
         ensure!(said.contains("an agent may not control its monitor"), "{said}");
     }
     ensure!(daemon.ask(&["status"])?.status.success(), "the twin: the same command without a label");
+    Ok(())
+}
+
+/// Without the check that the asker lives, one of the first hundred ends the daemon.
+fn vanished_refused() -> Result<()> {
+    let daemon = Daemon::start(PROFILE)?;
+    let socket = daemon.path("control.sock");
+    let asked: u32 = daemon
+        .agent(&["ask-and-vanish", socket.to_str().context("path")?, "100"])?
+        .parse()
+        .context("count")?;
+    // A child may find its connection closed before it has written.
+    ensure!(asked > 0, "no request was sent: the attack proves nothing");
+    ensure!(daemon.ask(&["status"])?.status.success(), "an agent ended its monitor: {}", daemon.log());
+    ensure!(daemon.log().contains("was refused"), "{}", daemon.log());
     Ok(())
 }
 

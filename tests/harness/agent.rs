@@ -4,11 +4,15 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
 /// First argument that makes this program an agent.
 pub const ARGUMENT: &str = "--agent";
+
+/// The request that ends the daemon.
+const STOP: &[u8] = b"{\"v\":1,\"op\":\"stop\"}\n";
 
 /// Runs the agent's verb; its exit status.
 pub fn main(words: &[String]) -> i32 {
@@ -44,6 +48,12 @@ pub fn main(words: &[String]) -> i32 {
             let count: u32 = count.parse().unwrap_or(0);
             let denied = (0..count).filter(|_| connect(address) == Err(libc::ENETUNREACH)).count();
             say(&denied.to_string());
+            0
+        }
+        ["ask-and-vanish", socket, count] => {
+            let count: u32 = count.parse().unwrap_or(0);
+            let asked = (0..count).filter(|_| ask_and_vanish(socket)).count();
+            say(&asked.to_string());
             0
         }
         ["descriptors"] => {
@@ -85,6 +95,20 @@ fn hold(address: &str) -> i32 {
     };
     say(&end);
     0
+}
+
+/// Asks the monitor to end from a child that ends itself at once: its label is gone when its words are read.
+fn ask_and_vanish(socket: &str) -> bool {
+    // SAFETY: this program has one thread, so the child may do anything; it ends without running handlers.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let asked = UnixStream::connect(socket).and_then(|mut stream| stream.write_all(STOP));
+        // SAFETY: as above.
+        unsafe { libc::_exit(i32::from(asked.is_err())) }
+    }
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    child > 0 && unsafe { libc::waitpid(child, &raw mut status, 0) } == child && status == 0
 }
 
 fn say(line: &str) {
