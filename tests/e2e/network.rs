@@ -122,8 +122,15 @@ fn watched_call() -> Result<()> {
     let event = daemon.event("the call", |event| event["type"] == "syscall")?;
     ensure!(event["syscall"]["name"] == "ptrace" && event["syscall"]["killed"] == false, "{event}");
     ensure!(event["verdict"]["rule"] == "tester:syscalls.watch[0]", "{event}");
-    wait("the hook is detached", || Ok((daemon.status()?["syscall_hook"] == false).then_some(())))?;
-    Ok(())
+    let detached =
+        || wait("the hook is detached", || Ok((daemon.status()?["syscall_hook"] == false).then_some(())));
+    detached()?;
+    // The counter is the profile's: it goes on where an earlier agent's has ended.
+    let calls = || daemon.metric("agent_monitor_syscalls_total{profile=\"tester\",syscall=\"ptrace\"}");
+    ensure!(calls()? == Some(1.0), "{:?}", calls()?);
+    ensure!(daemon.agent(&["ptrace"])? == "called");
+    detached()?;
+    wait("the second call is counted", || Ok((calls()? == Some(2.0)).then_some(())))
 }
 
 fn full_disk() -> Result<()> {
