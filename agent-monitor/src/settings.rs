@@ -32,7 +32,7 @@ pub struct Settings {
     /// Control socket
     #[arg(long, value_name = "PATH", env = "AGENT_MONITOR_SOCKET", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
-    /// Group whose members may use the control socket too [default: root only]
+    /// Group whose members may use the control socket too; they attach processes of their own only [default: root only]
     #[arg(long, value_name = "GID", env = "AGENT_MONITOR_CONTROL_GID")]
     pub control_gid: Option<u32>,
     /// File of JSON lines for events
@@ -62,9 +62,19 @@ pub struct Settings {
     /// Let the kernel count runs and times of the programs, for metrics; some 30 ns a run
     #[arg(long)]
     pub program_stats: bool,
-    /// Bytes of the ring for verdicts: a power of two [default: 8 MiB]
-    #[arg(long, value_name = "BYTES")]
+    /// Bytes of the ring for verdicts: a power of two, 4096 or more [default: 8 MiB]
+    #[arg(long, value_name = "BYTES", value_parser = ring_bytes)]
     pub verdict_ring: Option<u32>,
+}
+
+/// The kernel takes whole pages, and a power of two of them.
+fn ring_bytes(text: &str) -> Result<u32, String> {
+    let bytes: u32 = text.parse().map_err(|error| format!("{error}"))?;
+    if bytes.is_power_of_two() && bytes >= 4_096 {
+        Ok(bytes)
+    } else {
+        Err("a ring has a power of two of bytes, 4096 or more, such as 8388608".to_owned())
+    }
 }
 
 impl Settings {
@@ -82,5 +92,18 @@ impl Settings {
     #[must_use]
     pub fn agents_cgroup(governed: &Path) -> PathBuf {
         governed.join(AGENTS_CGROUP)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ring_bytes;
+
+    #[test]
+    fn rings_are_what_the_kernel_takes() {
+        assert_eq!(ring_bytes("8388608"), Ok(8 << 20));
+        for wrong in ["", "0", "1024", "8388607", "8M", "4294967296"] {
+            assert!(ring_bytes(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -211,7 +211,10 @@ struct Threads {
 /// Loads the kernel side and puts everything in force.
 fn start(settings: Settings, directory: Directory, began: Instant) -> Result<Started, DaemonError> {
     let mount = Features::read().cgroup2.ok_or(DaemonError::NoCgroup)?;
-    let governed = settings.cgroup.clone().unwrap_or_else(|| mount.clone());
+    // Compared with the paths of processes' cgroups, which are absolute and without links.
+    let governed =
+        settings.cgroup.as_ref().map(|cgroup| cgroup.canonicalize().unwrap_or_else(|_| cgroup.clone()));
+    let governed = governed.unwrap_or_else(|| mount.clone());
     let mut kernel = Kernel::load(&LoadOptions {
         stats: settings.program_stats,
         verdict_ring: settings.verdict_ring,
