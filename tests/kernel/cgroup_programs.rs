@@ -10,7 +10,7 @@ use agent_monitor_tests::bpf::{self, CgroupHook};
 use agent_monitor_tests::cgroup::Cgroup;
 use agent_monitor_tests::peer::SINK;
 use agent_monitor_tests::socket::Name;
-use agent_monitor_tests::world::DENIED4;
+use agent_monitor_tests::world::{AGENT4, DENIED4};
 use agent_monitor_tests::{Attempt, Failure, Socket, Stage};
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
@@ -42,6 +42,16 @@ fn denied4() -> Name {
 fn tcp(stage: &mut Stage) -> Attempt {
     stage.pause()?;
     let socket = Socket::tcp4()?;
+    socket.connect(&denied4())?;
+    socket.send(b"secret").map(drop)
+}
+
+/// From a local port that the profile lets it listen on: what leaves must not pass for a server's answer.
+fn tcp_from_a_granted_port(stage: &mut Stage) -> Attempt {
+    stage.pause()?;
+    let socket = Socket::tcp4()?;
+    socket.set_int(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    socket.bind(&Name::new(AGENT4, 7105))?;
     socket.connect(&denied4())?;
     socket.send(b"secret").map(drop)
 }
@@ -133,7 +143,7 @@ fn attach_theirs(cgroup: &Cgroup) -> Result<Vec<bpf::Attached>> {
 fn same_cgroup(lab: &mut Lab) -> Result<()> {
     lab.monitor()?;
     let programs = attach_theirs(&lab.world.agents)?;
-    for (attack, ..) in ATTACKS {
+    for attack in ATTACKS.map(|(attack, ..)| attack).into_iter().chain([tcp_from_a_granted_port as Attack]) {
         let run = lab.attack(PROFILE, attack)?;
         ensure!(run.ungranted().next().is_none(), "it left: {}", run.describe());
         ensure!(run.denials >= 1, "no denial: {}", run.describe());
@@ -162,7 +172,7 @@ fn same_cgroup_as_a_monitor_without_egress(lab: &mut Lab) -> Result<()> {
         ensure!(run.attempt.is_err(), "the monitor of this twin denies nothing: {}", run.describe());
     }
     let _theirs = attach_theirs(&cgroup)?;
-    for (attack, ..) in ATTACKS {
+    for attack in ATTACKS.map(|(attack, ..)| attack).into_iter().chain([tcp_from_a_granted_port as Attack]) {
         let run = lab.unenforced(from_within(&cgroup, attack))?;
         ensure!(run.attempt.is_ok() && run.ungranted().count() > 0, "{}", run.describe());
     }

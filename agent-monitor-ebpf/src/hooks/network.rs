@@ -204,6 +204,11 @@ fn judge(
     // Denied or not, the socket is the agent's: a kernel-made one has no other label, and a program attached behind
     // ours can take the errno back.
     claim_socket(s, label);
+    if act == Act::Connect {
+        // And it is no server any more: a socket bound to a granted port would pass egress by that grant.
+        // SAFETY: as above.
+        unsafe { (*s).flags &= !SOCKET_SERVER };
+    }
     if enforce { deny_with(errno) } else { PASS }
 }
 
@@ -498,6 +503,8 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
     // SAFETY: the caller's promise.
     let Some(parsed) = (unsafe { parse(skb) }) else {
         fail::count(Site::PacketRead);
+        emit::decision(Domain::NetworkOut, Effect::Deny, mode);
+        emit::denied(agent);
         return if matches!(mode, Mode::Enforce) { DENY } else { PASS };
     };
     let protocol = Protocol::from_ip(parsed.ip_protocol as u32);
@@ -538,7 +545,7 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
     let reason = forget(reason as u32) as u8;
     let enforce = matches!(mode, Mode::Enforce);
     emit::decision(domain(request.direction), Effect::Deny, mode);
-    // Retransmissions of one denied flow are one event.
+    // Retransmissions of one denied flow are one event. (Each IPv6 packet is one: its address is too long for a tag.)
     if tag == 0 || reported != tag {
         let errno = if enforce { EPERM } else { 0 };
         let outcome = Outcome { effect: Effect::Deny, mode, generation: policy.generation, errno };
