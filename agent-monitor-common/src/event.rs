@@ -41,7 +41,6 @@ wire_codes! {
         Fork = 14 "sched_process_fork",
         Exec = 15 "sched_process_exec",
         Exit = 16 "sched_process_exit",
-        LsmSocketConnect = 17 "socket_connect",
     }
 }
 
@@ -144,7 +143,7 @@ wire_struct! {
         pub nr: u32,
         /// 1: a signal was sent to kill the caller.
         pub killed: u32,
-        /// 1: entered through the 32-bit table.
+        /// 1: a number of the 32-bit table, or one that only x32 has (512 to 547).
         pub compat: u32,
         /// Zero.
         pub pad: u32,

@@ -15,6 +15,7 @@ use crate::lab::{self, Lab, PROFILE};
 pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
         lab::check("L15_a_listed_call_is_counted_and_killed", listed_calls),
+        lab::check("L15_numbers_that_only_x32_has_are_no_way_round", x32_numbers),
         lab::check("the_syscall_hook_is_attached_only_while_it_is_wanted", syscall_hook),
     ];
     trials.extend(attack::checked_pair(
@@ -173,6 +174,42 @@ fn listed_calls(lab: &mut Lab) -> Result<()> {
     ensure!(grown == (CALLED, 0, 1), "allowed, denied, killed: {grown:?}");
     let state = monitor.kernel.agent(agent).context("the agent is gone")?;
     ensure!((state.denied, state.killed) == (0, 1), "{state:?}");
+    monitor.kernel.remove_agent(agent);
+    Ok(())
+}
+
+/// `ptrace` by its x32 number: where the profile kills, the table that says otherwise is off. What x32 shares with the
+/// 64-bit table is judged by that, and no number at all (-1, as a tracer sets it) is nobody's.
+fn x32_numbers(lab: &mut Lab) -> Result<()> {
+    const X32: libc::c_long = 0x4000_0000;
+    const X32_PTRACE: u32 = 521;
+    let (monitor, world) = lab.parts()?;
+    monitor.install(CALLS)?;
+    monitor.kernel.set_syscall_hook(true)?;
+    let mut child = Child::spawn(&world.agents, |stage| {
+        stage.pause()?;
+        // SAFETY: the kernel has no such calls, or they fail: their arguments are zeros.
+        unsafe {
+            libc::syscall(-1);
+            libc::syscall(X32 | libc::SYS_getpgid, 0);
+            libc::syscall(X32 | libc::c_long::from(X32_PTRACE), 0, 0, 0, 0);
+        }
+        Ok(())
+    })?;
+    child.paused()?;
+    let agent = monitor.label(child.pid())?;
+    monitor.drain(Ring::Verdicts)?;
+    child.go_on()?;
+    let killed = child.killed_by()?;
+    monitor.kernel.set_syscall_hook(false)?;
+    ensure!(killed == Some(libc::SIGKILL), "ended by {killed:?}");
+    let records = monitor.drain(Ring::Verdicts)?;
+    let calls: Vec<_> = records
+        .iter()
+        .filter(|r| r.header.agent == agent)
+        .filter_map(|r| if let Body::Syscall(b) = &r.body { Some((b.nr, b.compat, b.killed)) } else { None })
+        .collect();
+    ensure!(calls == [(X32_PTRACE, 1, 1)], "{calls:?}");
     monitor.kernel.remove_agent(agent);
     Ok(())
 }

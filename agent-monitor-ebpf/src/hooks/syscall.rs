@@ -23,6 +23,9 @@ const SIGKILL: u32 = 9;
 const TS_COMPAT: u32 = 2;
 /// x32 calls carry this bit (`__X32_SYSCALL_BIT`).
 const X32_BIT: u64 = 0x4000_0000;
+/// x32 has numbers of its own for 36 calls, `ptrace` and `kexec_load` among them; the others are the 64-bit ones.
+const X32_OWN: u64 = X32_BIT + 512;
+const X32_OWN_COUNT: u64 = 36;
 
 /// `raw_tp/sys_enter(struct pt_regs *regs, long id)`.
 #[raw_tracepoint(tracepoint = "sys_enter")]
@@ -40,9 +43,9 @@ pub fn syscall_enter(ctx: RawTracePointContext) -> i32 {
         return 0;
     };
     let id: u64 = ctx.arg(1);
-    let compat = is_compat();
+    let compat = is_compat() || id.wrapping_sub(X32_OWN) < X32_OWN_COUNT;
     let nr = (id & !X32_BIT) as u32;
-    // The 32-bit table has other numbers. A profile that lists calls is about what they do, so for an agent whose
+    // The 32-bit table and the numbers that only x32 has are other ones. A profile that lists calls is about what they do, so for an agent whose
     // profile kills, the whole table is off: every call through it counts as listed.
     let listed = compat || has_syscall(&policy.table, header::SYSCALL_WATCH, nr);
     if !listed {

@@ -159,7 +159,6 @@ pub const fn mechanism(hook: Hook) -> &'static str {
         Hook::LsmSocketListen => "lsm/socket_listen",
         Hook::LsmSocketSendmsg => "lsm/socket_sendmsg",
         Hook::LsmFileReceive => "lsm/file_receive",
-        Hook::LsmSocketConnect => "lsm/socket_connect",
         Hook::SysEnter => "raw_tp/sys_enter",
         Hook::Fork => "tp_btf/sched_process_fork",
         Hook::Exec => "tp_btf/sched_process_exec",
