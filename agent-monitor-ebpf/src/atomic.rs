@@ -27,14 +27,14 @@ pub unsafe fn or(cell: *mut u64, bits: u64) {
     }
 }
 
-/// Keeps only `bits`.
+/// Keeps only `bits` and returns the value before.
 ///
 /// # Safety
 /// As [`add`].
 #[inline(always)]
-pub unsafe fn and(cell: *mut u64, bits: u64) {
+pub unsafe fn and(cell: *mut u64, bits: u64) -> u64 {
+    let mut v = bits;
     // SAFETY: the caller's promise.
-    unsafe {
-        asm!("{v} = atomic_fetch_and((u64 *)({p} + 0), {v})", p = in(reg) cell, v = inout(reg) bits => _);
-    }
+    unsafe { asm!("{v} = atomic_fetch_and((u64 *)({p} + 0), {v})", p = in(reg) cell, v = inout(reg) v) };
+    v
 }

@@ -99,12 +99,13 @@ pub fn set_bit(tgid: u32) {
     }
 }
 
-/// Clears the bit of `tgid`.
+/// Clears the bit of `tgid`; whether it was set.
 #[inline(always)]
-pub fn clear_bit(tgid: u32) {
-    if let Some((word, bit)) = word_of(tgid) {
+pub fn clear_bit(tgid: u32) -> bool {
+    match word_of(tgid) {
         // SAFETY: a word of the bitmap.
-        unsafe { atomic::and(word, !bit) };
+        Some((word, bit)) => unsafe { atomic::and(word, !bit) & bit != 0 },
+        None => false,
     }
 }
 

@@ -11,9 +11,9 @@ use agent_monitor_tests::{Attempt, Body, Child, Failure};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 
-use crate::attack;
 use crate::lab::{Lab, PROFILE};
 use crate::process::call_from_a_new_image;
+use crate::{attack, kernel_maps};
 
 pub fn trials() -> Vec<Trial> {
     attack::checked_pair("L3_claimed_executable", claimed, unclaimed).into()
@@ -72,8 +72,23 @@ fn claimed(lab: &mut Lab) -> Result<()> {
         );
         ensure!(!monitor.kernel.is_labelled(exec.header.tgid), "the label outlived the process");
         monitor.kernel.remove_agent(agent);
-        Ok(())
+        without_room(lab)
     })
+}
+
+/// The claimed process finds no room for its label: it is denied all the same, and no agent without a process stays.
+fn without_room(lab: &mut Lab) -> Result<()> {
+    let (monitor, world) = lab.parts()?;
+    let agents = monitor.kernel.agents().len();
+    let filler = kernel_maps::Filler::fill(kernel_maps::of_cgroup(&world.agents, "LABELS")?)?;
+    let attempt = execute(lab)?;
+    drop(filler);
+    ensure!(attempt.is_err(), "a claimed process without its label reached the network");
+    let (monitor, world) = lab.parts()?;
+    ensure!(!world.wire.packets()?.iter().any(attack::ungranted), "it left");
+    let left = monitor.kernel.agents();
+    ensure!(left.len() == agents, "an agent without a process stays: {left:?}");
+    Ok(())
 }
 
 fn unclaimed(lab: &mut Lab) -> Result<()> {

@@ -96,13 +96,19 @@ pub fn process_exit(ctx: BtfTracePointContext) -> i32 {
     if live != 0 {
         return 0;
     }
-    let label = label_of(tgid).unwrap_or(NOBODY);
-    // Whoever takes the entry out counts the process out: the task iterator may race with us.
+    let label = label_of(tgid);
+    // Whoever takes the entry out counts the process out: the task iterator may race with us, and threads that exit
+    // together all see that none is left.
+    let removed = LABELS.remove(tgid).is_ok();
+    let cleared = clear_bit(tgid);
+    if !removed && (label.is_ok() || !cleared) {
+        return 0; // another one tells of it
+    }
+    let label = label.unwrap_or(NOBODY);
     let mut last = 0;
-    if LABELS.remove(tgid).is_ok() && add_live(label.agent, -1) == Some(0) {
+    if removed && add_live(label.agent, -1) == Some(0) {
         last = 1;
     }
-    clear_bit(tgid);
     let header =
         emit::header(Kind::Exit, Hook::Exit, size_of::<Record<ExitBody>>(), &label, observed(&label));
     emit::record(Ring::Activity, label.agent, &Record { header, body: ExitBody { code, last } });
@@ -251,6 +257,8 @@ unsafe fn new_agent(tgid: u32, profile: u32, task: *const c_void) -> Option<Labe
     let label = Label { agent, profile, parent, origin: LabelOrigin::Exec.code() };
     if LABELS.insert(tgid, label, 0).is_err() {
         fail::count(Site::LabelInsert);
+        // No process will ever count this agent out. It was made just above, so it is there to be removed.
+        let _ = AGENTS.remove(agent);
         return None;
     }
     Some(label)

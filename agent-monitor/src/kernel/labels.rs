@@ -22,7 +22,11 @@ pub enum LabelError {
     AlreadyLabelled(u32),
     #[error("the agent table is full: {0}")]
     AgentTable(#[source] MapError),
-    #[error("{failed} processes or sockets could not be labelled; they are denied everything")]
+    /// A process without its label is denied everything. A socket without one is governed again where it is used with an
+    /// address, and where the kernel runs BPF LSM programs.
+    #[error(
+        "{failed} processes or sockets of the tree could not be labelled: end the tree, or attach it again"
+    )]
     Incomplete { failed: u32 },
     #[error("the tree of process {0} forks faster than it can be labelled")]
     Unstable(u32),
@@ -47,6 +51,9 @@ const PASSES: u32 = 64;
 
 impl Kernel {
     /// Makes an agent of process `root`, its living descendants and the sockets they hold. Returns its key.
+    ///
+    /// # Errors
+    /// When nothing or not everything could be labelled. Processes that were labelled stay governed.
     pub fn new_agent(&mut self, slot: u32, root: u32, origin: LabelOrigin) -> Result<u32, LabelError> {
         if self.is_labelled(root) {
             return Err(LabelError::AlreadyLabelled(root));
@@ -70,11 +77,21 @@ impl Kernel {
                 Err(LabelError::NoProcess(root))
             }
             Ok(_) => Ok(agent),
-            Err(e) => Err(e),
+            Err(e) => {
+                // What was labelled stays governed; an agent without a process would never end.
+                if self.agent(agent).is_some_and(|state| state.live == 0) {
+                    self.remove_agent(agent);
+                }
+                Err(e)
+            }
         }
     }
 
-    /// Labels `root`, its living descendants and their sockets with an existing agent.
+    /// Labels `root`, its living descendants and their sockets with an existing agent. A `root` of 0: nothing but the
+    /// descendants and the sockets of what carries the agent already.
+    ///
+    /// # Errors
+    /// What could not be labelled; what was labelled before stays so.
     pub fn label_tree(
         &mut self,
         agent: u32,
