@@ -15,6 +15,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("L4_attach_governs_a_living_process", attach),
         trial("an_exec_that_a_profile_claims_makes_an_agent", exec_claim),
+        trial("a_socket_that_a_claimed_process_held_before_its_exec_is_governed", held_before_exec),
         trial("a_claimed_process_that_lives_already_is_found_at_the_start", scan),
         trial("a_claimed_cgroup_is_found_while_the_daemon_runs", cgroup_claim),
         trial("an_agent_of_a_killed_daemon_is_known_to_the_next", restart),
@@ -79,6 +80,40 @@ fn exec_claim() -> Result<()> {
     daemon.event("the agent's end", |event| {
         event["type"] == "agent.ended" && event["agent"]["id"] == started["agent"]["id"]
     })?;
+    Ok(())
+}
+
+/// Another one's connection, handed down: no hook sees the agent open it.
+fn held_before_exec() -> Result<()> {
+    let daemon = Daemon::start(PROFILE)?;
+    let program = daemon.path("claimed");
+    fs::copy(std::env::current_exe()?, &program)?;
+    let procs = daemon.cgroup.path().join("cgroup.procs");
+    let holding = || -> Result<Talker> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args([ARGUMENT, "hold-and-exec"]).arg(&procs).arg("127.0.0.7:18081");
+        command.arg(&program).args([ARGUMENT, "send-when-told"]);
+        let mut talker = Talker::spawn(command)?;
+        let first = talker.line()?;
+        ensure!(first == "ready", "{first}");
+        Ok(talker)
+    };
+    // Nobody receives, and the kernel says so at every other send.
+    let [unheard, refused] = ["sent".to_owned(), libc::ECONNREFUSED.to_string()];
+    let mut free = holding()?;
+    for _ in 0..4 {
+        let answer = connects(&mut free)?;
+        ensure!(answer == unheard || answer == refused, "the twin: nobody claims it: {answer}");
+    }
+    drop(free);
+    daemon.write_profile(&claiming(&program))?;
+    ensure!(daemon.ask(&["reload"])?.status.success());
+    let mut claimed = holding()?;
+    let denied = [libc::EPERM, libc::ENETUNREACH].map(|errno| errno.to_string());
+    // The daemon ties the socket to the agent once it has read of the exec.
+    wait("the denial of the send", || Ok(denied.contains(&connects(&mut claimed)?).then_some(())))?;
+    let still = connects(&mut claimed)?;
+    ensure!(denied.contains(&still), "it was denied once, and then: {still}");
     Ok(())
 }
 

@@ -3,7 +3,8 @@
 //! Answers are lines on standard output, so that the test can wait for them.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{FromRawFd, IntoRawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
@@ -32,6 +33,26 @@ pub fn main(words: &[String]) -> i32 {
             0
         }
         ["hold", address] => hold(address),
+        ["hold-and-exec", cgroup, address, program, rest @ ..] => {
+            let error = hold_and_exec(cgroup, address, program, rest);
+            say(&error.to_string());
+            1
+        }
+        // Sends at each line on standard input by a socket that was there before this program was.
+        ["send-when-told", descriptor] => {
+            let Ok(descriptor) = descriptor.parse::<i32>() else { return 2 };
+            // SAFETY: whoever executed this program left the descriptor open for it.
+            let socket = unsafe { UdpSocket::from_raw_fd(descriptor) };
+            say("ready");
+            let mut line = String::new();
+            while std::io::stdin().read_line(&mut line).is_ok_and(|read| read > 0) {
+                match socket.send(b"secret") {
+                    Ok(_) => say("sent"),
+                    Err(error) => say(&error.raw_os_error().unwrap_or(-1).to_string()),
+                }
+            }
+            0
+        }
         ["exit", status] => status.parse().unwrap_or(1),
         ["exec", program, rest @ ..] => {
             let error = std::process::Command::new(program).args(rest).exec();
@@ -64,6 +85,20 @@ pub fn main(words: &[String]) -> i32 {
         _ => {
             eprintln!("unknown agent verb: {words:?}");
             2
+        }
+    }
+}
+
+/// In `cgroup`, connects a UDP socket and becomes `program`, whose last word is the socket's number; why not.
+fn hold_and_exec(cgroup: &str, address: &str, program: &str, words: &[&str]) -> std::io::Error {
+    let socket = std::fs::write(cgroup, "0").and_then(|()| UdpSocket::bind("127.0.0.1:0"));
+    match socket.and_then(|socket| socket.connect(address).map(|()| socket)) {
+        Err(error) => error,
+        Ok(socket) => {
+            let socket = socket.into_raw_fd();
+            // SAFETY: no pointers.
+            unsafe { libc::fcntl(socket, libc::F_SETFD, 0) };
+            std::process::Command::new(program).args(words).arg(socket.to_string()).exec()
         }
     }
 }

@@ -125,6 +125,15 @@ impl Core {
         Ok(info)
     }
 
+    /// Ties the sockets to an agent that it held before its exec made it one: the exec hook can't see them.
+    pub fn label_held_sockets(&self, info: &AgentInfo) {
+        // Without a root: that process has its label, or is gone and its number another's.
+        if let Err(error) = self.kernel().label_tree(info.key, info.slot, 0, info.origin) {
+            tracing::error!(agent = %info.id, %error,
+                "sockets that an agent held before its exec can't be tied to it: what they are connected to stays within reach");
+        }
+    }
+
     fn slot_for(&self, profile: &str) -> Result<u32, Refusal> {
         slot_of(&self.table(), profile)
     }
@@ -314,6 +323,7 @@ impl Core {
                 });
                 if new {
                     self.tell_agent(EventType::AgentStarted, &info);
+                    self.label_held_sockets(&info);
                     self.sync_syscall_hook();
                 }
             }

@@ -340,6 +340,7 @@ async fn work(
                 Some(notice) => blocking(move || match notice {
                     Notice::Started(info) => {
                         tracing::info!(agent = %info.id, profile = %info.profile, root = info.root, "agent, by its exec");
+                        core.label_held_sockets(&info);
                         core.sync_syscall_hook();
                     }
                     Notice::Ended(info) => core.agent_ended(&info),
