@@ -109,7 +109,13 @@ impl Core {
             Ok(image) => image,
             Err(error) => return refuse(table, name, Code::BadProfile, error.to_string()),
         };
-        let Some(slot) = table.slot_of(&name).or_else(|| table.free_slot()) else {
+        // The kernel is asked, not the registry: an agent of a profile that is gone, made by its exec meanwhile, must
+        // not come under another one.
+        let free = || {
+            let agents = self.kernel().agents();
+            table.free_slot(|slot| agents.iter().any(|(_, state)| state.live > 0 && state.profile == slot))
+        };
+        let Some(slot) = table.slot_of(&name).or_else(free) else {
             let limit = agent_monitor_common::image::MAX_PROFILES;
             return refuse(table, name, Code::BadProfile, format!("{limit} profiles are in force already"));
         };

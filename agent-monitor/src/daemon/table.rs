@@ -75,10 +75,10 @@ impl Table {
         self.slots.iter().find(|(_, held)| held.profile.name == name).map(|(slot, _)| *slot)
     }
 
-    /// A slot that no profile has.
+    /// A slot that no profile has, and that is not `carried` by a living agent.
     #[must_use]
-    pub fn free_slot(&self) -> Option<u32> {
-        (0..MAX_PROFILES as u32).find(|slot| !self.slots.contains_key(slot))
+    pub fn free_slot(&self, carried: impl Fn(u32) -> bool) -> Option<u32> {
+        (0..MAX_PROFILES as u32).find(|slot| !self.slots.contains_key(slot) && !carried(*slot))
     }
 
     /// Names of the profiles that take new agents.
