@@ -87,6 +87,8 @@ impl Kernel {
         }
         let mut table = vec![0_u64; TABLE_WORDS];
         table[1] = u64::from(image);
+        // No decision has this code: a run that fails leaves it, and is not taken for a denial.
+        table[2 + PROBE_BATCH * REQUEST_WORDS..].fill(u64::MAX);
         for (cell, request) in table[2..2 + PROBE_BATCH * REQUEST_WORDS]
             .chunks_exact_mut(REQUEST_WORDS)
             .zip(requests.iter().cycle())
