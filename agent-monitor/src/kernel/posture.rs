@@ -7,7 +7,7 @@ use super::programs::{Entry, Kind};
 /// Whether a mechanism works here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Attached, and its start-up test ran.
+    /// Attached. Of LSM programs: and the kernel was seen to call them.
     Active,
     /// Loaded; attached while a profile needs it.
     Idle,
@@ -41,7 +41,7 @@ pub struct Mechanism {
     pub state: State,
     /// What goes unseen without it.
     pub blind: &'static str,
-    lsm: bool,
+    /// Matters only to profiles that list system calls.
     syscalls: bool,
 }
 
@@ -51,7 +51,6 @@ impl Mechanism {
             name: entry.mechanism,
             state,
             blind: entry.blind,
-            lsm: entry.kind == Kind::Lsm,
             syscalls: entry.kind == Kind::RawTracepoint,
         }
     }
@@ -92,7 +91,7 @@ impl Posture {
     pub fn gaps(&self, syscalls: bool) -> Vec<Gap> {
         self.mechanisms
             .iter()
-            .filter(|m| !m.state.works() && (m.lsm || !m.syscalls || syscalls))
+            .filter(|m| !m.state.works() && (!m.syscalls || syscalls))
             .map(|m| Gap {
                 mechanism: m.name,
                 blind: m.blind,
