@@ -53,7 +53,6 @@ layout! {
     task_pid = "task_struct": "pid" required;
     task_signal = "task_struct": "signal" required;
     task_parent = "task_struct": "real_parent" required;
-    task_leader = "task_struct": "group_leader" required;
     task_mm = "task_struct": "mm" required;
     task_exit_code = "task_struct": "exit_code" required;
     /// x86: `thread_info.status` holds `TS_COMPAT`.
@@ -78,17 +77,14 @@ layout! {
     vfsmount_root = "vfsmount": "mnt_root" required;
     socket_sk = "socket": "sk" required;
     sk_common = "sock": "__sk_common" required;
-    sk_type = "sock": "sk_type" required;
     sk_protocol = "sock": "sk_protocol" required;
     skc_family = "sock_common": "skc_family" required;
-    skc_state = "sock_common": "skc_state" required;
     skc_daddr = "sock_common": "skc_daddr" required;
     skc_rcv_saddr = "sock_common": "skc_rcv_saddr" required;
     skc_dport = "sock_common": "skc_dport" required;
     skc_num = "sock_common": "skc_num" required;
     skc_v6_daddr = "sock_common": "skc_v6_daddr" optional;
     skc_v6_rcv_saddr = "sock_common": "skc_v6_rcv_saddr" optional;
-    msg_name = "msghdr": "msg_name" required;
 }
 
 #[cfg(test)]
