@@ -21,7 +21,7 @@ wire_codes! {
 wire_codes! {
     /// What a profile does with a denial.
     pub enum Mode: u8 {
-        /// Everything is allowed; nothing is called a denial.
+        /// Everything is allowed; what `enforce` would deny is among the activity.
         Learn = 0 "learn",
         /// Everything is allowed; what `enforce` would deny is an event.
         Audit = 1 "audit",
@@ -97,7 +97,7 @@ wire_codes! {
 wire_codes! {
     /// The two ring buffers.
     pub enum Ring: u32 {
-        /// Denials, would-denials, kills.
+        /// Denials, would-denials (not in `learn` mode), and listed system calls in every mode.
         Verdicts = 0 "verdicts",
         /// Everything else.
         Activity = 1 "activity",

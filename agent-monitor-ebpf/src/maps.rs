@@ -41,7 +41,7 @@ pub type Image = [u64; IMAGE_WORDS];
 #[btf_map]
 pub static IMAGES: ArrayOfMaps<Array<Image, 1>, IMAGE_SLOTS> = ArrayOfMaps::new();
 
-/// Label of a socket. Writers: socket hooks, file_receive, the file iterator. Readers: egress and the socket hooks.
+/// Label of a socket. Writers: the socket hooks, egress, the LSM hooks, the file iterator; all of them read it.
 /// Lives as long as the socket; accepted sockets get a copy.
 #[btf_map]
 pub static SOCKETS: ClonedSocketStorage<SocketLabel> = ClonedSocketStorage::new();
@@ -50,7 +50,7 @@ pub static SOCKETS: ClonedSocketStorage<SocketLabel> = ClonedSocketStorage::new(
 #[btf_map]
 pub static SCRATCH: TaskStorage<Scratch> = TaskStorage::new();
 
-/// Denials and would-denials. Reader: the daemon.
+/// Denials, would-denials and listed system calls. Reader: the daemon.
 #[btf_map]
 pub static VERDICTS: RingBuf<[u8; 80], { 4 << 20 }> = RingBuf::new();
 

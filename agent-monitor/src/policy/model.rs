@@ -211,8 +211,9 @@ pub enum ListenProtocolWord {
     Any,
 }
 
-/// System calls that are watched. Watching costs every call of the agent a
-/// little, so nothing is watched unless listed.
+/// System calls that are watched. While an agent of the profile lives, every
+/// system call of the host costs a little more, so nothing is watched unless
+/// listed.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SyscallSection {

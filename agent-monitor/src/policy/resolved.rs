@@ -33,7 +33,7 @@ impl fmt::Display for Source {
 /// How far a profile's verdicts go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// Nothing is denied or judged; what the agent does is recorded.
+    /// Nothing is denied; what the agent does is recorded, to write a profile from.
     Learn,
     /// Nothing is denied; what would have been is reported.
     Audit,
