@@ -4,14 +4,11 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use agent_monitor_common::counters::Ring;
 use agent_monitor_common::event::{Hook, Reason};
-use agent_monitor_common::label::LabelOrigin;
-use agent_monitor_tests::cgroup::Cgroup;
-use agent_monitor_tests::monitor::{SLOT, image};
 use agent_monitor_tests::peer::SINK;
 use agent_monitor_tests::socket::Name;
 use agent_monitor_tests::uring::{self, Entry, FIXED_FILE};
 use agent_monitor_tests::world::{AGENT4, DENIED4, DENIED6, GRANTED4};
-use agent_monitor_tests::{Attempt, Child, Failure, Monitor, Socket, Stage};
+use agent_monitor_tests::{Attempt, Child, Failure, Socket, Stage};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Completion, Trial};
 
@@ -19,21 +16,21 @@ use crate::attack::{self, Attack, Off, On};
 use crate::lab::{self, Lab, PROFILE};
 use crate::sockets::packet_to_denied;
 
-const DATA: &[u8] = b"secret";
+pub const DATA: &[u8] = b"secret";
 const DROPPED: On = On::Dropped(Reason::Default);
 
-fn denied4() -> Name {
+pub fn denied4() -> Name {
     Name::new(DENIED4, SINK)
 }
 
-fn connected(socket: Result<Socket, Failure>, to: &Name) -> Result<Socket, Failure> {
+pub fn connected(socket: Result<Socket, Failure>, to: &Name) -> Result<Socket, Failure> {
     let socket = socket?;
     socket.connect(to)?;
     Ok(socket)
 }
 
 /// A send whose packet egress drops may fail with EPERM (UDP) or end well (TCP): the wire tells.
-fn heedless(sent: Result<usize, Failure>) -> Attempt {
+pub fn heedless(sent: Result<usize, Failure>) -> Attempt {
     match sent {
         Err(f) if f.errno == libc::EPERM => Ok(()),
         other => other.map(drop),
@@ -167,11 +164,6 @@ pub fn trials() -> Vec<Trial> {
         |lab| tightened(lab, || bound(7109), Next::TightInAudit),
     ));
     trials.extend(attack::checked_pair(
-        "N17_socket_shared_with_an_agent_that_may",
-        |lab| shared(lab, true),
-        |lab| shared(lab, false),
-    ));
-    trials.extend(attack::checked_pair(
         "N18_flow_of_a_removed_profile",
         |lab| removed(lab, true),
         |lab| removed(lab, false),
@@ -254,7 +246,7 @@ network:
 ";
 
 /// A TCP socket that is bound to a port of the agent's own address.
-fn bound(port: u16) -> Result<Socket, Failure> {
+pub fn bound(port: u16) -> Result<Socket, Failure> {
     let socket = Socket::tcp4()?;
     socket.set_int(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     socket.bind(&Name::new(AGENT4, port))?;
@@ -272,56 +264,6 @@ fn one_event(lab: &mut Lab) -> Result<()> {
     ensure!(run.attempt.is_ok() && run.left.is_empty(), "{}", run.describe());
     ensure!(run.records.len() == 1 && run.denials == 1, "{}", run.describe());
     ensure!(run.counted >= SENDS, "{} of {SENDS} packets were counted", run.counted);
-    Ok(())
-}
-
-/// Two agents use one socket. What it remembers of the one that may send is nothing for the other: not at its first
-/// datagram, and not when the socket has become its own. Profiles of their own monitor, so that both are of the same
-/// generation. `enforced`: or the other's profile only watches.
-fn shared(lab: &mut Lab, enforced: bool) -> Result<()> {
-    const OTHER_SLOT: u32 = SLOT + 1;
-    let cgroup = Cgroup::create(if enforced { "shared" } else { "shared-in-audit" })?;
-    let mut monitor = Monitor::load(&cgroup, None)?;
-    monitor.install(&if enforced { PROFILE.to_owned() } else { lab::in_audit(PROFILE) })?;
-    let may = PROFILE.replace("10.9.0.3/32", "10.9.0.4/32");
-    monitor.kernel.install(OTHER_SLOT, &image(&may)?.words)?;
-    ensure!(monitor.kernel.generation(SLOT) == monitor.kernel.generation(OTHER_SLOT), "two generations");
-
-    let world = &mut lab.world;
-    // The hooks of a socket are those of the cgroup in which it was made.
-    let (to, from) = Socket::pair()?;
-    let mut maker = Child::spawn(&cgroup, |_| to.pass(Socket::udp4()?.as_fd()))?;
-    maker.finish()?.context("make a socket")?;
-    let socket = Socket::from_fd(from.take()?);
-    let send = |stage: &mut Stage| {
-        stage.pause()?;
-        socket.send_to(DATA, 0, &denied4()).map(drop)
-    };
-    let mut first = Child::spawn(&cgroup, send)?;
-    let mut second = Child::spawn(&cgroup, |stage| {
-        let once = send(stage);
-        let again = socket.send_to(DATA, 0, &denied4()).map(drop);
-        if once == again { once } else { Err(Failure::new(format!("{once:?}, then {again:?}"), 0)) }
-    })?;
-    first.paused()?;
-    second.paused()?;
-    monitor.kernel.new_agent(OTHER_SLOT, first.pid(), LabelOrigin::Run)?;
-    let agent = monitor.label(second.pid())?;
-    world.wire.clear()?;
-    first.go_on()?;
-    first.finish()?.context("the agent that may send")?;
-    ensure!(world.wire.packets()?.len() == 1, "the agent that may send was denied");
-    second.go_on()?;
-    let attempt = second.finish()?;
-    let left = world.wire.packets()?;
-    let records = monitor.drain(Ring::Verdicts)?;
-    let of_agent = records.iter().filter(|r| r.header.agent == agent && r.denies()).count();
-    if enforced {
-        ensure!(attempt.as_ref().err().map(|f| f.errno) == Some(libc::ENETUNREACH), "{attempt:?}");
-        ensure!(left.is_empty() && of_agent == 2, "left {left:?}, {of_agent} denials");
-    } else {
-        ensure!(attempt.is_ok() && left.len() == 2, "{attempt:?}, left {left:?}");
-    }
     Ok(())
 }
 

@@ -36,6 +36,12 @@ pub fn of_cgroup(cgroup: &Cgroup, name: &str) -> Result<MapData> {
     bail!("the programs use no map {name}")
 }
 
+/// Takes the label of process `pid` away; its bit stays.
+pub fn lose_label(cgroup: &Cgroup, pid: u32) -> Result<()> {
+    let labels = of_cgroup(cgroup, "LABELS")?;
+    bpf::delete(labels.fd().as_fd(), &pid.to_ne_bytes()).context("take the label away")
+}
+
 /// Labels for numbers that no process has; taken out on drop.
 pub struct Filler {
     labels: MapData,

@@ -97,8 +97,13 @@ pub fn attacks() -> Vec<Attack> {
 
 pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
-        lab::check("N19_granted_listener_serves", |lab| granted_listener_serves(lab, false)),
-        lab::check("N19_granted_listener_serves_who_opens_fast", |lab| granted_listener_serves(lab, true)),
+        lab::check("N19_granted_listener_serves", |lab| granted_listener_serves(lab, GRANTED_PORT, false)),
+        lab::check("N19_granted_listener_serves_who_opens_fast", |lab| {
+            granted_listener_serves(lab, GRANTED_PORT, true)
+        }),
+        lab::check("N19_granted_listener_serves_at_a_port_that_the_kernel_chose", |lab| {
+            granted_listener_serves(lab, 0, false)
+        }),
     ];
     for (name, open) in [
         ("N19_listen_without_bind", (|socket| socket.listen()) as fn(&Socket) -> Attempt),
@@ -236,20 +241,23 @@ fn inherited_listener(lab: &mut Lab, profile: &str) -> Result<()> {
 }
 
 /// What a profile grants must work: the replies of accepted connections pass. With `fast_open` the connection is there
-/// before the listener has answered.
-fn granted_listener_serves(lab: &mut Lab, fast_open: bool) -> Result<()> {
+/// before the listener has answered. At port 0 no bind hook sees the port: the answer itself is judged first.
+fn granted_listener_serves(lab: &mut Lab, at: u16, fast_open: bool) -> Result<()> {
     const TCP_FASTOPEN: i32 = 23;
     let (monitor, world) = lab.parts()?;
-    monitor.install(PROFILE)?;
+    monitor.install(&PROFILE.replace("7100-7109", if at == 0 { "1024-65535" } else { "7100-7109" }))?;
+    let (mut port_reader, mut port_writer) = std::io::pipe()?;
     let mut child = Child::spawn(&world.agents, move |stage| {
         stage.pause()?;
         let socket = Socket::tcp4()?;
         socket.set_int(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-        socket.bind(&Name::new(AGENT4, GRANTED_PORT))?;
+        socket.bind(&Name::new(AGENT4, at))?;
         if fast_open {
             socket.set_int(libc::IPPROTO_TCP, TCP_FASTOPEN, 5)?;
         }
         socket.listen()?;
+        let port = socket.local_port()?;
+        port_writer.write_all(&port.to_ne_bytes()).map_err(|e| Failure::of("report the port", &e))?;
         stage.pause()?;
         let connection = socket.accept(10)?;
         let mut question = [0; 16];
@@ -262,10 +270,13 @@ fn granted_listener_serves(lab: &mut Lab, fast_open: bool) -> Result<()> {
     let agent = monitor.label(child.pid())?;
     child.go_on()?;
     child.paused().context("open the granted port")?;
+    let mut port = [0; 2];
+    port_reader.read_exact(&mut port)?;
+    let port = u16::from_ne_bytes(port);
     child.go_on()?;
     let mut caller = world.from_peer(move |_| {
         let socket = Socket::tcp4()?;
-        let to = Name::new(AGENT4, GRANTED_PORT);
+        let to = Name::new(AGENT4, port);
         if fast_open {
             socket.send_to(b"hello", libc::MSG_FASTOPEN, &to)?;
         } else {

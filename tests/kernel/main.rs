@@ -14,8 +14,10 @@ mod inherited;
 mod kernel_maps;
 mod lab;
 mod listen;
+mod lost;
 mod network_out;
 mod process;
+mod shared;
 mod sockets;
 mod source_routing;
 mod telemetry;
@@ -40,7 +42,9 @@ fn main() {
     let mut trials: Vec<Trial> = attacks.into_iter().flatten().flat_map(attack::trials).collect();
     let others = [
         inherited::trials(),
+        shared::trials(),
         listen::trials(),
+        lost::trials(),
         process::trials(),
         claims::trials(),
         cgroup_programs::trials(),

@@ -244,6 +244,14 @@ fn everything_is_one_family() {
     let mapped = profile(rules(0, &[("::ffff:10.0.0.0/104", ALL_PORTS, TCP)]), vec![], vec![]);
     assert_eq!(ask(&mapped, tcp("10.255.0.1", 1)), Decision::Allow);
     assert_eq!(ask(&mapped, tcp("11.0.0.1", 1)), Decision::DenyDefault);
+    // The mapped form of all of IPv4, as a profile that was not loaded may have it. What is one bit shorter is IPv6.
+    let all = profile(rules(0, &[("::ffff:0:0/96", ALL_PORTS, TCP)]), vec![], vec![]);
+    assert_eq!(ask(&all, tcp("203.0.113.9", 1)), Decision::Allow);
+    assert_eq!(ask(&all, tcp("::ffff:10.0.0.1", 1)), Decision::Allow);
+    assert_eq!(ask(&all, tcp("2001:db8::1", 1)), Decision::DenyDefault);
+    let shorter = profile(rules(0, &[("::fffe:0:0/95", ALL_PORTS, TCP)]), vec![], vec![]);
+    assert_eq!(ask(&shorter, tcp("10.0.0.1", 1)), Decision::DenyDefault);
+    assert_eq!(ask(&shorter, tcp("::fffe:10.0.0.1", 1)), Decision::Allow);
 }
 
 /// N3: an IPv6 form that carries an IPv4 address needs both grants; the IPv4 rule is named when it denies.
