@@ -1,6 +1,6 @@
 //! The automaton's walk: one step over a row-displaced table of 64-bit words.
 //!
-//! A *state* is the index of its word: `0xff (8 bits) | zero (16 bits) | accept (8 bits)` in the low half, `default` in
+//! A *state* is the index of its word: `0xff (8 bits) | zero (8 bits) | accept (16 bits)` in the low half, `default` in
 //! the high one. Its row lies right behind: cell `state + 1 + byte` is `check | next` (32 bits each, `next` high). The
 //! cell belongs to the state when `check == state`, else the state's `default` is next. So a byte that is in the row
 //! costs one load. A next or default with [`TERMINAL`] set ends the walk; its low bits are the answer. One with
@@ -43,7 +43,7 @@ pub fn accept<W: Words + ?Sized>(table: &W, state: u32) -> u32 {
     if state & TERMINAL != 0 {
         return state & !TERMINAL;
     }
-    table.word(state as u64) as u32 & 0xff
+    table.word(state as u64) as u32 & 0xffff
 }
 
 /// The answer of a path automaton for a whole path; 0: no glob matches. (The kernel walks the same steps in `bpf_loop`.)
@@ -59,7 +59,7 @@ pub fn answer<W: Words + ?Sized>(table: &W, start: u32, path: &[u8]) -> u32 {
 }
 
 /// The word of a state.
-pub const fn state_word(accept: u8, default: u32) -> u64 {
+pub const fn state_word(accept: u16, default: u32) -> u64 {
     0xff00_0000 | accept as u64 | (default as u64) << 32
 }
 

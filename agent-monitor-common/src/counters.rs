@@ -15,6 +15,10 @@ wire_codes! {
         Socket = 2 "socket",
         /// A listed system call.
         Syscall = 3 "syscall",
+        /// Reading or writing a file, or changing a directory.
+        File = 4 "file",
+        /// A program, or a file mapped as code.
+        Exec = 5 "exec",
     }
 }
 
@@ -47,7 +51,7 @@ wire_codes! {
 const EFFECTS: usize = 3;
 
 /// Cells of the decision counter.
-pub const DECISIONS: usize = 4 * EFFECTS * 3;
+pub const DECISIONS: usize = 6 * EFFECTS * 3;
 
 /// The cell of a decision.
 #[inline(always)]

@@ -13,6 +13,8 @@ wire_codes! {
         Socket = 2 "socket",
         /// A listed system call: [`SyscallBody`].
         Syscall = 3 "syscall",
+        /// A decision on a path: [`FileBody`] and its tail.
+        File = 4 "file",
         /// An exec: [`ExecBody`] and its tail.
         Exec = 16 "exec",
         /// A fork: [`ForkBody`].
@@ -41,6 +43,24 @@ wire_codes! {
         Fork = 14 "sched_process_fork",
         Exec = 15 "sched_process_exec",
         Exit = 16 "sched_process_exit",
+        LsmFileOpen = 18 "file_open",
+        LsmMmapFile = 19 "mmap_file",
+        LsmPathMknod = 20 "path_mknod",
+        LsmPathMkdir = 21 "path_mkdir",
+        LsmPathUnlink = 22 "path_unlink",
+        LsmPathRmdir = 23 "path_rmdir",
+        LsmPathSymlink = 24 "path_symlink",
+        LsmPathLink = 25 "path_link",
+        LsmPathRename = 26 "path_rename",
+        LsmPathTruncate = 27 "path_truncate",
+        LsmPathChmod = 28 "path_chmod",
+        LsmPathChown = 29 "path_chown",
+        LsmFileTruncate = 30 "file_truncate",
+        LsmFileMprotect = 31 "file_mprotect",
+        LsmSbMount = 32 "sb_mount",
+        LsmMoveMount = 33 "move_mount",
+        LsmSbUmount = 34 "sb_umount",
+        LsmSbPivotroot = 35 "sb_pivotroot",
     }
 }
 
@@ -61,6 +81,14 @@ wire_codes! {
         SocketKind = 5 "socket-kind",
         /// The packet could not be parsed (fragment, truncated).
         Malformed = 6 "malformed",
+        /// The path could not be walked: too long, or no way from the object to the root.
+        NoPath = 7 "no-path",
+        /// The object has no path at all (memfd and the like), so no rule can grant executing it.
+        Anonymous = 8 "anonymous",
+        /// The directory holds, or could hold, an object that a rule denies: it would get another name.
+        DeniedBelow = 9 "denied-below",
+        /// Rules about paths hold only while the agent changes no mount.
+        Mount = 10 "mount",
     }
 }
 
@@ -177,6 +205,30 @@ wire_struct! {
         pub pad: u32,
         /// Inode of the executable.
         pub inode: u64,
+        /// `comm`, NUL-padded.
+        pub comm: [u8; 16],
+    }
+}
+
+wire_struct! {
+    /// A decision on a path. The tail is the path (`path_length` bytes).
+    pub struct FileBody: 56 {
+        /// [`crate::path::Rights`] that were needed.
+        pub rights: u32,
+        /// [`Reason`] code.
+        pub reason: u32,
+        /// Bytes of the path in the tail; 0: it could not be read.
+        pub path_length: u32,
+        /// Bytes that the path has; more than `path_length`: cut.
+        pub path_total: u32,
+        /// Inode of the object; 0: it does not exist yet.
+        pub inode: u64,
+        /// User id.
+        pub uid: u32,
+        /// Zero.
+        pub pad: u32,
+        /// Zero.
+        pub reserved: u64,
         /// `comm`, NUL-padded.
         pub comm: [u8; 16],
     }

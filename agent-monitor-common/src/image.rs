@@ -36,7 +36,8 @@ pub mod header {
     pub const START_V4: usize = 4;
     /// Start state of each direction × protocol for IPv6.
     pub const START_V6: usize = START_V4 + STARTS;
-    /// Start state of a path automaton (claims).
+    /// Start state of a path automaton: the claims' (answer: slot + 1), or a profile's rights
+    /// ([`crate::path::path_answer`]).
     pub const START_PATH: usize = START_V6 + STARTS;
     /// Bit mask of watched system calls, [`super::SYSCALL_WORDS`] words.
     pub const SYSCALL_WATCH: usize = 24;
@@ -58,12 +59,16 @@ pub struct Settings {
     pub mode: u8,
     /// [`DeniedErrno`] code.
     pub errno: u8,
-    /// [`HAS_SYSCALLS`].
+    /// [`HAS_SYSCALLS`], [`HAS_FILES`], [`HAS_EXEC`].
     pub flags: u8,
 }
 
 /// The profile lists system calls.
 pub const HAS_SYSCALLS: u8 = 1;
+/// The profile has a `files` section: reading and writing are judged.
+pub const HAS_FILES: u8 = 2;
+/// The profile has an `exec` section: executing is judged.
+pub const HAS_EXEC: u8 = 4;
 
 impl Settings {
     #[inline(always)]

@@ -64,7 +64,12 @@ layout! {
     bprm_file = "linux_binprm": "file" required;
     file_path = "file": "f_path" required;
     file_inode = "file": "f_inode" required;
+    vma_file = "vm_area_struct": "vm_file" required;
+    file_flags = "file": "f_flags" required;
+    file_mode = "file": "f_mode" required;
     inode_ino = "inode": "i_ino" required;
+    inode_mode = "inode": "i_mode" required;
+    dentry_inode = "dentry": "d_inode" required;
     path_mnt = "path": "mnt" required;
     path_dentry = "path": "dentry" required;
     dentry_parent = "dentry": "d_parent" required;
@@ -74,6 +79,7 @@ layout! {
     mount_parent = "mount": "mnt_parent" required;
     mount_mountpoint = "mount": "mnt_mountpoint" required;
     mount_mnt = "mount": "mnt" required;
+    mount_ns = "mount": "mnt_ns" required;
     vfsmount_root = "vfsmount": "mnt_root" required;
     socket_sk = "socket": "sk" required;
     sk_common = "sock": "__sk_common" required;

@@ -16,6 +16,7 @@ pub mod event;
 pub mod image;
 pub mod label;
 pub mod layout;
+pub mod path;
 pub mod request;
 pub mod wire;
 

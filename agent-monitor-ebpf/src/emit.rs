@@ -2,11 +2,11 @@
 
 use agent_monitor_common::ABI_VERSION;
 use agent_monitor_common::counters::{Domain, Effect, Mode, Ring, decision_cell};
-use agent_monitor_common::event::{Header, Hook, Kind, NetBody};
+use agent_monitor_common::event::{FileBody, Header, Hook, Kind, NetBody, Reason};
 use agent_monitor_common::label::Label;
 use agent_monitor_common::request::NetRequest;
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_ktime_get_ns, bpf_ringbuf_output};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use core::ffi::c_void;
 
 use crate::atomic;
@@ -119,6 +119,15 @@ pub fn network(label: &Label, flow: Flow, request: NetRequest, reason: u8, outco
         ip_protocol: flow.ip_protocol,
         family: flow.family,
     };
+    record(outcome.ring(), label.agent, &Record { header, body });
+}
+
+/// Writes the record of a denied change of mounts: a decision on a path, without the path.
+#[inline(always)]
+pub fn mount(label: &Label, hook: Hook, reason: Reason, outcome: Outcome) {
+    let header = header(Kind::File, hook, size_of::<Record<FileBody>>(), label, outcome);
+    let body =
+        FileBody { reason: reason.code() as u32, uid: bpf_get_current_uid_gid() as u32, ..FileBody::ZERO };
     record(outcome.ring(), label.agent, &Record { header, body });
 }
 

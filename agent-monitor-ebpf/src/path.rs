@@ -4,12 +4,16 @@
 //! backwards in the task's scratch. All state lives there, so the `bpf_loop` callback converges at once in the
 //! verifier (measured on 6.1 to 7.3).
 
+use agent_monitor_common::automaton::{self, TERMINAL};
 use agent_monitor_common::counters::Site;
+use agent_monitor_common::decide::forget;
 use agent_monitor_common::event::{ARGV_BYTES, ExecBody, Header, PATH_BYTES};
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel};
 use core::ffi::c_void;
 
+use crate::fail;
 use crate::kernel::{offset, read};
+use crate::subject::Table;
 
 /// Longest path that is walked.
 pub const CAP: usize = 4096;
@@ -18,7 +22,7 @@ const SLACK: usize = 256;
 /// Most names and mounts of one path.
 const STEPS: u32 = 2048;
 
-/// Room to build a path and an exec record in.
+/// Room to build a path and its record in.
 #[repr(C)]
 pub struct Scratch {
     /// First used byte of `text`.
@@ -36,6 +40,112 @@ pub struct Scratch {
     pub body: ExecBody,
     /// Path, then argv. The slack bounds the second copy for the verifier.
     pub tail: [u8; PATH_BYTES + ARGV_BYTES + SLACK],
+}
+
+/// `n`, at most `MAX`, so that the verifier sees it.
+// VERIFIER: "R2 unbounded memory access": the compiler proves the bound itself and drops a plain comparison; and on
+// 6.1 a plain move keeps the register linked to a copy that was compared before, whose contradicting branch is then
+// walked ("R1 type=scalar expected=fp"). The AND cuts the link.
+#[inline(always)]
+pub fn bounded_length<const MAX: usize>(n: usize) -> usize {
+    let mut n = n as u64;
+    // SAFETY: one AND with all ones, no memory.
+    unsafe { core::arch::asm!("{0} &= -1", inout(reg) n, options(pure, nomem, nostack)) };
+    if n > MAX as u64 { MAX } else { n as usize }
+}
+
+/// Copies the walked path to the front of the tail, as much as a record carries. Its length there, and in whole.
+///
+/// # Safety
+/// `s` is the current task's, with a walked path.
+#[inline(always)]
+pub unsafe fn copy_to_tail(s: *mut Scratch) -> (usize, usize) {
+    // SAFETY: the caller's promise; the length is bounded by the size of the field.
+    unsafe {
+        let start = (*s).start as usize;
+        let total = CAP.wrapping_sub(start);
+        let length = if total > PATH_BYTES { PATH_BYTES } else { total };
+        let n = bounded_length::<PATH_BYTES>(length);
+        let from = (&raw const (*s).text).cast::<u8>().add(below::<CAP>(start));
+        if bpf_probe_read_kernel((&raw mut (*s).tail).cast(), n as u32, from.cast()) != 0 {
+            fail::count(Site::KernelRead);
+            return (0, total);
+        }
+        (length, total)
+    }
+}
+
+/// What kind of place a walked object lies in.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Place {
+    /// In a mount namespace: it has a path.
+    Mounted,
+    /// On a mount of the kernel's own: a memfd, a pipe, a namespace; or a layer below an overlay, whose own object was
+    /// judged already.
+    Internal,
+}
+
+/// The place of an object on `mnt` (a `struct vfsmount *`).
+#[inline(always)]
+pub fn place(mnt: u64) -> Result<Place, Site> {
+    let mount = mnt.wrapping_sub(offset!(mount_mnt) as u64);
+    let namespace = read::<u64>(mount.wrapping_add(offset!(mount_ns) as u64)).ok_or(Site::KernelRead)?;
+    // MNT_NS_INTERNAL is ERR_PTR(-EINVAL) (fs/mount.h). Null: unmounted while something holds it; its path is a lie.
+    match namespace {
+        0 => Err(Site::PathWalk),
+        n if n > u64::MAX - 4095 => Ok(Place::Internal),
+        _ => Ok(Place::Mounted),
+    }
+}
+
+/// The state of a path automaton behind the walked path, from `start`.
+///
+/// # Safety
+/// `scratch` is the current task's, with a walked path.
+#[inline(always)]
+pub unsafe fn run(table: Table, start: u32, scratch: *mut Scratch) -> u32 {
+    // SAFETY: the caller's promise.
+    let at = unsafe { (*scratch).start };
+    let mut run = Run { table, scratch, state: start, at };
+    // SAFETY: the callback gets the stack struct that it expects.
+    unsafe {
+        bpf_loop((CAP / CHUNK) as u32 + 1, run_callback as *const () as *mut c_void, (&raw mut run).cast(), 0)
+    };
+    run.state
+}
+
+/// Bytes of one call of the loop's callback.
+const CHUNK: usize = 16;
+
+/// The walk over the text; on the stack, as `bpf_loop` asks.
+#[repr(C)]
+struct Run {
+    table: Table,
+    scratch: *mut Scratch,
+    state: u32,
+    at: u32,
+}
+
+unsafe extern "C" fn run_callback(_index: u64, run: *mut Run) -> i64 {
+    // SAFETY: `run` passed its own stack struct.
+    unsafe {
+        let text = (&raw const (*(*run).scratch).text).cast::<u8>();
+        let (mut state, mut at) = ((*run).state, (*run).at as usize);
+        let mut ended = 0;
+        let mut i = 0;
+        while i < CHUNK {
+            if at >= CAP || state & TERMINAL != 0 {
+                ended = 1;
+                break;
+            }
+            state = forget(automaton::step(&(*run).table, state, *text.add(below::<CAP>(at))));
+            at += 1;
+            i += 1;
+        }
+        (*run).state = state;
+        (*run).at = at as u32;
+        ended
+    }
 }
 
 const GOING: i32 = 1;

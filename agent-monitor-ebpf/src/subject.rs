@@ -47,6 +47,8 @@ pub struct Policy {
     pub generation: u32,
     pub mode: Mode,
     pub errno: u8,
+    /// [`agent_monitor_common::image::HAS_FILES`] and the like.
+    pub flags: u8,
 }
 
 /// The policy in force in a row of the profile table. The row's word is read once.
@@ -63,7 +65,7 @@ pub fn policy(row: u32) -> Option<Policy> {
         1 => Mode::Audit,
         _ => Mode::Enforce,
     };
-    Some(Policy { table, generation, mode, errno: settings.errno })
+    Some(Policy { table, generation, mode, errno: settings.errno, flags: settings.flags })
 }
 
 /// The tgid of the current process.

@@ -33,6 +33,13 @@ pub fn main(words: &[String]) -> i32 {
             0
         }
         ["hold", address] => hold(address),
+        ["read", file] => {
+            match std::fs::read(file) {
+                Ok(_) => say("read"),
+                Err(error) => say(&error.raw_os_error().unwrap_or(-1).to_string()),
+            }
+            0
+        }
         ["hold-and-exec", cgroup, address, program, rest @ ..] => {
             let error = hold_and_exec(cgroup, address, program, rest);
             say(&error.to_string());

@@ -2,7 +2,7 @@
 
 use agent_monitor_common::counters::Effect;
 use agent_monitor_common::event::{
-    ExecBody, ExitBody, ForkBody, Header, Hook, Kind, NetBody, Reason, SocketBody, SyscallBody,
+    ExecBody, ExitBody, FileBody, ForkBody, Header, Hook, Kind, NetBody, Reason, SocketBody, SyscallBody,
 };
 use agent_monitor_common::wire::Wire;
 use anyhow::{Context, Result, bail, ensure};
@@ -20,6 +20,7 @@ pub enum Body {
     Network(NetBody),
     Socket(SocketBody),
     Syscall(SyscallBody),
+    File { body: FileBody, path: Vec<u8> },
     Exec { body: ExecBody, path: Vec<u8>, argv: Vec<u8> },
     Fork(ForkBody),
     Exit(ExitBody),
@@ -45,6 +46,12 @@ impl Record {
             Some(Kind::Syscall) => Body::Syscall(read(rest)?),
             Some(Kind::Fork) => Body::Fork(read(rest)?),
             Some(Kind::Exit) => Body::Exit(read(rest)?),
+            Some(Kind::File) => {
+                let body: FileBody = read(rest)?;
+                let tail = &rest[size_of::<FileBody>()..];
+                let path = tail.get(..body.path_length as usize).context("a file record's path is cut")?;
+                Body::File { body, path: path.to_vec() }
+            }
             Some(Kind::Exec) => {
                 let body: ExecBody = read(rest)?;
                 let tail = &rest[size_of::<ExecBody>()..];
@@ -66,7 +73,7 @@ impl Record {
     /// Whether it is a denial.
     pub fn denies(&self) -> bool {
         self.header.effect == Effect::Deny.code()
-            && matches!(self.body, Body::Network(_) | Body::Socket(_) | Body::Syscall(_))
+            && matches!(self.body, Body::Network(_) | Body::Socket(_) | Body::Syscall(_) | Body::File { .. })
     }
 
     /// Why the decision fell.
@@ -74,6 +81,7 @@ impl Record {
         match &self.body {
             Body::Network(b) => Reason::from_code(b.reason),
             Body::Socket(b) => u8::try_from(b.reason).ok().and_then(Reason::from_code),
+            Body::File { body, .. } => u8::try_from(body.reason).ok().and_then(Reason::from_code),
             _ => None,
         }
     }

@@ -1,4 +1,4 @@
-//! The kernel tests: attacks on the enforcement of the network domain, each beside its twin with enforcement off.
+//! The kernel tests: attacks on the enforcement of network and files, each beside its twin with enforcement off.
 //!
 //! One binary for the host and for virtual machines; it needs root and a kernel with BTF, and touches only network
 //! namespaces and cgroups of its own. Names carry the id of the bypass catalogue (`N5_…`, `L3_…`); `catalogue` holds them
@@ -9,6 +9,7 @@ mod catalogue;
 mod cgroup_programs;
 mod claims;
 mod differential;
+mod files;
 mod grants;
 mod inherited;
 mod kernel_maps;
@@ -51,6 +52,7 @@ fn main() {
         grants::trials(),
         telemetry::trials(),
         differential::trials(),
+        files::trials(),
     ];
     trials.extend(others.into_iter().flatten());
     trials.extend(catalogue::trials(&trials));

@@ -21,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("an_agent_reaches_what_is_granted_and_nothing_else", network),
         trial("an_agent_of_another_user_is_governed", other_user),
+        trial("an_agent_reads_what_is_granted_and_nothing_that_is_denied", files),
         trial("a_listed_system_call_kills", system_call),
         trial("attach_governs_a_living_process", attach),
         trial("a_claimed_program_in_a_directory_hidden_from_the_service_is_governed", hidden_program),
@@ -56,6 +57,23 @@ fn other_user() -> Result<()> {
     event("a denial of that user", |event| {
         event["verdict"]["effect"] == "deny" && event["process"]["uid"] == 65_534
     })?;
+    Ok(())
+}
+
+/// In a directory that the service sees another one of.
+fn files() -> Result<()> {
+    fs::create_dir_all("/tmp/secret")?;
+    fs::write("/tmp/secret/key", "key")?;
+    std::os::unix::fs::symlink("/tmp/secret", "/tmp/way")?;
+    fs::read("/tmp/way/key").context("the twin: without the monitor it is readable")?;
+    ensure!(said(&[], &["read", "/etc/hostname"])? == "read");
+    ensure!(said(&[], &["read", "/tmp/way/key"])? == libc::EACCES.to_string());
+    let denial = event("the denial", |event| event["type"] == "file")?;
+    ensure!(denial["file"]["path"] == "/tmp/secret/key" && denial["file"]["access"][0] == "read", "{denial}");
+    ensure!(denial["verdict"]["effect"] == "deny" && denial["verdict"]["errno"] == "EACCES", "{denial}");
+    ensure!(denial["verdict"]["rule"] == "tester:files.deny[0]", "{denial}");
+    ensure!(denial["verdict"]["mechanism"] == "lsm/file_open", "{denial}");
+    ensure!(denial["process"]["exe"] == *myself()?, "{denial}");
     Ok(())
 }
 

@@ -36,6 +36,12 @@ network:
     - { address: 127.0.0.1, ports: [18080] }
   deny:
     - { address: 127.0.0.7, ports: [18080] }
+files:
+  read: ['/**']
+  write: ['/**']
+  deny: ['/tmp/secret/**']
+exec:
+  allow: ['/**']
 syscalls:
   kill: [ptrace]
 ";

@@ -58,7 +58,7 @@ pub fn network_socket_create(ctx: LsmContext) -> i32 {
 // register before, and after the load of a pointer or a small argument it believes 0, or an empty range, and drops
 // live branches. So the register first takes a word of a map, about which nothing is known.
 #[inline(always)]
-fn before<const N: usize>(ctx: &LsmContext) -> i32 {
+pub fn before<const N: usize>(ctx: &LsmContext) -> i32 {
     let Some(unknown) = LABEL_BITS.get_ptr(0) else { return -1 };
     let verdict: u64;
     // SAFETY: two loads: the first word of a map value, and argument N of the hook.
@@ -79,7 +79,7 @@ fn before<const N: usize>(ctx: &LsmContext) -> i32 {
 /// A verdict of an earlier program, as a literal.
 // VERIFIER: from 6.12 the return value is range-checked to [-4095, 0]; a computed number is refused.
 #[inline(always)]
-fn literal(before: i32) -> i32 {
+pub fn literal(before: i32) -> i32 {
     match before {
         0 => 0,
         -13 => -13,

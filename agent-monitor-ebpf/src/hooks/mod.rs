@@ -2,8 +2,10 @@
 
 #[cfg(feature = "bench")]
 mod baseline;
+mod file;
 mod iterate;
 mod lsm;
+mod mount;
 mod network;
 mod probe;
 mod process;

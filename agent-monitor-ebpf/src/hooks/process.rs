@@ -1,14 +1,13 @@
 //! The process tree: labels follow fork, are given at exec by claims, and go with the last thread.
 
 use agent_monitor_common::agent::AgentState;
-use agent_monitor_common::automaton::{TERMINAL, accept, step};
+use agent_monitor_common::automaton::accept;
 use agent_monitor_common::counters::{Effect, Mode, Ring, Site};
 use agent_monitor_common::event::{ARGV_BYTES, ExecBody, ExitBody, ForkBody, Header, Hook, Kind, PATH_BYTES};
 use agent_monitor_common::image::{CLAIMS_ROW, MAX_PROFILES, field, header};
 use agent_monitor_common::label::{Label, LabelOrigin};
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_comm, bpf_get_current_uid_gid, bpf_ktime_get_boot_ns, bpf_loop, bpf_probe_read_kernel,
-    bpf_probe_read_user,
+    bpf_get_current_comm, bpf_get_current_uid_gid, bpf_ktime_get_boot_ns, bpf_probe_read_user,
 };
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
@@ -18,7 +17,7 @@ use super::network::NOBODY;
 use crate::emit::{self, Outcome, Record};
 use crate::kernel::{offset, typed};
 use crate::maps::{AGENTS, LABELS, NEXT_AGENT, PROFILES, SCRATCH};
-use crate::path::{self, CAP, Scratch, below};
+use crate::path::{self, Scratch, bounded_length};
 use crate::subject::{Policy, Table, clear_bit, current_tgid, has_bit, label_of, policy, set_bit};
 use crate::{atomic, fail};
 
@@ -182,30 +181,6 @@ fn claims() -> Option<Policy> {
     policy(CLAIMS_ROW)
 }
 
-/// State of the claims' walk over the path; on the stack, as `bpf_loop` asks.
-#[repr(C)]
-struct ClaimWalk {
-    table: Table,
-    scratch: *mut Scratch,
-    state: u32,
-    at: u32,
-}
-
-unsafe extern "C" fn claim_step(_index: u64, walk: *mut ClaimWalk) -> i64 {
-    // SAFETY: `claimed_by` passed its own stack struct.
-    unsafe {
-        let at = (*walk).at as usize;
-        if at >= CAP || (*walk).state & TERMINAL != 0 {
-            return 1;
-        }
-        let text = (&raw const (*(*walk).scratch).text).cast::<u8>();
-        let byte = *text.add(below::<CAP>(at));
-        (*walk).state = step(&(*walk).table, (*walk).state, byte);
-        (*walk).at = at as u32 + 1;
-    }
-    0
-}
-
 /// The profile slot + 1 that claims the walked path; 0: none.
 ///
 /// # Safety
@@ -213,12 +188,8 @@ unsafe extern "C" fn claim_step(_index: u64, walk: *mut ClaimWalk) -> i64 {
 #[inline(always)]
 unsafe fn claimed_by(table: Table, s: *mut Scratch) -> u32 {
     // SAFETY: the caller's promise.
-    let start = unsafe { (*s).start };
-    let mut walk =
-        ClaimWalk { table, scratch: s, state: field(&table, header::START_PATH) as u32, at: start };
-    // SAFETY: the callback gets the stack struct that it expects.
-    unsafe { bpf_loop(CAP as u32, claim_step as *const () as *mut c_void, (&raw mut walk).cast(), 0) };
-    let code = accept(&table, walk.state);
+    let state = unsafe { path::run(table, field(&table, header::START_PATH) as u32, s) };
+    let code = accept(&table, state);
     if code as usize > MAX_PROFILES {
         fail::count(Site::ClaimRange);
         return 0;
@@ -280,19 +251,7 @@ unsafe fn record_exec(
     // SAFETY: the caller's promise; every length is bounded by the size of its field.
     unsafe {
         let tail = (&raw mut (*s).tail).cast::<u8>();
-        let mut path_length = 0;
-        let mut path_total = 0;
-        if walked {
-            let start = (*s).start as usize;
-            path_total = CAP.wrapping_sub(start);
-            path_length = if path_total > PATH_BYTES { PATH_BYTES } else { path_total };
-            let n = bounded_length::<PATH_BYTES>(path_length);
-            let from = (&raw const (*s).text).cast::<u8>().add(below::<CAP>(start));
-            if bpf_probe_read_kernel(tail.cast(), n as u32, from.cast()) != 0 {
-                fail::count(Site::KernelRead);
-                path_length = 0;
-            }
-        }
+        let (path_length, path_total) = if walked { path::copy_to_tail(s) } else { (0, 0) };
         let mm: *const c_void = typed(task, offset!(task_mm));
         let (from, to): (u64, u64) = (typed(mm, offset!(mm_arg_start)), typed(mm, offset!(mm_arg_end)));
         let argv_total = if to > from && to - from < 1 << 31 { (to - from) as usize } else { 0 };
@@ -324,15 +283,3 @@ unsafe fn record_exec(
 
 /// Longest exec record.
 const RECORD_BYTES: usize = size_of::<Header>() + size_of::<ExecBody>() + PATH_BYTES + ARGV_BYTES;
-
-/// `n`, at most `MAX`, so that the verifier sees it.
-// VERIFIER: "R2 unbounded memory access": the compiler proves the bound itself and drops a plain comparison; and on
-// 6.1 a plain move keeps the register linked to a copy that was compared before, whose contradicting branch is then
-// walked ("R1 type=scalar expected=fp"). The AND cuts the link.
-#[inline(always)]
-fn bounded_length<const MAX: usize>(n: usize) -> usize {
-    let mut n = n as u64;
-    // SAFETY: one AND with all ones, no memory.
-    unsafe { core::arch::asm!("{0} &= -1", inout(reg) n, options(pure, nomem, nostack)) };
-    if n > MAX as u64 { MAX } else { n as usize }
-}

@@ -17,7 +17,9 @@ use crate::exit::Exit;
 use crate::policy::compile::{self, CompileError};
 use crate::policy::diagnostic::{Code, Diagnostic, DiagnosticRecord, printable, render_all};
 use crate::policy::load::DEFAULT_DIRECTORIES;
-use crate::policy::{Base, Checked, Loaded, ResolvedProfile, check_profile, load_directory};
+use crate::policy::{
+    Base, Checked, ExecPolicy, FilesPolicy, Loaded, ResolvedProfile, check_profile, load_directory,
+};
 
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
@@ -123,8 +125,32 @@ struct Rules {
     network_deny: usize,
     network_listen: usize,
     sockets: Vec<&'static str>,
+    /// `None`: the section is not written, and nothing of it is judged.
+    files: Option<FileRules>,
+    exec: Option<ExecRules>,
     syscalls_watched: usize,
     syscalls_killed: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct FileRules {
+    read: usize,
+    write: usize,
+    deny: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct ExecRules {
+    allow: usize,
+    deny: usize,
+}
+
+fn file_rules(policy: Option<&FilesPolicy>) -> Option<FileRules> {
+    policy.map(|p| FileRules { read: p.read.len(), write: p.write.len(), deny: p.deny.len() })
+}
+
+fn exec_rules(policy: Option<&ExecPolicy>) -> Option<ExecRules> {
+    policy.map(|p| ExecRules { allow: p.allow.len(), deny: p.deny.len() })
 }
 
 impl Outcome {
@@ -146,6 +172,8 @@ impl Outcome {
             network_deny: profile.network.deny.len(),
             network_listen: profile.network.listen.len(),
             sockets: profile.network.sockets.iter().map(|kind| kind.as_str()).collect(),
+            files: file_rules(profile.filesystem.as_ref()),
+            exec: exec_rules(profile.exec.as_ref()),
             syscalls_watched: profile.syscalls.len() - killed,
             syscalls_killed: killed,
         };
@@ -171,6 +199,8 @@ impl Outcome {
                 network_deny: base.network.deny.len(),
                 network_listen: base.network.listen.len(),
                 sockets: base.network.sockets.iter().map(|kind| kind.as_str()).collect(),
+                files: file_rules(base.filesystem.as_ref()),
+                exec: exec_rules(base.exec.as_ref()),
                 syscalls_killed: base.syscalls.iter().filter(|rule| rule.kill).count(),
                 syscalls_watched: base.syscalls.iter().filter(|rule| !rule.kill).count(),
             },
@@ -188,14 +218,14 @@ fn image_error(profile: &ResolvedProfile, error: &CompileError) -> Diagnostic {
         return Diagnostic::at_source(Code::ImageTooLarge, &profile.network.source, error.to_string())
             .hint("remove the rule that the message names");
     };
-    let message =
-        format!("the network rules need {words} words or more, and the kernel's image holds {limit}");
+    let message = format!("the rules need {words} words or more, and the kernel's image holds {limit}");
     let place = dearest.first().map_or(&profile.network.source, |rule| &rule.source);
     let diagnostic = Diagnostic::at_source(Code::ImageTooLarge, place, message);
     let diagnostic = dearest.iter().fold(diagnostic, |diagnostic, rule| {
         diagnostic.hint(format!("`{}` ({}) needs {} words", rule.id, rule.source, rule.words))
     });
-    diagnostic.hint("write fewer or larger networks, or fewer ranges of ports")
+    diagnostic
+        .hint("write fewer or larger networks, fewer ranges of ports, or fewer globs with `**` or `*` inside")
 }
 
 /// A base's problem is found again by every profile that extends it.
@@ -253,12 +283,19 @@ impl Summary {
             [] => String::new(),
             kinds => format!("; sockets {}", kinds.join(", ")),
         };
+        let files = rules.files.as_ref().map_or(String::new(), |files| {
+            format!("; files {} read, {} write, {} deny", files.read, files.write, files.deny)
+        });
+        let exec = rules
+            .exec
+            .as_ref()
+            .map_or(String::new(), |exec| format!("; exec {} allow, {} deny", exec.allow, exec.deny));
         let bases = match self.files.as_slice() {
             [] | [_] => String::new(),
             [_, bases @ ..] => format!("\n  extends {}", printable(&bases.join(", "))),
         };
         format!(
-            "{}: OK, {kind}{bases}\n  {} agent claims; network {} allow, {} deny, {} listen{sockets}; system calls {} watched, {} killed\n",
+            "{}: OK, {kind}{bases}\n  {} agent claims; network {} allow, {} deny, {} listen{sockets}{files}{exec}; system calls {} watched, {} killed\n",
             printable(&file.to_string_lossy()),
             rules.claims,
             rules.network_allow,

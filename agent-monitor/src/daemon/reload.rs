@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use super::core::Core;
 use super::pipeline::own_event;
-use super::table::{Digest, InForce, Table, homes};
+use super::table::{Digest, InForce, Table};
 use crate::agent::cgroup::fixed_prefix;
 use crate::agent::cut::{Cut, cut};
 use crate::control::protocol::{Code, Refusal, ReloadOutcome, Reloaded, ReloadedProfile};
@@ -189,7 +189,7 @@ impl Core {
             globs.iter().map(|(_, glob)| fixed_prefix(glob).to_owned()).collect();
         cgroup_prefixes.sort();
         cgroup_prefixes.dedup();
-        let globs = table.claims(&homes(), false);
+        let globs = table.claims(&crate::policy::homes::of_host(), false);
         let image = match globs.is_empty() {
             true => None,
             false => {

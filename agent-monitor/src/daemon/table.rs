@@ -106,23 +106,3 @@ impl Table {
         globs
     }
 }
-
-/// Home directories of the host's users: those of `/etc/passwd`, and what is in `/home` for users of other name
-/// services.
-#[must_use]
-pub fn homes() -> Vec<PathBuf> {
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let mut homes: Vec<PathBuf> = passwd
-        .lines()
-        .filter_map(|line| line.split(':').nth(5))
-        // Service users share the root directory and made-up ones: `~/x` must not claim `/x`.
-        .filter(|home| home.starts_with('/') && *home != "/" && !home.starts_with("/nonexistent"))
-        .map(PathBuf::from)
-        .collect();
-    if let Ok(entries) = std::fs::read_dir("/home") {
-        homes.extend(entries.flatten().map(|entry| entry.path()));
-    }
-    homes.sort();
-    homes.dedup();
-    homes
-}

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use agent_monitor_common::event::Reason;
+use agent_monitor_common::path::Rights;
 use agent_monitor_common::request::{Address, Direction, NetRequest, Protocol};
 
 use super::generations::Generations;
@@ -34,7 +35,7 @@ impl DecidedBy {
 }
 
 /// What was judged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Question {
     /// A network request; a rule decided it.
     Network { address: [u8; 16], port: u16, direction: Direction, protocol: Protocol },
@@ -44,6 +45,10 @@ pub enum Question {
     Socket,
     /// A system call of the native table.
     Syscall(u32),
+    /// A path that a rule denies, or denies something below.
+    Path { path: Box<[u8]>, rights: Rights, reason: Reason },
+    /// A path that no rule grants.
+    PathDefault(Rights),
 }
 
 impl Question {
@@ -60,7 +65,24 @@ impl Question {
             Reason::Rule => Some(Self::Network { address, port, direction, protocol }),
             Reason::Default => Some(Self::NetworkDefault),
             Reason::SocketKind => Some(Self::Socket),
-            Reason::IpOptions | Reason::HelperFailed | Reason::LabelLost | Reason::Malformed => None,
+            Reason::IpOptions
+            | Reason::HelperFailed
+            | Reason::LabelLost
+            | Reason::Malformed
+            | Reason::NoPath
+            | Reason::Anonymous
+            | Reason::DeniedBelow
+            | Reason::Mount => None,
+        }
+    }
+
+    /// The question about a verdict on a path; `None` where no rule can say anything about the object.
+    #[must_use]
+    pub fn path(path: &[u8], rights: Rights, reason: Reason) -> Option<Self> {
+        match reason {
+            Reason::Rule | Reason::DeniedBelow => Some(Self::Path { path: path.into(), rights, reason }),
+            Reason::Default | Reason::Anonymous => Some(Self::PathDefault(rights)),
+            _ => None,
         }
     }
 }
@@ -108,7 +130,7 @@ impl Attributor {
         if let Some(known) = self.answers.get(&key) {
             return known.clone();
         }
-        let answer = self.rules(slot, generation).and_then(|rules| answer(rules, question)).map(Arc::new);
+        let answer = self.rules(slot, generation).and_then(|rules| answer(rules, &key.2)).map(Arc::new);
         if self.answers.len() >= MAX_ANSWERS {
             self.answers.clear();
         }
@@ -128,7 +150,7 @@ impl Attributor {
 }
 
 /// Asks the profile's rules.
-fn answer(rules: &attribute::Attributor, question: Question) -> Option<DecidedBy> {
+fn answer(rules: &attribute::Attributor, question: &Question) -> Option<DecidedBy> {
     let profile = rules.profile();
     match question {
         Question::NetworkDefault => {
@@ -138,10 +160,18 @@ fn answer(rules: &attribute::Attributor, question: Question) -> Option<DecidedBy
             Some(DecidedBy::new(format!("{}:network.sockets", profile.name), &profile.network.source))
         }
         Question::Syscall(nr) => {
-            let rule = attribute::syscall(profile, nr)?;
+            let rule = attribute::syscall(profile, *nr)?;
             Some(DecidedBy::new(&*rule.id, &rule.source))
         }
-        Question::Network { address, port, direction, protocol } => {
+        Question::Path { path, rights, reason } => {
+            let found = rules.path(path, *rights, *reason);
+            Some(DecidedBy::new(&*found.id, found.source))
+        }
+        Question::PathDefault(rights) => {
+            let found = rules.path(b"", *rights, Reason::Default);
+            Some(DecidedBy::new(&*found.id, found.source))
+        }
+        &Question::Network { address, port, direction, protocol } => {
             let request = NetRequest { address: Address::from_bytes(address), port, direction, protocol };
             let found = rules.network(request);
             Some(DecidedBy::new(&*found.id, found.source))

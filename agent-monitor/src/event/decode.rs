@@ -7,7 +7,7 @@
 use agent_monitor_common::ABI_VERSION;
 use agent_monitor_common::counters::{Effect, Mode};
 use agent_monitor_common::event::{
-    ExecBody, ExitBody, ForkBody, Header, Hook, Kind, NetBody, Reason, SocketBody, SyscallBody,
+    ExecBody, ExitBody, FileBody, ForkBody, Header, Hook, Kind, NetBody, Reason, SocketBody, SyscallBody,
 };
 use agent_monitor_common::request::{Direction, Protocol};
 use agent_monitor_common::wire::Wire;
@@ -28,6 +28,7 @@ pub enum Body<'a> {
     Network { body: NetBody, direction: Direction, protocol: Protocol, reason: Reason },
     Socket { body: SocketBody, reason: Reason },
     Syscall(SyscallBody),
+    File { body: FileBody, reason: Reason, path: &'a [u8] },
     Exec { body: ExecBody, path: &'a [u8], argv: &'a [u8] },
     Fork(ForkBody),
     Exit(ExitBody),
@@ -99,6 +100,18 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
             }
         }
         Kind::Syscall => Body::Syscall(read(rest, bytes)?),
+        Kind::File => {
+            let body: FileBody = read(rest, bytes)?;
+            let tail = rest.get(size_of::<FileBody>()..).unwrap_or_default();
+            let path_length = body.path_length as usize;
+            let says = (size_of::<Header>() + size_of::<FileBody>()).saturating_add(path_length);
+            let reason = u8::try_from(body.reason).ok().and_then(Reason::from_code);
+            Body::File {
+                reason: reason.ok_or(DecodeError::Code { field: "reason", code: body.reason })?,
+                path: tail.get(..path_length).ok_or(short(says))?,
+                body,
+            }
+        }
         Kind::Exec => {
             let body: ExecBody = read(rest, bytes)?;
             let tail = rest.get(size_of::<ExecBody>()..).unwrap_or_default();

@@ -9,8 +9,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use agent_monitor_common::event::{NetBody, Reason};
+use agent_monitor_common::event::{FileBody, NetBody, Reason};
 use agent_monitor_common::label::LabelOrigin;
+use agent_monitor_common::path::{Right, Rights};
 use agent_monitor_common::request::{Address, Direction, Protocol, socket_kind};
 use jiff::Timestamp;
 use ulid::{Generator, Ulid};
@@ -18,9 +19,10 @@ use ulid::{Generator, Ulid};
 use super::attribution::{Attributor, DecidedBy, Question, address_of};
 use super::clock::Clock;
 use super::decode::{Body, Record};
+use super::escape;
 use super::generations::Generations;
 use super::model::{
-    Agent, Event, EventType, Exec, Exit, Fork, Id, Network, Socket, Syscall, Verdict, VerdictEffect,
+    Agent, Event, EventType, Exec, Exit, File, Fork, Id, Network, Socket, Syscall, Verdict, VerdictEffect,
 };
 use super::process::Processes;
 use super::words::{errno_name, mechanism};
@@ -161,6 +163,7 @@ impl Enricher {
                     killed: body.killed != 0,
                 });
             }
+            Body::File { body, path, .. } => event.file = Some(file(&body, path)),
             Body::Exec { body, .. } => {
                 event.exec = Some(Exec { claimed: body.claimed != 0, inode: body.inode });
             }
@@ -234,6 +237,9 @@ impl Enricher {
                 // The 32-bit table has other numbers; its calls are judged by the kernel's own list.
                 (EventType::Syscall, (body.compat == 0).then_some(Question::Syscall(body.nr)), "listed")
             }
+            Body::File { body, reason, path } => {
+                (EventType::File, Question::path(path, body.rights, reason), reason.name())
+            }
             Body::Exec { .. } => return (EventType::Exec, None),
             Body::Fork(_) => return (EventType::Fork, None),
             Body::Exit(_) => return (EventType::Exit, None),
@@ -252,6 +258,19 @@ fn network(body: &NetBody, direction: Direction, protocol: Protocol) -> Network 
         port: body.port,
         protocol: protocol.name().into(),
         local_port: (body.local_port != 0).then_some(body.local_port),
+    }
+}
+
+fn file(body: &FileBody, path: &[u8]) -> File<'static> {
+    File {
+        path: (!path.is_empty()).then(|| Cow::Owned(escape::text(path).into_owned())),
+        truncated: body.path_total > body.path_length,
+        access: Right::ALL
+            .into_iter()
+            .filter(|right| body.rights & *right as Rights != 0)
+            .map(|right| Cow::Borrowed(right.name()))
+            .collect(),
+        inode: (body.inode != 0).then_some(body.inode),
     }
 }
 

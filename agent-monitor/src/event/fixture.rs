@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use ulid::Ulid;
 
 use super::model::{
-    Agent, Event, EventType, Exec, Exit, Flow, Fork, Id, Loss, Network, Process, ProfileChange, Socket,
+    Agent, Event, EventType, Exec, Exit, File, Flow, Fork, Id, Loss, Network, Process, ProfileChange, Socket,
     Syscall, Verdict, VerdictEffect,
 };
 use crate::policy::{
@@ -48,6 +48,9 @@ pub(crate) fn profile(name: &str) -> Arc<ResolvedProfile> {
             sockets: SocketKinds::NONE,
             source: source(4),
         },
+        filesystem: None,
+        exec: None,
+        homes: Vec::new(),
         syscalls: vec![SyscallRule {
             id: format!("{name}:syscalls.watch[0]"),
             source: source(9),
@@ -83,6 +86,12 @@ pub(crate) fn full_event() -> Event<'static> {
         }),
         socket: Some(Socket { kind: "raw".into(), family: 2, r#type: 3, protocol: 1 }),
         syscall: Some(Syscall { nr: 101, name: Some("ptrace".into()), compat: true, killed: true }),
+        file: Some(File {
+            path: Some("/etc/shadow".into()),
+            truncated: true,
+            access: vec!["read".into()],
+            inode: Some(7),
+        }),
         exec: Some(Exec { claimed: true, inode: 7 }),
         fork: Some(Fork { child: 6, label_lost: true }),
         exit: Some(Exit { status: Some(1), signal: Some(9), last: true }),

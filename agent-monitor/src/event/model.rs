@@ -41,6 +41,8 @@ pub struct Event<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub syscall: Option<Syscall<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<File<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub exec: Option<Exec>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fork: Option<Fork>,
@@ -70,6 +72,7 @@ impl Event<'_> {
             network: None,
             socket: None,
             syscall: None,
+            file: None,
             exec: None,
             fork: None,
             exit: None,
@@ -247,6 +250,23 @@ pub struct Syscall<'a> {
     pub compat: bool,
     /// A signal was sent that kills the caller. The call itself may have happened: a kill is never a denial.
     pub killed: bool,
+}
+
+/// An object of the file system, and what was to be done to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct File<'a> {
+    /// As the kernel resolved it, from the root of its mount namespace; bytes that are no text are escaped. Left out
+    /// where the object has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<Cow<'a, str>>,
+    /// Only the beginning of the path fits an event.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub truncated: bool,
+    /// `read`, `write`, `execute`: what the operation needed.
+    pub access: Vec<Cow<'a, str>>,
+    /// Left out where the object did not exist yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
 }
 
 /// An exec; what runs now is in `process`.

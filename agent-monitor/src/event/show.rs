@@ -76,6 +76,12 @@ fn details(event: &Event<'_>, out: &mut String) {
             None => write!(out, " system call {}{}", call.nr, if call.compat { " (32-bit)" } else { "" }),
         };
     }
+    if let Some(file) = &event.file {
+        let _ = write!(out, " {} {}", file.access.join("+"), file.path.as_deref().unwrap_or("(no path)"));
+        if file.truncated {
+            out.push_str(" …");
+        }
+    }
     if event.exec.is_some()
         && let Some(process) = &event.process
     {

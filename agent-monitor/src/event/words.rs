@@ -24,6 +24,9 @@ pub enum EventType {
     /// A listed system call was made: `syscall`, `verdict`.
     #[serde(rename = "syscall")]
     Syscall,
+    /// An object with a path was judged: `file`, `verdict`.
+    #[serde(rename = "file")]
+    File,
     /// A process of an agent runs another program: `exec`.
     #[serde(rename = "exec")]
     Exec,
@@ -50,10 +53,11 @@ pub enum EventType {
 
 impl EventType {
     /// Every type, in the order of the schema.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Network,
         Self::Socket,
         Self::Syscall,
+        Self::File,
         Self::Exec,
         Self::Fork,
         Self::Exit,
@@ -71,6 +75,7 @@ impl EventType {
             Self::Network => "network",
             Self::Socket => "socket",
             Self::Syscall => "syscall",
+            Self::File => "file",
             Self::Exec => "exec",
             Self::Fork => "fork",
             Self::Exit => "exit",
@@ -159,6 +164,24 @@ pub const fn mechanism(hook: Hook) -> &'static str {
         Hook::LsmSocketListen => "lsm/socket_listen",
         Hook::LsmSocketSendmsg => "lsm/socket_sendmsg",
         Hook::LsmFileReceive => "lsm/file_receive",
+        Hook::LsmFileOpen => "lsm/file_open",
+        Hook::LsmMmapFile => "lsm/mmap_file",
+        Hook::LsmPathMknod => "lsm/path_mknod",
+        Hook::LsmPathMkdir => "lsm/path_mkdir",
+        Hook::LsmPathUnlink => "lsm/path_unlink",
+        Hook::LsmPathRmdir => "lsm/path_rmdir",
+        Hook::LsmPathSymlink => "lsm/path_symlink",
+        Hook::LsmPathLink => "lsm/path_link",
+        Hook::LsmPathRename => "lsm/path_rename",
+        Hook::LsmPathTruncate => "lsm/path_truncate",
+        Hook::LsmPathChmod => "lsm/path_chmod",
+        Hook::LsmPathChown => "lsm/path_chown",
+        Hook::LsmFileTruncate => "lsm/file_truncate",
+        Hook::LsmFileMprotect => "lsm/file_mprotect",
+        Hook::LsmSbMount => "lsm/sb_mount",
+        Hook::LsmMoveMount => "lsm/move_mount",
+        Hook::LsmSbUmount => "lsm/sb_umount",
+        Hook::LsmSbPivotroot => "lsm/sb_pivotroot",
         Hook::SysEnter => "raw_tp/sys_enter",
         Hook::Fork => "tp_btf/sched_process_fork",
         Hook::Exec => "tp_btf/sched_process_exec",

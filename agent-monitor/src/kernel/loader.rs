@@ -262,7 +262,12 @@ fn bring_up(program: &mut Program, entry: &Entry, btf: &Btf, cgroup: &File) -> R
         }
         Kind::Lsm => {
             let program: &mut Lsm = program.try_into()?;
-            program.load(entry.hook, btf)?;
+            match program.load(entry.hook, btf) {
+                Err(ProgramError::Btf(BtfError::UnknownBtfTypeName { .. })) => {
+                    return Ok(State::Absent { why: "this kernel has no such hook".to_owned() });
+                }
+                loaded => loaded?,
+            }
             program.attach()?;
         }
         Kind::RawTracepoint => {

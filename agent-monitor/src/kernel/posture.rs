@@ -41,8 +41,38 @@ pub struct Mechanism {
     pub state: State,
     /// What goes unseen without it.
     pub blind: &'static str,
-    /// Matters only to profiles that list system calls.
-    syscalls: bool,
+    serves: Section,
+}
+
+/// The section of a profile that a mechanism serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Section {
+    /// Processes and their network: every profile has it.
+    Always,
+    /// `files` and `exec`.
+    Paths,
+    /// `syscalls`.
+    Syscalls,
+}
+
+/// What a profile asks beyond what every profile does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// It has a `files` or an `exec` section.
+    pub paths: bool,
+    /// It lists system calls.
+    pub syscalls: bool,
+}
+
+impl Wants {
+    /// Of an enforcing profile.
+    #[must_use]
+    pub fn of(profile: &ResolvedProfile) -> Self {
+        Wants {
+            paths: profile.filesystem.is_some() || profile.exec.is_some(),
+            syscalls: !profile.syscalls.is_empty(),
+        }
+    }
 }
 
 impl Mechanism {
@@ -51,7 +81,13 @@ impl Mechanism {
             name: entry.mechanism,
             state,
             blind: entry.blind,
-            syscalls: entry.kind == Kind::RawTracepoint,
+            serves: match entry.kind {
+                Kind::RawTracepoint => Section::Syscalls,
+                Kind::Lsm if ["file_", "mount_"].iter().any(|of| entry.name.starts_with(of)) => {
+                    Section::Paths
+                }
+                _ => Section::Always,
+            },
         }
     }
 }
@@ -84,14 +120,27 @@ impl Posture {
         if profile.mode != Mode::Enforce {
             return Vec::new();
         }
-        self.gaps(!profile.syscalls.is_empty())
+        self.gaps(Wants::of(profile))
     }
 
-    /// What an enforcing profile can't have here; `syscalls`: it lists system calls.
-    pub fn gaps(&self, syscalls: bool) -> Vec<Gap> {
+    /// Whether another mechanism sees the calls of a hook that this kernel does not have.
+    fn sees_elsewhere(&self, mechanism: &Mechanism) -> bool {
+        // Before 6.2 `path_truncate` is called for descriptors too.
+        mechanism.name == "lsm/file_truncate"
+            && matches!(mechanism.state, State::Absent { .. })
+            && self.works("lsm/path_truncate")
+    }
+
+    /// What an enforcing profile that wants this can't have here.
+    pub fn gaps(&self, wants: Wants) -> Vec<Gap> {
         self.mechanisms
             .iter()
-            .filter(|m| !m.state.works() && (!m.syscalls || syscalls))
+            .filter(|m| !m.state.works() && !self.sees_elsewhere(m))
+            .filter(|m| match m.serves {
+                Section::Always => true,
+                Section::Paths => wants.paths,
+                Section::Syscalls => wants.syscalls,
+            })
             .map(|m| Gap {
                 mechanism: m.name,
                 blind: m.blind,

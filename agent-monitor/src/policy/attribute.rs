@@ -10,12 +10,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use agent_monitor_common::decide::Decision;
+use agent_monitor_common::event::Reason;
+use agent_monitor_common::path::{Right, Rights};
 use agent_monitor_common::request::{self, Direction, NetRequest};
 use ipnet::IpNet;
 
-use super::compile::kernel_kind;
+use super::compile::{PathMatcher, kernel_kind};
 use super::naive;
-use super::{NetRule, ResolvedProfile, Source, SyscallRule};
+use super::{NetRule, PathRule, ResolvedProfile, Source, SyscallRule};
 
 /// What decided, and where a person finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +63,42 @@ pub fn syscall(profile: &ResolvedProfile, nr: u32) -> Option<&SyscallRule> {
     profile.syscalls.iter().find(|rule| rule.nr == nr)
 }
 
+/// What decides about a path: of a denial the rule, or the default of the section that grants nothing.
+#[must_use]
+pub fn path<'p>(
+    profile: &'p ResolvedProfile,
+    matcher: &'p PathMatcher,
+    path: &[u8],
+    needed: Rights,
+    reason: Reason,
+) -> Attribution<'p> {
+    let by = |decision, rule: &'p PathRule| Attribution {
+        decision,
+        rule: None,
+        id: Cow::Borrowed(&rule.id),
+        source: &rule.source,
+    };
+    let denying = match reason {
+        Reason::DeniedBelow => matcher.denying_below(path),
+        // An open directory is judged by what lies in it too.
+        _ => matcher.denying(path, needed).or_else(|| matcher.denying(&[path, b"/"].concat(), needed)),
+    };
+    if let Some(rule) = denying.filter(|_| matches!(reason, Reason::Rule | Reason::DeniedBelow)) {
+        return by(Decision::DenyRule, rule);
+    }
+    let (section, source) = match (&profile.exec, &profile.filesystem) {
+        (Some(exec), _) if needed & Right::Execute as Rights != 0 => ("exec", &exec.source),
+        (_, Some(files)) => ("files", &files.source),
+        _ => ("network", &profile.network.source),
+    };
+    Attribution {
+        decision: Decision::DenyDefault,
+        rule: None,
+        id: Cow::Owned(format!("{}:{section}.default", profile.name)),
+        source,
+    }
+}
+
 fn default_deny(profile: &ResolvedProfile) -> Attribution<'_> {
     Attribution {
         decision: Decision::DenyDefault,
@@ -80,6 +118,7 @@ pub struct Attributor {
     allow: Index,
     deny: Index,
     listen: Index,
+    paths: PathMatcher,
     /// Id of the default deny.
     default: String,
 }
@@ -92,6 +131,7 @@ impl Attributor {
             allow: Index::new(&policy.allow),
             deny: Index::new(&policy.deny),
             listen: Index::new(&policy.listen),
+            paths: PathMatcher::new(&profile),
             default: format!("{}:network.default", profile.name),
             profile,
         }
@@ -117,6 +157,12 @@ impl Attributor {
             }
             _ => outer,
         }
+    }
+
+    /// What decides about a path; see [`path`].
+    #[must_use]
+    pub fn path(&self, path: &[u8], needed: Rights, reason: Reason) -> Attribution<'_> {
+        self::path(&self.profile, &self.paths, path, needed, reason)
     }
 
     fn judge(&self, request: NetRequest, key: Key) -> Attribution<'_> {

@@ -13,11 +13,15 @@ use serde::Deserialize;
 
 use super::diagnostic::{Code, Diagnostic};
 use super::model::{
-    AgentClaim, BaseName, DeniedWord, ListenProtocolWord, ListenRule, ModeWord, Name, NetworkSection,
-    OneOrMany, PeerRule, Ports, ProfileFile, ProtocolWord, Spanned, Syscall, SyscallSection,
+    AgentClaim, BaseName, DeniedWord, ExecSection, FilesSection, ListenProtocolWord, ListenRule, ModeWord,
+    Name, NetworkSection, OneOrMany, PathGlob, PeerRule, Ports, ProfileFile, ProtocolWord, Spanned, Syscall,
+    SyscallSection,
 };
 use super::reader::Reader;
-use super::resolved::{Claim, ClaimKind, Denied, Mode, NetRule, Protocol, ProtocolSet, SyscallRule};
+use super::resolved::{
+    Claim, ClaimKind, Denied, ExecPolicy, FilesPolicy, Mode, NetRule, PathRule, Protocol, ProtocolSet,
+    SyscallRule,
+};
 use super::schema::profile_schema;
 use super::sockets::SocketKinds;
 use super::source::{SourceFile, Span};
@@ -41,6 +45,8 @@ pub struct FileProfile {
     pub listen: Vec<Spanned<NetRule>>,
     pub sockets: SocketKinds,
     pub syscalls: Vec<SyscallRule>,
+    pub filesystem: Option<FilesPolicy>,
+    pub exec: Option<ExecPolicy>,
     /// The `network:` key, else the name, else the beginning.
     pub network_root: Span,
 }
@@ -57,7 +63,7 @@ pub fn check_file(source: &Arc<SourceFile>, diagnostics: &mut Vec<Diagnostic>) -
         }
     };
     let tree = structure::check(source, profile_schema(), tree, diagnostics)?;
-    let network_key = key_span(&tree, "network");
+    let keys = ["network", "files", "exec"].map(|key| key_span(&tree, key));
     let model = match ProfileFile::deserialize(Reader(&tree)) {
         Ok(model) => model,
         Err(error) => {
@@ -74,7 +80,7 @@ pub fn check_file(source: &Arc<SourceFile>, diagnostics: &mut Vec<Diagnostic>) -
             return None;
         }
     };
-    Some(FileChecker { source, diagnostics }.profile(model, network_key))
+    Some(FileChecker { source, diagnostics }.profile(model, keys))
 }
 
 fn key_span(tree: &Node, name: &str) -> Option<Span> {
@@ -96,7 +102,11 @@ fn rule_id(profile: &str, list: &str, index: usize) -> String {
 }
 
 impl FileChecker<'_> {
-    fn profile(&mut self, model: ProfileFile, network_key: Option<Span>) -> FileProfile {
+    fn profile(
+        &mut self,
+        model: ProfileFile,
+        [network_key, files_key, exec_key]: [Option<Span>; 3],
+    ) -> FileProfile {
         // A file without a name is refused; its rules are still checked.
         let name = model.name.as_ref().map_or("", |name| name.value.0.as_str()).to_owned();
         let network_root = network_key.or(model.name.as_ref().map(|name| name.span)).unwrap_or_default();
@@ -114,6 +124,17 @@ impl FileChecker<'_> {
             listen: Vec::new(),
             sockets: SocketKinds::NONE,
             syscalls: self.syscalls(&name, model.syscalls),
+            filesystem: model.files.map(|FilesSection { read, write, deny }| FilesPolicy {
+                read: self.path_rules(&name, "files.read", read),
+                write: self.path_rules(&name, "files.write", write),
+                deny: self.path_rules(&name, "files.deny", deny),
+                source: self.source.place(files_key.unwrap_or_default()),
+            }),
+            exec: model.exec.map(|ExecSection { allow, deny }| ExecPolicy {
+                allow: self.path_rules(&name, "exec.allow", allow),
+                deny: self.path_rules(&name, "exec.deny", deny),
+                source: self.source.place(exec_key.unwrap_or_default()),
+            }),
             network_root,
         };
         if let Some(NetworkSection { denied, allow, deny, listen, sockets }) = model.network {
@@ -144,6 +165,15 @@ impl FileChecker<'_> {
             }
         }
         claims
+    }
+
+    fn path_rules(&self, profile: &str, list: &str, globs: Vec<Spanned<PathGlob>>) -> Vec<PathRule> {
+        let rules = globs.into_iter().enumerate().map(|(index, glob)| PathRule {
+            id: rule_id(profile, list, index),
+            source: self.source.place(glob.span),
+            glob: glob.value.0,
+        });
+        rules.collect()
     }
 
     fn peer_rules(

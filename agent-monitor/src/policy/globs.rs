@@ -1,8 +1,8 @@
-//! The globs of `agents:`.
+//! The globs of `agents:`, `files:` and `exec:`.
 //!
 //! Called by [`super::words`]. A glob that could never match a path, because it
 //! is relative or holds a step that the kernel's paths never have, is a mistake
-//! that would leave an agent ungoverned, so it is an error here.
+//! that would leave an agent ungoverned or a secret readable, so it is an error here.
 
 use super::compile::{self, GlobError};
 use super::diagnostic::{Code, quoted};
@@ -13,15 +13,23 @@ const MAX_GLOB_BYTES: usize = 4096;
 
 /// Reads a glob of executable paths; `~` stays as it is.
 pub fn exe_glob(text: &str) -> Result<String, Problem> {
+    absolute(
+        text,
+        "write a path such as `/usr/bin/codex`, `~/.local/bin/*` (every user's home) or `**/bin/codex`",
+    )
+}
+
+/// Reads a glob of file paths; `~` stays as it is.
+pub fn path_glob(text: &str) -> Result<String, Problem> {
+    absolute(text, "write a path such as `/usr/**`, `~/.ssh/**` (in every user's home) or `**/.env*`")
+}
+
+fn absolute(text: &str, hint: &str) -> Result<String, Problem> {
     if let Some(problem) = variable(text) {
         return Err(problem);
     }
     if !["/", "~/", "**/", "{"].iter().any(|beginning| text.starts_with(beginning)) {
-        return problem(
-            Code::BadGlob,
-            format!("{} is not an absolute path", quoted(text)),
-            "write a path such as `/usr/bin/codex`, `~/.local/bin/*` (every user's home) or `**/bin/codex`",
-        );
+        return problem(Code::BadGlob, format!("{} is not an absolute path", quoted(text)), hint);
     }
     // Any home will do: what is checked is what stands around it.
     compile::expand_home(text, &["/home/user".into()]).iter().try_for_each(|glob| glob_of(text, glob))?;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::check::{FileProfile, check_file};
 use super::diagnostic::{Code, Diagnostic, MAX_REPORTED, ProfileErrors, Severity, nearest, quoted};
 use super::merge::{self, Chain};
-use super::resolved::{NetworkPolicy, ResolvedProfile, SyscallRule};
+use super::resolved::{ExecPolicy, FilesPolicy, NetworkPolicy, ResolvedProfile, SyscallRule};
 use super::source::{ReadError, SourceFile, Span};
 
 /// Most files in one chain; also bounds the recursion over it.
@@ -47,6 +47,8 @@ pub struct Base {
     /// How many claims, with those of its own bases; so are the rules.
     pub claims: usize,
     pub network: NetworkPolicy,
+    pub filesystem: Option<FilesPolicy>,
+    pub exec: Option<ExecPolicy>,
     pub syscalls: Vec<SyscallRule>,
     pub warnings: Vec<Diagnostic>,
 }

@@ -11,10 +11,13 @@ use std::sync::Arc;
 
 use super::check::FileProfile;
 use super::diagnostic::{Code, Diagnostic, quoted};
+use super::homes;
 use super::load::{Base, Checked, LinkedFile, Loaded};
 use super::model::Spanned;
 use super::overlap::Coverage;
-use super::resolved::{Claim, Denied, NetRule, NetworkPolicy, Protocol, ResolvedProfile, SyscallRule};
+use super::resolved::{
+    Claim, Denied, ExecPolicy, FilesPolicy, NetRule, NetworkPolicy, Protocol, ResolvedProfile, SyscallRule,
+};
 use super::sockets::{SocketKind, SocketKinds};
 use super::source::{SourceFile, Span};
 
@@ -117,6 +120,7 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
         sockets,
         source: own.source.place(own.network_root),
     };
+    let (filesystem, exec) = (filesystem(chain), exec(chain));
     if own.is_abstract {
         return Some(Checked::Base(Box::new(Base {
             name,
@@ -125,6 +129,8 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
             description: own.description.clone(),
             claims: distinct_claims(chain).len(),
             network,
+            filesystem,
+            exec,
             syscalls: one_rule_per_call(chain),
             warnings: Vec::new(),
         })));
@@ -137,6 +143,9 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
         files,
         claims: distinct_claims(chain),
         network,
+        filesystem,
+        exec,
+        homes: homes::of_host(),
         syscalls: one_rule_per_call(chain),
     };
     Some(Checked::Profile(Box::new(Loaded { profile, warnings: Vec::new() })))
@@ -173,6 +182,27 @@ fn distinct_claims(chain: &Chain) -> Vec<Claim> {
         .filter(|claim| seen.insert(&claim.what))
         .cloned()
         .collect()
+}
+
+/// The `files` sections of the chain added up.
+fn filesystem(chain: &Chain) -> Option<FilesPolicy> {
+    let sections = chain.0.iter().filter_map(|file| file.profile.filesystem.as_ref());
+    sections.cloned().reduce(|mut all, section| {
+        all.read.extend(section.read);
+        all.write.extend(section.write);
+        all.deny.extend(section.deny);
+        all
+    })
+}
+
+/// The `exec` sections of the chain added up.
+fn exec(chain: &Chain) -> Option<ExecPolicy> {
+    let sections = chain.0.iter().filter_map(|file| file.profile.exec.as_ref());
+    sections.cloned().reduce(|mut all, section| {
+        all.allow.extend(section.allow);
+        all.deny.extend(section.deny);
+        all
+    })
 }
 
 /// The nearest file's rule for each call; one that kills wins.

@@ -13,6 +13,7 @@ pub mod diagnostic;
 pub mod directory;
 mod expected;
 mod globs;
+pub mod homes;
 pub mod load;
 mod merge;
 mod model;
@@ -32,7 +33,7 @@ pub use diagnostic::{Diagnostic, ProfileErrors, Severity};
 pub use directory::{Directory, FailedProfile, load_directory};
 pub use load::{Base, Checked, Loaded, check_profile, load_profile};
 pub use resolved::{
-    Claim, ClaimKind, Denied, Mode, NetRule, NetworkPolicy, Protocol, ProtocolSet, ResolvedProfile, Source,
-    SyscallRule,
+    Claim, ClaimKind, Denied, ExecPolicy, FilesPolicy, Mode, NetRule, NetworkPolicy, PathRule, Protocol,
+    ProtocolSet, ResolvedProfile, Source, SyscallRule,
 };
 pub use sockets::{SocketKind, SocketKinds};

@@ -61,6 +61,14 @@ pub struct ProfileFile {
     /// Which network paths exist.
     #[schemars(extend("examples" = [{"allow": [{"cidr": "10.20.0.0/16", "ports": [443]}]}]))]
     pub network: Option<NetworkSection>,
+    /// Which files exist for the agent. Without this section files are not
+    /// judged; with it, what is not listed is denied.
+    #[schemars(extend("examples" = [{"read": ["/usr/**", "~/src/**"], "write": ["~/src/**"], "deny": ["~/.ssh/**"]}]))]
+    pub files: Option<FilesSection>,
+    /// Which programs the agent may run. Without this section programs are not
+    /// judged; with it, what is not listed is denied.
+    #[schemars(extend("examples" = [{"allow": ["/usr/**"], "deny": ["/usr/bin/nc*"]}]))]
+    pub exec: Option<ExecSection>,
     /// System calls to watch.
     #[schemars(extend("examples" = [{"watch": ["ptrace", "bpf"], "kill": ["kexec_load"]}]))]
     pub syscalls: Option<SyscallSection>,
@@ -209,6 +217,43 @@ pub enum ListenProtocolWord {
     Udp,
     /// Every protocol, also those that no other word names.
     Any,
+}
+
+/// The files of an agent, by the path that the kernel resolves: links and other
+/// mounts of an object lead to the same verdict. A directory may be listed where
+/// its own path or something in it (`/usr/**`) may be read.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FilesSection {
+    /// Files that may be opened for reading.
+    #[serde(default)]
+    #[schemars(extend("examples" = [["/usr/**", "/etc/ssl/**"]]))]
+    pub read: Vec<Spanned<PathGlob>>,
+    /// Files that may be opened for writing, created, removed, renamed, linked,
+    /// truncated or given another mode or owner. It does not include reading.
+    #[serde(default)]
+    #[schemars(extend("examples" = [["~/src/**", "/tmp/**"]]))]
+    pub write: Vec<Spanned<PathGlob>>,
+    /// Files that never exist for the agent, whatever is granted: not read, not
+    /// written, not executed; and no directory above them is moved.
+    #[serde(default)]
+    #[schemars(extend("examples" = [["~/.ssh/**", "**/.env*"]]))]
+    pub deny: Vec<Spanned<PathGlob>>,
+}
+
+/// The programs of an agent: executables, their interpreters, and every file
+/// that is mapped as code (shared libraries).
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExecSection {
+    /// What may be executed.
+    #[serde(default)]
+    #[schemars(extend("examples" = [["/usr/**", "~/src/**"]]))]
+    pub allow: Vec<Spanned<PathGlob>>,
+    /// What is never executed, whatever is allowed.
+    #[serde(default)]
+    #[schemars(extend("examples" = [["/usr/bin/nc*"]]))]
+    pub deny: Vec<Spanned<PathGlob>>,
 }
 
 /// System calls that are watched. While an agent of the profile lives, every
@@ -391,6 +436,11 @@ word_types! {
         "type": "string",
         "pattern": "^(~?/|\\*\\*/)",
         "examples": ["/usr/bin/codex", "~/.local/share/claude/versions/*"],
+    }
+    PathGlob(String) = Word::PathGlob, globs::path_glob => {
+        "type": "string",
+        "pattern": "^(~?/|\\*\\*/|\\{)",
+        "examples": ["/usr/**", "~/.ssh/**"],
     }
     CgroupGlob(String) = Word::CgroupGlob, globs::cgroup_glob => {
         "type": "string",

@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -224,6 +224,36 @@ pub struct NetworkPolicy {
     pub source: Source,
 }
 
+/// One rule about paths: a glob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathRule {
+    /// `coding-agent:files.read[2]`.
+    pub id: String,
+    pub source: Source,
+    /// As it was written: `~` is not expanded.
+    pub glob: String,
+}
+
+/// The `files:` section with those of all bases added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilesPolicy {
+    pub read: Vec<PathRule>,
+    pub write: Vec<PathRule>,
+    /// Neither read nor written nor executed, whatever is granted.
+    pub deny: Vec<PathRule>,
+    /// Where the default deny is rooted: the section's key in the nearest file that has it.
+    pub source: Source,
+}
+
+/// The `exec:` section with those of all bases added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecPolicy {
+    pub allow: Vec<PathRule>,
+    pub deny: Vec<PathRule>,
+    /// Where the default deny is rooted.
+    pub source: Source,
+}
+
 /// One system call that is watched, and its caller killed if `kill`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyscallRule {
@@ -267,6 +297,12 @@ pub struct ResolvedProfile {
     pub files: Vec<Arc<Path>>,
     pub claims: Vec<Claim>,
     pub network: NetworkPolicy,
+    /// `None`: the profile does not speak about files, so none is judged.
+    pub filesystem: Option<FilesPolicy>,
+    /// `None`: the profile does not speak about programs, so none is judged.
+    pub exec: Option<ExecPolicy>,
+    /// The homes of the host's users when the profile was loaded: what `~` stands for in the path rules.
+    pub homes: Vec<PathBuf>,
     /// At most one rule per system call, sorted by number; `kill` wins.
     pub syscalls: Vec<SyscallRule>,
 }

@@ -46,12 +46,13 @@ pub enum Word {
     Address,
     Ports,
     ExeGlob,
+    PathGlob,
     CgroupGlob,
     Syscall,
 }
 
 impl Word {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Version,
         Self::ProfileName,
         Self::BaseName,
@@ -59,6 +60,7 @@ impl Word {
         Self::Address,
         Self::Ports,
         Self::ExeGlob,
+        Self::PathGlob,
         Self::CgroupGlob,
         Self::Syscall,
     ];
@@ -73,6 +75,7 @@ impl Word {
             Self::Address => "ip-address",
             Self::Ports => "ports",
             Self::ExeGlob => "executable-glob",
+            Self::PathGlob => "path-glob",
             Self::CgroupGlob => "cgroup-glob",
             Self::Syscall => "system-call",
         }
@@ -89,6 +92,7 @@ impl Word {
             Self::Address => "`10.1.2.3`",
             Self::Ports => "`443` or `[443, 8000-8100]`",
             Self::ExeGlob => "`/usr/bin/codex`",
+            Self::PathGlob => "`/usr/**`",
             Self::CgroupGlob => "`/system.slice/agent-*.service`",
             Self::Syscall => "`ptrace`",
         }
@@ -113,6 +117,7 @@ impl Word {
             Self::Address => address(text).map(drop),
             Self::Ports => port_range(text).map(drop),
             Self::ExeGlob => globs::exe_glob(text).map(drop),
+            Self::PathGlob => globs::path_glob(text).map(drop),
             Self::CgroupGlob => globs::cgroup_glob(text).map(drop),
             Self::Syscall => syscall(text).map(drop),
         }

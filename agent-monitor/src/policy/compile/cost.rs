@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::network;
 use super::state::{State, Target, index, is_answer};
-use crate::policy::{NetworkPolicy, Source};
+use super::{files, network};
+use crate::policy::{NetworkPolicy, ResolvedProfile, Source};
 
 /// A rule's share of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,23 +19,33 @@ pub struct RuleCost {
     pub words: usize,
 }
 
-/// The `most` dearest rules of a policy, dearest first.
-pub(super) fn dearest(policy: &NetworkPolicy, most: usize) -> Vec<RuleCost> {
+/// The `most` dearest rules of a profile, dearest first: network rules by their shares, path rules by what each needs
+/// alone (together they may need less, or, with many `**`, more).
+pub(super) fn dearest(profile: &ResolvedProfile, most: usize) -> Vec<RuleCost> {
+    let mut costs = network_costs(&profile.network);
+    costs.extend(files::alone(profile).map(|(rule, states)| RuleCost {
+        id: rule.id.clone(),
+        source: rule.source.clone(),
+        words: states.iter().map(words).sum::<f64>() as usize,
+    }));
+    costs.sort_by(|a, b| b.words.cmp(&a.words).then_with(|| a.id.cmp(&b.id)));
+    costs.truncate(most);
+    costs
+}
+
+fn network_costs(policy: &NetworkPolicy) -> Vec<RuleCost> {
     let mut ledger = Ledger::default();
     let network = network::build(policy, Some(&mut ledger));
     ledger.price(&network.states);
     network::build(policy, Some(&mut ledger));
-    let mut costs: Vec<RuleCost> = network::rules(policy)
+    network::rules(policy)
         .zip(ledger.charged.iter().copied().chain(std::iter::repeat(0.0)))
         .map(|((rule, ..), words)| RuleCost {
             id: rule.id.clone(),
             source: rule.source.clone(),
             words: words as usize,
         })
-        .collect();
-    costs.sort_by(|a, b| b.words.cmp(&a.words).then_with(|| a.id.cmp(&b.id)));
-    costs.truncate(most);
-    costs
+        .collect()
 }
 
 /// What the builder tells about its states. Both runs of the builder give a state the same number.

@@ -9,7 +9,7 @@ use crate::policy::Source;
 pub enum CompileError {
     /// The rules need more than the kernel's image holds.
     #[error(
-        "the network rules of profile `{profile}` need {words} words or more, and an image holds {limit}; \
+        "the rules of profile `{profile}` need {words} words or more, and an image holds {limit}; \
          merge or drop some; the largest shares:{}",
         list(dearest)
     )]
@@ -25,6 +25,14 @@ pub enum CompileError {
     /// The kernel's mask has no bit for this call.
     #[error("{at}: system call `{name}` has the number {nr}, and only numbers below 512 can be watched")]
     SyscallNumber { name: String, nr: u32, at: Source },
+    /// A rule's glob can't be read.
+    #[error("{at}: `{rule}`: {error}")]
+    PathGlob {
+        rule: String,
+        at: Source,
+        #[source]
+        error: GlobError,
+    },
     /// A claim's glob can't be read.
     #[error("claim `{glob}`: {error}")]
     Glob {

@@ -15,8 +15,6 @@
 //! A glob matches a whole path. Paths are bytes to the kernel, so `?` is a byte: a letter outside ASCII takes two to
 //! four. What must stay true: an alternative costs states, not copies of what follows it.
 
-use agent_monitor_common::automaton::TERMINAL;
-
 /// What is wrong with a glob. Positions count bytes from 0.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GlobError {
@@ -90,7 +88,7 @@ pub(super) struct Node {
     /// Nothing is read on the way there.
     pub(super) silent: Vec<u32>,
     /// The answer for a path that ends here; 0: none.
-    pub(super) accept: u8,
+    pub(super) accept: u16,
 }
 
 /// All globs, from one root: node 0.
@@ -105,16 +103,23 @@ impl Nfa {
     }
 
     /// Adds a glob whose paths are answered with `accept` (not 0).
-    pub(super) fn add(&mut self, glob: &str, accept: u8) -> Result<(), GlobError> {
-        debug_assert!(accept != 0 && u32::from(accept) & TERMINAL == 0);
+    pub(super) fn add(&mut self, glob: &str, accept: u16) -> Result<(), GlobError> {
+        self.add_marking(glob, accept, 0)
+    }
+
+    /// As [`Self::add`]; and every directory that a path of the glob must lie in is answered with `above`. What stands
+    /// before the glob's first name, and `**` itself, are no such directory: every directory would be one.
+    pub(super) fn add_marking(&mut self, glob: &str, accept: u16, above: u16) -> Result<(), GlobError> {
+        debug_assert!(accept != 0);
         if glob.starts_with('~') {
             return Err(GlobError::Home);
         }
         let begin = self.node();
-        let mut reader = Reader { nfa: self, glob: glob.as_bytes(), at: 0 };
+        let mut reader =
+            Reader { nfa: self, glob: glob.as_bytes(), at: 0, above, named: false, anywhere: Vec::new() };
         let ends = reader.sequence(Ends { slash: Some(begin), ..Ends::NONE }, &mut Vec::new())?;
         for end in ends.both() {
-            self.nodes[end as usize].accept = accept;
+            self.nodes[end as usize].accept |= accept;
         }
         let absolute = self.closure(&[begin]).iter().any(|&n| {
             let edges = &self.nodes[n as usize].edges;
@@ -125,6 +130,21 @@ impl Nfa {
         }
         self.nodes[0].silent.push(begin);
         Ok(())
+    }
+
+    /// The answers for a whole path, or'd, by trying all ways at once: what the automaton is a faster form of.
+    pub(super) fn answers(&self, path: &[u8]) -> u16 {
+        let mut nodes = self.closure(&[0]);
+        for &byte in path {
+            let next: Vec<u32> = nodes
+                .iter()
+                .flat_map(|&node| &self.nodes[node as usize].edges)
+                .filter(|(bytes, _)| bytes.has(byte))
+                .map(|&(_, next)| next)
+                .collect();
+            nodes = self.closure(&next);
+        }
+        nodes.iter().fold(0, |answers, &node| answers | self.nodes[node as usize].accept)
     }
 
     /// The nodes that `from` reach without reading, ascending.
@@ -174,6 +194,12 @@ struct Reader<'a> {
     nfa: &'a mut Nfa,
     glob: &'a [u8],
     at: usize,
+    /// The answer for directories that a path of the glob must lie in.
+    above: u16,
+    /// Whether a part of a name was read.
+    named: bool,
+    /// Nodes of `**`.
+    anywhere: Vec<u32>,
 }
 
 impl Reader<'_> {
@@ -215,7 +241,13 @@ impl Reader<'_> {
             self.nfa.nodes[end as usize].edges.push((bytes, next));
         }
         if bytes != Bytes::one(b'/') {
+            self.named = true;
             return Ends { other: Some(next), ..Ends::NONE };
+        }
+        if self.named {
+            for end in ends.both().filter(|end| !self.anywhere.contains(end)) {
+                self.nfa.nodes[end as usize].accept |= self.above;
+            }
         }
         if let Some(before) = ends.before_stars {
             self.nfa.nodes[before as usize].silent.push(next);
@@ -232,6 +264,9 @@ impl Reader<'_> {
         self.nfa.nodes[any as usize].edges.push((looped, any));
         for end in ends.both() {
             self.nfa.nodes[end as usize].silent.push(any);
+        }
+        if stars > 1 {
+            self.anywhere.push(any);
         }
         let before_stars = if stars == 1 { None } else { ends.slash };
         Ends { other: Some(any), before_stars, ..Ends::NONE }

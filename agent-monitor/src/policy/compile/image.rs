@@ -5,7 +5,7 @@
 
 use agent_monitor_common::automaton::{TERMINAL, Words};
 use agent_monitor_common::counters;
-use agent_monitor_common::image::{DeniedErrno, HAS_SYSCALLS, MAGIC, Settings, header};
+use agent_monitor_common::image::{DeniedErrno, HAS_EXEC, HAS_FILES, HAS_SYSCALLS, MAGIC, Settings, header};
 use agent_monitor_common::request::{self, STARTS};
 
 use crate::policy::{Denied, Mode, NetworkPolicy, ResolvedProfile, SocketKind};
@@ -54,7 +54,12 @@ pub(super) fn settings(profile: &ResolvedProfile) -> u64 {
         Denied::Denied => DeniedErrno::Denied,
         Denied::NotPermitted => DeniedErrno::NotPermitted,
     };
-    let flags = if profile.syscalls.is_empty() { 0 } else { HAS_SYSCALLS };
+    let flags = [
+        (!profile.syscalls.is_empty(), HAS_SYSCALLS),
+        (profile.filesystem.is_some(), HAS_FILES),
+        (profile.exec.is_some(), HAS_EXEC),
+    ];
+    let flags = flags.into_iter().filter(|(has, _)| *has).fold(0, |all, (_, flag)| all | flag);
     Settings { mode: mode.code(), errno: errno.code(), flags }.to_word()
 }
 

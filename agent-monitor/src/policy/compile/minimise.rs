@@ -8,7 +8,7 @@ use std::collections::HashMap;
 /// The block of each state. Blocks are numbered by their first state, so the numbers depend on nothing else.
 ///
 /// `accept[s]` is the answer of state `s`, `rows[s]` where each byte class leads.
-pub(super) fn blocks(accept: &[u8], rows: &[Vec<u32>]) -> Vec<u32> {
+pub(super) fn blocks(accept: &[u16], rows: &[Vec<u32>]) -> Vec<u32> {
     // Round 0 tells apart what ends here.
     let (mut count, mut blocks) = number(accept.iter().map(|&answer| vec![u32::from(answer)]));
     loop {

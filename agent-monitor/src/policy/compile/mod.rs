@@ -11,6 +11,7 @@
 
 mod cost;
 mod error;
+mod files;
 mod glob;
 mod home;
 mod image;
@@ -24,10 +25,12 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use agent_monitor_common::automaton::TERMINAL;
 use agent_monitor_common::image::{IMAGE_WORDS, MAX_PROFILES, SYSCALL_WORDS, header};
 
 pub use self::cost::RuleCost;
 pub use self::error::CompileError;
+pub use self::files::PathMatcher;
 use self::glob::Nfa;
 pub use self::glob::{GlobError, check_glob};
 pub use self::home::expand_home;
@@ -51,16 +54,21 @@ pub fn profile(profile: &ResolvedProfile) -> Result<Image, CompileError> {
 /// [`profile`] with another budget, so that tests reach the limit with few rules.
 fn profile_within(profile: &ResolvedProfile, limit: usize) -> Result<Image, CompileError> {
     let network = network::build(&profile.network, None);
-    let roots = network.roots.concat();
-    let Packed { words, roots } =
-        rows::pack(&network.states, &roots, limit).map_err(|Overflow { words }| CompileError::TooLarge {
-            profile: profile.name.clone(),
-            words,
-            limit,
-            dearest: cost::dearest(&profile.network, DEAREST),
-        })?;
+    let too_large = |words| CompileError::TooLarge {
+        profile: profile.name.clone(),
+        words,
+        limit,
+        dearest: cost::dearest(profile, DEAREST),
+    };
+    let files = files::build(profile, limit)?.map_err(|files::TooMany| too_large(limit + 1))?;
+    let mut states = network.states;
+    let mut roots = network.roots.concat();
+    roots.push(state::append(&mut states, files.states, files.root));
+    let Packed { words, mut roots } =
+        rows::pack(&states, &roots, limit).map_err(|Overflow { words }| too_large(words))?;
     let mut image = Image::seal(words);
-    for (word, root) in image.words[header::START_V4..].iter_mut().zip(roots) {
+    image.words[header::START_PATH] = roots.pop().map_or(u64::from(TERMINAL), u64::from);
+    for (word, root) in image.words[header::START_V4..header::START_PATH].iter_mut().zip(roots) {
         *word = u64::from(root);
     }
     image.words[header::SETTINGS] = image::settings(profile);
@@ -137,13 +145,15 @@ fn path_image(claims: &[(u32, String)], limit: usize) -> Result<Result<Claims, u
         if *slot >= MAX_PROFILES as u32 {
             return Err(CompileError::Slot { slot: *slot });
         }
-        nfa.add(glob, *slot as u8 + 1).map_err(|error| CompileError::Glob {
+        nfa.add(glob, *slot as u16 + 1).map_err(|error| CompileError::Glob {
             slot: *slot,
             glob: glob.clone(),
             error,
         })?;
     }
-    let Ok(Paths { states, root, overlaps }) = path::build(&nfa, limit) else { return Ok(Err(limit)) };
+    let Ok(Paths { states, root, overlaps }) = path::build(&nfa, limit, |slots| slots[0]) else {
+        return Ok(Err(limit));
+    };
     let packed = match rows::pack(&states, &[root], limit) {
         Ok(packed) => packed,
         Err(Overflow { words }) => return Ok(Err(words)),

@@ -1,9 +1,10 @@
 //! Builds the path automaton: globs over the bytes of a resolved absolute path.
 //!
-//! Called by `compile::claims`; the file rules are to use it too. Globs become one non-deterministic automaton
+//! Called by `compile::claims` and `files.rs`. Globs become one non-deterministic automaton
 //! (`glob.rs`), subsets of its nodes become states, equal states are merged (`minimise.rs`), and a state whose answer
 //! nothing can change any more becomes that answer: `/usr/**` ends the walk right behind `/usr/`.
-//! Where several globs match a path, the lowest answer wins, and the builder says which answers met and on what path.
+//! Where several globs match a path, the caller says what their answers make together; the builder says which answers
+//! met and on what path.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,15 +20,16 @@ pub(super) struct Paths {
     pub(super) states: Vec<State>,
     pub(super) root: Target,
     /// Pairs of answers (lower first) that some path has both, with the shortest such path.
-    pub(super) overlaps: BTreeMap<(u8, u8), Vec<u8>>,
+    pub(super) overlaps: BTreeMap<(u16, u16), Vec<u8>>,
 }
 
 /// There are more subsets than `limit`.
 #[derive(Debug)]
 pub(super) struct TooMany;
 
-/// Determinises and minimises; gives up at `limit` subsets, because few globs can make very many.
-pub(super) fn build(nfa: &Nfa, limit: usize) -> Result<Paths, TooMany> {
+/// Determinises and minimises; gives up at `limit` subsets, because few globs can make very many. `together`: the
+/// answer of a path that globs with these answers (ascending, distinct, none 0) match.
+pub(super) fn build(nfa: &Nfa, limit: usize, together: impl Fn(&[u16]) -> u16) -> Result<Paths, TooMany> {
     let classes = Classes::of(nfa);
     let mut subsets = Subsets::default();
     subsets.intern(nfa.closure(&[0]), None);
@@ -52,7 +54,7 @@ pub(super) fn build(nfa: &Nfa, limit: usize) -> Result<Paths, TooMany> {
     let mut accept = Vec::with_capacity(rows.len());
     let mut overlaps = BTreeMap::new();
     for (state, subset) in subsets.sets.iter().enumerate() {
-        let mut answers: Vec<u8> = subset
+        let mut answers: Vec<u16> = subset
             .iter()
             .map(|&node| nfa.nodes[node as usize].accept)
             .filter(|&answer| answer != 0)
@@ -64,7 +66,7 @@ pub(super) fn build(nfa: &Nfa, limit: usize) -> Result<Paths, TooMany> {
                 overlaps.entry((lower, higher)).or_insert_with(|| subsets.path_to(state));
             }
         }
-        accept.push(answers.first().copied().unwrap_or(0));
+        accept.push(if answers.is_empty() { 0 } else { together(&answers) });
     }
 
     let blocks = minimise::blocks(&accept, &rows);
@@ -73,7 +75,7 @@ pub(super) fn build(nfa: &Nfa, limit: usize) -> Result<Paths, TooMany> {
 }
 
 /// One state per block; a block that only leads to itself is its answer.
-fn merge(accept: &[u8], rows: &[Vec<u32>], blocks: &[u32], classes: &Classes) -> (Vec<State>, Target) {
+fn merge(accept: &[u16], rows: &[Vec<u32>], blocks: &[u32], classes: &Classes) -> (Vec<State>, Target) {
     let mut first_of_block: Vec<usize> = Vec::new();
     for (state, &block) in blocks.iter().enumerate() {
         if block as usize == first_of_block.len() {

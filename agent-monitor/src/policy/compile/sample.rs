@@ -55,6 +55,9 @@ pub fn network_profile(rules: usize, seed: u64) -> ResolvedProfile {
             sockets: SocketKinds::NONE,
             source: Source { file, line: 1, column: 1 },
         },
+        filesystem: None,
+        exec: None,
+        homes: Vec::new(),
         syscalls: Vec::new(),
     }
 }

@@ -10,7 +10,7 @@ pub(super) type Target = u32;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct State {
     /// The answer for an input that ends here; 0 where no input does.
-    pub(super) accept: u8,
+    pub(super) accept: u16,
     /// First byte of a run, and where every byte from there to the next run leads. The first run starts at byte 0;
     /// neighbours differ.
     pub(super) runs: Box<[(u8, Target)]>,
@@ -18,7 +18,7 @@ pub(super) struct State {
 
 impl State {
     /// From the target of each byte, ascending.
-    pub(super) fn from_bytes(accept: u8, targets: impl IntoIterator<Item = Target>) -> Self {
+    pub(super) fn from_bytes(accept: u16, targets: impl IntoIterator<Item = Target>) -> Self {
         let mut runs: Vec<(u8, Target)> = Vec::new();
         for (byte, target) in targets.into_iter().take(256).enumerate() {
             if runs.last().is_none_or(|&(_, last)| last != target) {
@@ -43,6 +43,17 @@ impl State {
             (first, last, target)
         })
     }
+}
+
+/// Puts the states of another automaton behind these; where its root is then.
+pub(super) fn append(states: &mut Vec<State>, more: Vec<State>, root: Target) -> Target {
+    let first = states.len() as Target;
+    let moved = |target: Target| if is_answer(target) { target } else { target + first };
+    states.extend(more.into_iter().map(|state| State {
+        runs: state.runs.iter().map(|&(byte, target)| (byte, moved(target))).collect(),
+        ..state
+    }));
+    moved(root)
 }
 
 /// The index of the state that a target which is no answer leads to.

@@ -1,4 +1,5 @@
 //! The compiler against independent readings of the same rules.
 
+mod files;
 mod network;
 mod path;

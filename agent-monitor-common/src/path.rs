@@ -1,0 +1,85 @@
+//! Requests about paths: which rights an operation needs, and what a path automaton's answer says of them.
+//!
+//! One automaton per image answers for files and programs alike: the answer of a path holds a right's *grant* and its
+//! *denial by rule* for every [`Right`], so one walk over the path judges an operation that needs several.
+
+use crate::automaton::{Words, accept, answer, step};
+use crate::decide::Decision;
+use crate::image::{field, header};
+
+/// What can be done to an object that has a path. Values are bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Right {
+    /// Open for reading, list a directory.
+    Read = 1,
+    /// Open for writing; create, delete, rename, link, truncate, change mode or owner.
+    Write = 2,
+    /// Execute, or map as code.
+    Execute = 4,
+}
+
+impl Right {
+    pub const ALL: [Right; 3] = [Right::Read, Right::Write, Right::Execute];
+
+    /// The word that events and metrics use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Right::Read => "read",
+            Right::Write => "write",
+            Right::Execute => "execute",
+        }
+    }
+}
+
+/// A set of [`Right`]s, as bits.
+pub type Rights = u32;
+
+/// All rights.
+pub const ALL_RIGHTS: Rights = 0b111;
+/// Where the denied rights begin in an answer.
+const DENIED_SHIFT: u32 = 4;
+/// In an answer: a rule denies something that lies, or could lie, below this directory.
+pub const DENIED_BELOW: u32 = 1 << 8;
+
+/// The answer of a path: rights that a rule grants and no rule denies, rights that a rule denies.
+pub const fn path_answer(granted: Rights, denied: Rights, denied_below: bool) -> u32 {
+    (granted & !denied) | denied << DENIED_SHIFT | if denied_below { DENIED_BELOW } else { 0 }
+}
+
+/// The decision of a path's answer on an operation that needs `needed`.
+#[inline(always)]
+pub const fn decide_answer(answer: u32, needed: Rights) -> Decision {
+    if answer >> DENIED_SHIFT & needed != 0 {
+        Decision::DenyRule
+    } else if answer & needed == needed {
+        Decision::Allow
+    } else {
+        Decision::DenyDefault
+    }
+}
+
+/// The decision on moving, linking or removing the directory itself: what lies below it goes along, so a denied object
+/// would get another name.
+#[inline(always)]
+pub const fn decide_directory(answer: u32, needed: Rights) -> Decision {
+    if answer & DENIED_BELOW != 0 { Decision::DenyRule } else { decide_answer(answer, needed) }
+}
+
+/// The answer of an open directory: by its own path, or by the same with `/` behind it, so that `/usr/**` is a grant
+/// to list `/usr` too. `state`: where the walk over the path ended.
+#[inline(always)]
+pub fn directory_answer<W: Words + ?Sized>(image: &W, state: u32) -> u32 {
+    let own = accept(image, state);
+    if state & crate::automaton::TERMINAL != 0 {
+        return own;
+    }
+    let inside = accept(image, step(image, state, b'/'));
+    let denied = (own | inside) & ALL_RIGHTS << DENIED_SHIFT;
+    ((own | inside) & ALL_RIGHTS & !(denied >> DENIED_SHIFT)) | denied | own & DENIED_BELOW
+}
+
+/// Judges an operation on a path that is no directory. The hooks walk the same steps in `bpf_loop`.
+pub fn decide_path<W: Words + ?Sized>(image: &W, path: &[u8], needed: Rights) -> Decision {
+    decide_answer(answer(image, field(image, header::START_PATH) as u32, path), needed)
+}

@@ -1,0 +1,472 @@
+//! Files and programs, where the kernel runs BPF LSM programs: every way to open, run, map as code, create, remove,
+//! rename, link or truncate an object, or to change its mode or owner, judged by the path that the object has.
+//!
+//! The object is what the kernel resolved, so a symlink, a bind mount, `/proc/self/root` or a descriptor of
+//! `/proc/self/fd` lead to the same path and the same verdict. An object on a mount of the kernel's own (memfd, pipe)
+//! has no path: it may be read and written, for no name leads to it, and never executed.
+
+use agent_monitor_common::automaton::accept;
+use agent_monitor_common::counters::{Domain, Effect, Mode, Site};
+use agent_monitor_common::decide::{Decision, forget};
+use agent_monitor_common::event::{FileBody, Header, Hook, Kind, PATH_BYTES, Reason};
+use agent_monitor_common::image::{HAS_EXEC, HAS_FILES, field, header};
+use agent_monitor_common::label::Label;
+use agent_monitor_common::path::{DENIED_BELOW, Right, Rights, decide_answer, directory_answer};
+use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_get_current_uid_gid};
+use aya_ebpf::macros::lsm;
+use aya_ebpf::programs::LsmContext;
+use core::ffi::c_void;
+
+use super::lsm::{before, literal};
+use crate::emit::{self, Outcome};
+use crate::fail;
+use crate::kernel::{offset, typed};
+use crate::maps::SCRATCH;
+use crate::path::{self, Place, Scratch, bounded_length};
+use crate::subject::{Policy, current_tgid, has_bit, label_of, policy};
+
+const READ: Rights = Right::Read as Rights;
+const WRITE: Rights = Right::Write as Rights;
+const EXECUTE: Rights = Right::Execute as Rights;
+
+/// What a denied operation shows.
+const EACCES: u16 = 13;
+/// `__FMODE_EXEC` (include/linux/fs.h) in `f_flags`: opened to be executed.
+const OPENED_TO_EXECUTE: u32 = 0x20;
+const FMODE_READ: u32 = 1;
+const FMODE_WRITE: u32 = 2;
+const PROT_EXEC: u64 = 4;
+const S_IFMT: u16 = 0o170_000;
+const S_IFDIR: u16 = 0o040_000;
+/// `RENAME_EXCHANGE` (include/uapi/linux/fs.h).
+const EXCHANGE: u32 = 2;
+
+/// What becomes of the object.
+#[derive(Clone, Copy, PartialEq)]
+enum Act {
+    /// It is used where it is.
+    Use,
+    /// It is opened: of a directory, the rules about what lies in it count too.
+    Open,
+    /// It gets another name, or none: what lies below it goes along.
+    Move,
+}
+
+/// An object of the file system, as a hook got it.
+#[derive(Clone, Copy)]
+struct Object {
+    /// `struct vfsmount *`.
+    mnt: u64,
+    /// `struct dentry *`.
+    dentry: u64,
+    /// 0: it does not exist yet.
+    inode: u64,
+    directory: bool,
+}
+
+/// The object of an open file.
+///
+/// # Safety
+/// `file` is a typed `struct file *` that is not null.
+#[inline(always)]
+unsafe fn of_file(file: *const c_void) -> Object {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let path = offset!(file_path);
+        let inode: *const c_void = typed(file, offset!(file_inode));
+        let mode: u16 = typed(inode, offset!(inode_mode));
+        Object {
+            mnt: typed(file, path + offset!(path_mnt)),
+            dentry: typed(file, path + offset!(path_dentry)),
+            inode: typed(inode, offset!(inode_ino)),
+            directory: mode & S_IFMT == S_IFDIR,
+        }
+    }
+}
+
+/// The object of a directory entry on the mount of `path`.
+///
+/// # Safety
+/// `path` is a typed `struct path *`, `dentry` a typed `struct dentry *`; neither is null.
+#[inline(always)]
+unsafe fn of_entry(path: *const c_void, dentry: *const c_void) -> Object {
+    // SAFETY: the caller's promise; the inode is checked.
+    unsafe {
+        let inode: *const c_void = typed(dentry, offset!(dentry_inode));
+        let (number, mode) = if inode.is_null() {
+            (0, 0)
+        } else {
+            (typed::<u64>(inode, offset!(inode_ino)), typed::<u16>(inode, offset!(inode_mode)))
+        };
+        Object {
+            mnt: typed(path, offset!(path_mnt)),
+            dentry: dentry as u64,
+            inode: number,
+            directory: mode & S_IFMT == S_IFDIR,
+        }
+    }
+}
+
+/// The object that a `struct path *` names.
+///
+/// # Safety
+/// `path` is a typed `struct path *` that is not null.
+#[inline(always)]
+unsafe fn of_path(path: *const c_void) -> Object {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let dentry: *const c_void = typed(path, offset!(path_dentry));
+        of_entry(path, dentry)
+    }
+}
+
+/// Who asks, where a profile judges what is asked.
+pub struct Subject {
+    pub label: Label,
+    pub policy: Policy,
+}
+
+/// What a hook does before it looks at the object.
+pub enum Entry {
+    /// Nothing is judged: the verdict to return.
+    Settled(i32),
+    Judge(Subject),
+}
+
+/// The current process, if a profile judges it; `N`: number of the hook's arguments.
+#[inline(always)]
+pub fn enter<const N: usize>(ctx: &LsmContext) -> Entry {
+    let tgid = current_tgid();
+    if !has_bit(tgid) {
+        return Entry::Settled(0);
+    }
+    let before = before::<N>(ctx);
+    if before != 0 {
+        return Entry::Settled(literal(before));
+    }
+    let Ok(label) = label_of(tgid) else {
+        fail::count(Site::LabelMissing);
+        emit::decision(Domain::File, Effect::Deny, Mode::Enforce);
+        return Entry::Settled(-13);
+    };
+    let Some(policy) = policy(label.profile) else {
+        fail::count(Site::ImageMissing);
+        emit::decision(Domain::File, Effect::Deny, Mode::Enforce);
+        emit::denied(label.agent);
+        return Entry::Settled(-13);
+    };
+    if policy.flags & (HAS_FILES | HAS_EXEC) == 0 {
+        return Entry::Settled(0);
+    }
+    Entry::Judge(Subject { label, policy })
+}
+
+/// Judges one operation on one object. True: deny it.
+#[inline(always)]
+fn denies(subject: &Subject, hook: Hook, act: Act, object: Object, needed: Rights) -> bool {
+    let Subject { label, policy } = subject;
+    // Of a section that the profile does not have, nothing is judged.
+    let mut judged = 0;
+    if policy.flags & HAS_FILES != 0 {
+        judged |= READ | WRITE;
+    }
+    if policy.flags & HAS_EXEC != 0 {
+        judged |= EXECUTE;
+    }
+    let needed = forget(needed & judged);
+    if needed == 0 {
+        return false;
+    }
+    let domain = if needed & EXECUTE != 0 { Domain::Exec } else { Domain::File };
+    let enforce = matches!(policy.mode, Mode::Enforce);
+    let Some(s) = SCRATCH.current() else {
+        fail::count(Site::TaskStorage);
+        emit::decision(domain, Effect::Deny, policy.mode);
+        emit::denied(label.agent);
+        return enforce;
+    };
+    // SAFETY: the scratch is the current task's own; the object's pointers come from typed loads.
+    unsafe {
+        let mut walked = false;
+        let reason = match path::place(object.mnt) {
+            Ok(Place::Internal) if needed & EXECUTE == 0 => return false,
+            Ok(Place::Internal) => Reason::Anonymous.code(),
+            Err(site) => {
+                fail::count(site);
+                Reason::NoPath.code()
+            }
+            Ok(Place::Mounted) => match path::walk(s, object.mnt, object.dentry) {
+                Err(site) => {
+                    fail::count(site);
+                    Reason::NoPath.code()
+                }
+                Ok(()) => {
+                    walked = true;
+                    let state = path::run(policy.table, field(&policy.table, header::START_PATH) as u32, s);
+                    let answer = if object.directory && act == Act::Open {
+                        directory_answer(&policy.table, state)
+                    } else {
+                        accept(&policy.table, state)
+                    };
+                    let answer = forget(answer);
+                    if object.directory && act == Act::Move && answer & DENIED_BELOW != 0 {
+                        Reason::DeniedBelow.code()
+                    } else {
+                        match decide_answer(answer, needed) {
+                            Decision::Allow => {
+                                emit::decision(domain, Effect::Allow, policy.mode);
+                                return false;
+                            }
+                            Decision::DenyRule => Reason::Rule.code(),
+                            Decision::DenyDefault => Reason::Default.code(),
+                        }
+                    }
+                }
+            },
+        };
+        let reason = forget(reason as u32);
+        emit::decision(domain, Effect::Deny, policy.mode);
+        let errno = if enforce { EACCES } else { 0 };
+        let outcome =
+            Outcome { effect: Effect::Deny, mode: policy.mode, generation: policy.generation, errno };
+        record(s, hook, label, outcome, walked, reason, needed, object.inode);
+        emit::denied(label.agent);
+    }
+    enforce
+}
+
+/// Longest record.
+const RECORD_BYTES: usize = size_of::<Header>() + size_of::<FileBody>() + PATH_BYTES;
+
+/// Writes the record: header, body, path.
+///
+/// # Safety
+/// `s` is the current task's scratch.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "one call, inlined; a struct would only be taken apart again")]
+unsafe fn record(
+    s: *mut Scratch,
+    hook: Hook,
+    label: &Label,
+    outcome: Outcome,
+    walked: bool,
+    reason: u32,
+    rights: Rights,
+    inode: u64,
+) {
+    // SAFETY: the caller's promise; every length is bounded by the size of its field.
+    unsafe {
+        let (path_length, path_total) = if walked { path::copy_to_tail(s) } else { (0, 0) };
+        let length = size_of::<Header>() + size_of::<FileBody>() + path_length;
+        (*s).header = emit::header(Kind::File, hook, length, label, outcome);
+        let body = (&raw mut (*s).body).cast::<FileBody>();
+        (*body).rights = rights;
+        (*body).reason = reason;
+        (*body).path_length = path_length as u32;
+        (*body).path_total = path_total as u32;
+        (*body).inode = inode;
+        (*body).uid = bpf_get_current_uid_gid() as u32;
+        (*body).pad = 0;
+        (*body).reserved = 0;
+        (*body).comm = [0; 16]; // 6.1 does not pad
+        bpf_get_current_comm((&raw mut (*body).comm).cast(), 16);
+        let length = bounded_length::<RECORD_BYTES>(length);
+        emit::bytes(outcome.ring(), label.agent, (&raw const (*s).header).cast(), length as u64);
+    }
+}
+
+/// `int file_open(struct file *file)`: every open, also `openat2`, `open_by_handle_at`, io_uring and the kernel's own
+/// open of a program and its interpreter.
+#[lsm(hook = "file_open")]
+pub fn file_open(ctx: LsmContext) -> i32 {
+    let subject = match enter::<1>(&ctx) {
+        Entry::Settled(verdict) => return verdict,
+        Entry::Judge(subject) => subject,
+    };
+    let file: *const c_void = ctx.arg(0);
+    // SAFETY: a trusted argument of the hook.
+    unsafe {
+        let (mode, flags): (u32, u32) = (typed(file, offset!(file_mode)), typed(file, offset!(file_flags)));
+        let mut needed = 0;
+        if flags & OPENED_TO_EXECUTE != 0 {
+            needed |= EXECUTE;
+        } else if mode & FMODE_READ != 0 {
+            needed |= READ;
+        }
+        if mode & FMODE_WRITE != 0 {
+            needed |= WRITE;
+        }
+        if denies(&subject, Hook::LsmFileOpen, Act::Open, of_file(file), needed) { -13 } else { 0 }
+    }
+}
+
+/// `int mmap_file(struct file *file, unsigned long reqprot, unsigned long prot, unsigned long flags)`: a file becomes
+/// code: shared libraries, and what `ld.so` runs without an exec.
+#[lsm(hook = "mmap_file")]
+pub fn file_mmap(ctx: LsmContext) -> i32 {
+    let subject = match enter::<4>(&ctx) {
+        Entry::Settled(verdict) => return verdict,
+        Entry::Judge(subject) => subject,
+    };
+    let (file, prot): (*const c_void, u64) = (ctx.arg(0), ctx.arg(2));
+    if prot & PROT_EXEC == 0 || file.is_null() {
+        return 0;
+    }
+    // SAFETY: a trusted argument of the hook, not null.
+    unsafe { if denies(&subject, Hook::LsmMmapFile, Act::Use, of_file(file), EXECUTE) { -13 } else { 0 } }
+}
+
+/// `int file_mprotect(struct vm_area_struct *vma, unsigned long reqprot, unsigned long prot)`: a mapped file becomes
+/// code afterwards.
+#[lsm(hook = "file_mprotect")]
+pub fn file_mprotect(ctx: LsmContext) -> i32 {
+    let subject = match enter::<3>(&ctx) {
+        Entry::Settled(verdict) => return verdict,
+        Entry::Judge(subject) => subject,
+    };
+    let (vma, prot): (*const c_void, u64) = (ctx.arg(0), ctx.arg(2));
+    if prot & PROT_EXEC == 0 {
+        return 0;
+    }
+    // SAFETY: a trusted argument of the hook; its file is checked.
+    unsafe {
+        let file: *const c_void = typed(vma, offset!(vma_file));
+        if file.is_null() {
+            return 0;
+        }
+        if denies(&subject, Hook::LsmFileMprotect, Act::Use, of_file(file), EXECUTE) { -13 } else { 0 }
+    }
+}
+
+/// A hook about an entry of a directory: `(struct path *dir, struct dentry *dentry, …)`.
+macro_rules! entry_hook {
+    ($(#[$doc:meta])* $name:ident, $hook:literal, $code:ident, $arguments:literal, $act:ident) => {
+        $(#[$doc])*
+        #[lsm(hook = $hook)]
+        pub fn $name(ctx: LsmContext) -> i32 {
+            let subject = match enter::<$arguments>(&ctx) {
+                Entry::Settled(verdict) => return verdict,
+                Entry::Judge(subject) => subject,
+            };
+            let (directory, dentry): (*const c_void, *const c_void) = (ctx.arg(0), ctx.arg(1));
+            // SAFETY: trusted arguments of the hook.
+            unsafe {
+                if denies(&subject, Hook::$code, Act::$act, of_entry(directory, dentry), WRITE) { -13 } else { 0 }
+            }
+        }
+    };
+}
+
+entry_hook!(
+    /// `int path_mknod(const struct path *dir, struct dentry *dentry, umode_t mode, unsigned int dev)`: also O_CREAT
+    /// and the bind of a Unix socket.
+    file_mknod, "path_mknod", LsmPathMknod, 4, Use
+);
+entry_hook!(
+    /// `int path_mkdir(const struct path *dir, struct dentry *dentry, umode_t mode)`.
+    file_mkdir, "path_mkdir", LsmPathMkdir, 3, Use
+);
+entry_hook!(
+    /// `int path_unlink(const struct path *dir, struct dentry *dentry)`.
+    file_unlink, "path_unlink", LsmPathUnlink, 2, Use
+);
+entry_hook!(
+    /// `int path_rmdir(const struct path *dir, struct dentry *dentry)`.
+    file_rmdir, "path_rmdir", LsmPathRmdir, 2, Use
+);
+entry_hook!(
+    /// `int path_symlink(const struct path *dir, struct dentry *dentry, const char *old_name)`.
+    file_symlink, "path_symlink", LsmPathSymlink, 3, Use
+);
+
+/// A hook about an existing object: `(struct path *path, …)`.
+macro_rules! object_hook {
+    ($(#[$doc:meta])* $name:ident, $hook:literal, $code:ident, $arguments:literal) => {
+        $(#[$doc])*
+        #[lsm(hook = $hook)]
+        pub fn $name(ctx: LsmContext) -> i32 {
+            let subject = match enter::<$arguments>(&ctx) {
+                Entry::Settled(verdict) => return verdict,
+                Entry::Judge(subject) => subject,
+            };
+            let object: *const c_void = ctx.arg(0);
+            // SAFETY: a trusted argument of the hook.
+            unsafe {
+                if denies(&subject, Hook::$code, Act::Use, of_path(object), WRITE) { -13 } else { 0 }
+            }
+        }
+    };
+}
+
+object_hook!(
+    /// `int path_truncate(const struct path *path)`.
+    file_path_truncate, "path_truncate", LsmPathTruncate, 1
+);
+object_hook!(
+    /// `int path_chmod(const struct path *path, umode_t mode)`.
+    file_chmod, "path_chmod", LsmPathChmod, 2
+);
+object_hook!(
+    /// `int path_chown(const struct path *path, kuid_t uid, kgid_t gid)`.
+    file_chown, "path_chown", LsmPathChown, 3
+);
+
+/// `int file_truncate(struct file *file)`: ftruncate and O_TRUNC, from 6.2; before, `path_truncate` has them.
+#[lsm(hook = "file_truncate")]
+pub fn file_truncate(ctx: LsmContext) -> i32 {
+    let subject = match enter::<1>(&ctx) {
+        Entry::Settled(verdict) => return verdict,
+        Entry::Judge(subject) => subject,
+    };
+    let file: *const c_void = ctx.arg(0);
+    // SAFETY: a trusted argument of the hook.
+    unsafe { if denies(&subject, Hook::LsmFileTruncate, Act::Use, of_file(file), WRITE) { -13 } else { 0 } }
+}
+
+/// `int path_link(struct dentry *old_dentry, const struct path *new_dir, struct dentry *new_dentry)`: the object gets
+/// a second name, under which its old rules don't find it: so what is linked must be the agent's to read and write.
+#[lsm(hook = "path_link")]
+pub fn file_link(ctx: LsmContext) -> i32 {
+    let subject = match enter::<3>(&ctx) {
+        Entry::Settled(verdict) => return verdict,
+        Entry::Judge(subject) => subject,
+    };
+    let (old, directory, new): (*const c_void, *const c_void, *const c_void) =
+        (ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    // SAFETY: trusted arguments of the hook. A link across mounts is refused before, so the mount is the same.
+    unsafe {
+        let old = of_entry(directory, old);
+        if denies(&subject, Hook::LsmPathLink, Act::Move, old, READ | WRITE)
+            || denies(&subject, Hook::LsmPathLink, Act::Use, of_entry(directory, new), WRITE)
+        {
+            -13
+        } else {
+            0
+        }
+    }
+}
+
+/// `int path_rename(const struct path *old_dir, struct dentry *old_dentry, const struct path *new_dir, struct dentry
+/// *new_dentry, unsigned int flags)`: both names must be the agent's to write, and nothing denied may move along.
+#[lsm(hook = "path_rename")]
+pub fn file_rename(ctx: LsmContext) -> i32 {
+    let subject = match enter::<5>(&ctx) {
+        Entry::Settled(verdict) => return verdict,
+        Entry::Judge(subject) => subject,
+    };
+    let (from, old): (*const c_void, *const c_void) = (ctx.arg(0), ctx.arg(1));
+    let (to, new): (*const c_void, *const c_void) = (ctx.arg(2), ctx.arg(3));
+    let flags: u64 = ctx.arg(4);
+    // What is exchanged moves too; what is replaced is gone.
+    let other = if flags as u32 & EXCHANGE != 0 { Act::Move } else { Act::Use };
+    // SAFETY: trusted arguments of the hook.
+    unsafe {
+        if denies(&subject, Hook::LsmPathRename, Act::Move, of_entry(from, old), WRITE)
+            || denies(&subject, Hook::LsmPathRename, other, of_entry(to, new), WRITE)
+        {
+            -13
+        } else {
+            0
+        }
+    }
+}

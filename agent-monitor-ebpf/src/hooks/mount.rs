@@ -1,0 +1,57 @@
+//! Mounts, where the kernel runs BPF LSM programs: rules about files speak of paths, and who may mount decides what
+//! lies at a path. So a process whose profile has rules about paths changes no mount, in any namespace.
+
+use agent_monitor_common::counters::{Domain, Effect, Mode};
+use agent_monitor_common::event::{Hook, Reason};
+use aya_ebpf::macros::lsm;
+use aya_ebpf::programs::LsmContext;
+
+use super::file::{Entry, enter};
+use crate::emit::{self, Outcome};
+
+const EPERM: u16 = 1;
+
+/// A hook about a change of mounts.
+macro_rules! mount_hook {
+    ($(#[$doc:meta])* $name:ident, $hook:literal, $code:ident, $arguments:literal) => {
+        $(#[$doc])*
+        #[lsm(hook = $hook)]
+        pub fn $name(ctx: LsmContext) -> i32 {
+            let subject = match enter::<$arguments>(&ctx) {
+                Entry::Settled(verdict) => return verdict,
+                Entry::Judge(subject) => subject,
+            };
+            let mode = subject.policy.mode;
+            let enforce = matches!(mode, Mode::Enforce);
+            emit::decision(Domain::File, Effect::Deny, mode);
+            let outcome = Outcome {
+                effect: Effect::Deny,
+                mode,
+                generation: subject.policy.generation,
+                errno: if enforce { EPERM } else { 0 },
+            };
+            emit::mount(&subject.label, Hook::$code, Reason::Mount, outcome);
+            emit::denied(subject.label.agent);
+            if enforce { -1 } else { 0 }
+        }
+    };
+}
+
+mount_hook!(
+    /// `int sb_mount(const char *dev_name, const struct path *path, const char *type, unsigned long flags, void *data)`:
+    /// new mounts, binds, moves and changes of propagation by `mount(2)`.
+    mount_mount, "sb_mount", LsmSbMount, 5
+);
+mount_hook!(
+    /// `int move_mount(const struct path *from_path, const struct path *to_path)`: what `fsopen`, `open_tree` and
+    /// `fsmount` made is put somewhere.
+    mount_move, "move_mount", LsmMoveMount, 2
+);
+mount_hook!(
+    /// `int sb_umount(struct vfsmount *mnt, int flags)`: what lies under a mount comes to light.
+    mount_umount, "sb_umount", LsmSbUmount, 2
+);
+mount_hook!(
+    /// `int sb_pivotroot(const struct path *old_path, const struct path *new_path)`.
+    mount_pivot_root, "sb_pivotroot", LsmSbPivotroot, 2
+);

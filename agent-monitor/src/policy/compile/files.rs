@@ -1,0 +1,136 @@
+//! The path automaton of a profile: what its `files` and `exec` rules make of every path.
+//!
+//! Called by `compile::profile`; [`PathMatcher`] by whoever must know which rule decided. Every glob becomes one part of
+//! a non-deterministic automaton whose answer is a set of rights (`agent_monitor_common::path`); a path's answer is the
+//! union of what its globs say, a denial taking away what another grants.
+
+use agent_monitor_common::image::IMAGE_WORDS;
+use agent_monitor_common::path::{ALL_RIGHTS, DENIED_BELOW, Right, Rights, path_answer};
+
+use super::error::CompileError;
+use super::glob::{GlobError, Nfa};
+use super::home::expand_home;
+pub(super) use super::path::TooMany;
+use super::path::{self, Paths};
+use super::state::State;
+use crate::policy::{PathRule, ResolvedProfile};
+
+/// Where the denied rights lie in an answer.
+const DENIED: u32 = path_answer(0, 1, false).trailing_zeros();
+
+/// What a list of rules says about a path that it matches.
+#[derive(Clone, Copy, Debug)]
+struct Says {
+    granted: Rights,
+    denied: Rights,
+}
+
+/// The lists of a profile, and what each says.
+fn lists(profile: &ResolvedProfile) -> impl Iterator<Item = (&[PathRule], Says)> {
+    let grants = |right: Right| Says { granted: right as Rights, denied: 0 };
+    let denies = |denied: Rights| Says { granted: 0, denied };
+    let files = profile.filesystem.iter().flat_map(move |files| {
+        [
+            (files.read.as_slice(), grants(Right::Read)),
+            (files.write.as_slice(), grants(Right::Write)),
+            (files.deny.as_slice(), denies(ALL_RIGHTS)),
+        ]
+    });
+    let exec = profile.exec.iter().flat_map(move |exec| {
+        [
+            (exec.allow.as_slice(), grants(Right::Execute)),
+            (exec.deny.as_slice(), denies(Right::Execute as Rights)),
+        ]
+    });
+    files.chain(exec)
+}
+
+/// The automaton of `profile`'s path rules; without any, one that grants nothing.
+///
+/// # Errors
+/// [`CompileError::PathGlob`] for a glob that can't be read: the loader lets none through.
+pub(super) fn build(profile: &ResolvedProfile, limit: usize) -> Result<Result<Paths, TooMany>, CompileError> {
+    let mut nfa = Nfa::new();
+    for (rules, says) in lists(profile) {
+        for rule in rules {
+            add(&mut nfa, profile, rule, says).map_err(|error| CompileError::PathGlob {
+                rule: rule.id.clone(),
+                at: rule.source.clone(),
+                error,
+            })?;
+        }
+    }
+    Ok(path::build(&nfa, limit, |answers| together(answers.iter().fold(0, |all, answer| all | answer))))
+}
+
+/// The automaton of each path rule by itself.
+pub(super) fn alone(profile: &ResolvedProfile) -> impl Iterator<Item = (&PathRule, Vec<State>)> {
+    let rules = lists(profile).flat_map(|(rules, says)| rules.iter().map(move |rule| (rule, says)));
+    rules.filter_map(|(rule, says)| {
+        let mut nfa = Nfa::new();
+        add(&mut nfa, profile, rule, says).ok()?;
+        Some((rule, path::build(&nfa, IMAGE_WORDS, |answers| together(answers[0])).ok()?.states))
+    })
+}
+
+fn add(nfa: &mut Nfa, profile: &ResolvedProfile, rule: &PathRule, says: Says) -> Result<(), GlobError> {
+    let accept = path_answer(says.granted, says.denied, false) as u16;
+    let above = if says.denied == 0 { 0 } else { DENIED_BELOW as u16 };
+    for glob in expand_home(&rule.glob, &profile.homes) {
+        nfa.add_marking(&glob, accept, above)?;
+    }
+    Ok(())
+}
+
+/// A denial takes away what another rule grants.
+fn together(answers: u16) -> u16 {
+    let answers = u32::from(answers);
+    let denied = answers >> DENIED & ALL_RIGHTS;
+    path_answer(answers & ALL_RIGHTS, denied, answers & DENIED_BELOW != 0) as u16
+}
+
+/// Matches paths against one rule at a time: says which rule decided, where the automaton says only what.
+#[derive(Debug)]
+pub struct PathMatcher {
+    /// In the order of a profile's lists.
+    rules: Vec<(PathRule, Says, Nfa)>,
+}
+
+impl PathMatcher {
+    /// The path rules of `profile`.
+    #[must_use]
+    pub fn new(profile: &ResolvedProfile) -> Self {
+        let rules = lists(profile).flat_map(|(rules, says)| rules.iter().map(move |rule| (rule, says)));
+        let rules = rules.map(|(rule, says)| {
+            let mut nfa = Nfa::new();
+            // A glob that can't be read stopped the compiler before: no image has this rule.
+            let _ = add(&mut nfa, profile, rule, says);
+            (rule.clone(), says, nfa)
+        });
+        PathMatcher { rules: rules.collect() }
+    }
+
+    /// The rule that denies one of `needed` on `path`; the one with the lowest id of several.
+    #[must_use]
+    pub fn denying(&self, path: &[u8], needed: Rights) -> Option<&PathRule> {
+        self.first(|says| says.denied & needed != 0, |answer| answer & !DENIED_BELOW != 0, path)
+    }
+
+    /// The rule that denies something below the directory `path`.
+    #[must_use]
+    pub fn denying_below(&self, path: &[u8]) -> Option<&PathRule> {
+        self.first(|says| says.denied != 0, |answer| answer & DENIED_BELOW != 0, path)
+    }
+
+    /// The rule that grants `right` on `path`; the one with the lowest id of several.
+    #[must_use]
+    pub fn granting(&self, path: &[u8], right: Right) -> Option<&PathRule> {
+        self.first(|says| says.granted & right as Rights != 0, |answer| answer != 0, path)
+    }
+
+    fn first(&self, of: impl Fn(Says) -> bool, hit: impl Fn(u32) -> bool, path: &[u8]) -> Option<&PathRule> {
+        let rules = self.rules.iter().filter(|(_, says, _)| of(*says));
+        let matching = rules.filter(|(_, _, nfa)| hit(u32::from(nfa.answers(path))));
+        matching.map(|(rule, ..)| rule).min_by(|a, b| a.id.cmp(&b.id))
+    }
+}

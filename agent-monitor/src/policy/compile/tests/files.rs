@@ -1,0 +1,206 @@
+//! The path rules of a profile mean what their globs, read one by one, mean.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use agent_monitor_common::automaton::{TERMINAL, accept, step};
+use agent_monitor_common::decide::Decision;
+use agent_monitor_common::event::Reason;
+use agent_monitor_common::image::{HAS_EXEC, HAS_FILES, Settings, field, header};
+use agent_monitor_common::path::{
+    ALL_RIGHTS, DENIED_BELOW, Right, Rights, decide_answer, decide_directory, decide_path, directory_answer,
+};
+use proptest::prelude::*;
+
+use super::path::{glob, naive, path};
+use crate::policy::attribute;
+use crate::policy::compile::{self, CompileError, Image, PathMatcher, profile_within, sample};
+use crate::policy::{ExecPolicy, FilesPolicy, PathRule, ResolvedProfile, Source};
+
+const LISTS: [&str; 5] = ["files.read", "files.write", "files.deny", "exec.allow", "exec.deny"];
+
+fn source(line: usize) -> Source {
+    Source { file: Arc::from(Path::new("t.yaml")), line: line as u32, column: 1 }
+}
+
+/// A profile of (index in [`LISTS`], glob) pairs.
+fn profile(rules: &[(usize, String)]) -> ResolvedProfile {
+    let list = |wanted: usize| -> Vec<PathRule> {
+        let globs = rules.iter().filter(|(list, _)| *list == wanted).enumerate();
+        globs
+            .map(|(i, (list, glob))| PathRule {
+                id: format!("t:{}[{i}]", LISTS[*list]),
+                source: source(i + 1),
+                glob: glob.clone(),
+            })
+            .collect()
+    };
+    let mut profile = sample::network_profile(3, 1);
+    profile.name = "t".to_owned();
+    profile.filesystem =
+        Some(FilesPolicy { read: list(0), write: list(1), deny: list(2), source: source(1) });
+    profile.exec = Some(ExecPolicy { allow: list(3), deny: list(4), source: source(2) });
+    profile.homes = vec!["/home/ann".into(), "/root".into()];
+    profile
+}
+
+fn written(rules: &[(usize, &str)]) -> ResolvedProfile {
+    profile(&rules.iter().map(|&(list, glob)| (list, glob.to_owned())).collect::<Vec<_>>())
+}
+
+/// The independent reading.
+fn expected(rules: &[(usize, String)], path: &str, needed: Rights) -> Decision {
+    let hit = |list: usize| rules.iter().any(|(of, glob)| *of == list && naive(glob, path));
+    let executes = needed & Right::Execute as Rights != 0;
+    if hit(2) || executes && hit(4) {
+        return Decision::DenyRule;
+    }
+    let granted = Right::ALL.into_iter().zip([0, 1, 3]).filter(|(right, _)| needed & *right as Rights != 0);
+    if granted.map(|(_, list)| list).all(hit) { Decision::Allow } else { Decision::DenyDefault }
+}
+
+/// Where the walk over a path ends.
+fn state(image: &Image, path: &str) -> u32 {
+    path.bytes().fold(field(image, header::START_PATH) as u32, |state, byte| {
+        if state & TERMINAL == 0 { step(image, state, byte) } else { state }
+    })
+}
+
+fn decide(image: &Image, path: &str, right: Right) -> Decision {
+    decide_path(image, path.as_bytes(), right as Rights)
+}
+
+fn rules() -> impl Strategy<Value = Vec<(usize, String)>> {
+    prop::collection::vec((0..LISTS.len(), glob()), 0..7)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn automaton_naive_reading_and_matcher_agree(
+        rules in rules(),
+        paths in prop::collection::vec((path(), 1..=ALL_RIGHTS), 60),
+    ) {
+        let profile = profile(&rules);
+        let image = compile::profile(&profile).unwrap();
+        let matcher = PathMatcher::new(&profile);
+        for (path, needed) in &paths {
+            let wanted = expected(&rules, path, *needed);
+            prop_assert_eq!(decide_path(&image, path.as_bytes(), *needed), wanted, "{:?} {} {}", rules, path, needed);
+            let denying = matcher.denying(path.as_bytes(), *needed);
+            prop_assert_eq!(denying.is_some(), wanted == Decision::DenyRule, "{:?} {}", rules, path);
+            if wanted == Decision::Allow {
+                for right in Right::ALL.into_iter().filter(|right| needed & *right as Rights != 0) {
+                    prop_assert!(matcher.granting(path.as_bytes(), right).is_some());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_directory_above_a_denied_path_is_marked_as_the_matcher_says(
+        rules in rules(),
+        paths in prop::collection::vec(path(), 60),
+    ) {
+        let profile = profile(&rules);
+        let image = compile::profile(&profile).unwrap();
+        let matcher = PathMatcher::new(&profile);
+        for path in &paths {
+            let marked = accept(&image, state(&image, path)) & DENIED_BELOW != 0;
+            prop_assert_eq!(marked, matcher.denying_below(path.as_bytes()).is_some(), "{:?} {}", rules, path);
+        }
+    }
+
+    #[test]
+    fn the_order_of_rules_changes_no_byte(
+        (before, after) in rules().prop_flat_map(|rules| (Just(rules.clone()), Just(rules).prop_shuffle())),
+    ) {
+        let image = |rules: &[(usize, String)]| compile::profile(&profile(rules)).unwrap();
+        prop_assert_eq!(image(&before), image(&after));
+    }
+}
+
+#[test]
+fn a_denied_name_keeps_the_directories_above_it_in_place() {
+    let image = compile::profile(&written(&[
+        (1, "/**"),
+        (2, "~/.ssh/**"),
+        (2, "**/.git/hooks/*"),
+        (2, "/w/**/.env"),
+    ]))
+    .unwrap();
+    let moves = |path: &str| decide_directory(accept(&image, state(&image, path)), Right::Write as Rights);
+    for above in ["/home", "/home/ann", "/home/ann/.ssh", "/root", "/w/a/.git", "/w/.git/hooks", "/w"] {
+        assert_eq!(moves(above), Decision::DenyRule, "{above}");
+    }
+    // What a `**` alone leads through may be moved: under its new name the rule finds what lies in it again.
+    for free in ["/home/ben", "/w/a", "/srv", "/home/ann/src", "/root/x/.gitx"] {
+        assert_eq!(moves(free), Decision::Allow, "{free}");
+    }
+}
+
+#[test]
+fn a_grant_of_what_lies_in_a_directory_is_one_to_list_it() {
+    let image =
+        compile::profile(&written(&[(0, "/usr/**"), (0, "/etc/*"), (0, "/srv/a"), (2, "/usr/secret/**")]))
+            .unwrap();
+    let lists =
+        |path: &str| decide_answer(directory_answer(&image, state(&image, path)), Right::Read as Rights);
+    assert_eq!(lists("/usr"), Decision::Allow);
+    assert_eq!(lists("/usr/bin"), Decision::Allow);
+    assert_eq!(lists("/etc"), Decision::Allow);
+    assert_eq!(lists("/usr/secret"), Decision::DenyRule);
+    assert_eq!(lists("/srv"), Decision::DenyDefault);
+    assert_eq!(lists("/"), Decision::DenyDefault);
+    assert_eq!(decide(&image, "/usr", Right::Read), Decision::DenyDefault, "only a directory is listed");
+}
+
+#[test]
+fn a_tilde_is_every_home() {
+    let image = compile::profile(&written(&[(0, "~/x"), (3, "{~/bin,/opt}/*")])).unwrap();
+    assert_eq!(decide(&image, "/home/ann/x", Right::Read), Decision::Allow);
+    assert_eq!(decide(&image, "/root/x", Right::Read), Decision::Allow);
+    assert_eq!(decide(&image, "/home/ben/x", Right::Read), Decision::DenyDefault);
+    assert_eq!(decide(&image, "/root/bin/tool", Right::Execute), Decision::Allow);
+    assert_eq!(decide(&image, "/opt/tool", Right::Execute), Decision::Allow);
+}
+
+#[test]
+fn only_sections_that_are_written_are_judged() {
+    let flags = |profile: &ResolvedProfile| {
+        let image = compile::profile(profile).unwrap();
+        Settings::from_word(field(&image, header::SETTINGS)).flags & (HAS_FILES | HAS_EXEC)
+    };
+    let mut profile = written(&[]);
+    assert_eq!(flags(&profile), HAS_FILES | HAS_EXEC);
+    profile.exec = None;
+    assert_eq!(flags(&profile), HAS_FILES);
+    profile.filesystem = None;
+    assert_eq!(flags(&profile), 0);
+}
+
+#[test]
+fn the_rule_behind_a_verdict_is_named() {
+    let profile = written(&[(0, "/a/**"), (2, "/a/b/**"), (4, "/a/x")]);
+    let matcher = PathMatcher::new(&profile);
+    let by = |path: &str, right: Right, reason| {
+        attribute::path(&profile, &matcher, path.as_bytes(), right as Rights, reason).id.into_owned()
+    };
+    assert_eq!(by("/a/b/c", Right::Read, Reason::Rule), "t:files.deny[0]");
+    assert_eq!(by("/a/b", Right::Read, Reason::Rule), "t:files.deny[0]", "a listed directory");
+    assert_eq!(by("/a/b", Right::Write, Reason::DeniedBelow), "t:files.deny[0]");
+    assert_eq!(by("/a/x", Right::Execute, Reason::Rule), "t:exec.deny[0]");
+    assert_eq!(by("/b", Right::Read, Reason::Default), "t:files.default");
+    assert_eq!(by("/b", Right::Execute, Reason::Default), "t:exec.default");
+}
+
+#[test]
+fn rules_that_do_not_fit_are_refused_by_name() {
+    let many: Vec<(usize, String)> = (0..200).map(|i| (0, format!("/dir{i}/name{}/**", i * 7))).collect();
+    let Err(CompileError::TooLarge { dearest, .. }) = profile_within(&profile(&many), 1_200) else {
+        panic!("it fits")
+    };
+    assert!(dearest.iter().all(|cost| cost.id.starts_with("t:files.read[") && cost.words > 0), "{dearest:?}");
+    assert!(profile_within(&profile(&many), 1 << 17).is_ok());
+}
