@@ -1,5 +1,5 @@
 //! What another tool on the host can do by raw `bpf(2)`: attach a tiny cgroup program of its own, list those that are
-//! attached, write a map.
+//! attached, read and write a map.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use crate::cgroup::Cgroup;
 
 const MAP_CREATE: i32 = 0;
+const MAP_LOOKUP: i32 = 1;
 const MAP_UPDATE: i32 = 2;
 const MAP_DELETE: i32 = 3;
 const PROG_LOAD: i32 = 5;
@@ -143,6 +144,15 @@ pub fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
     attributes[1] = key.as_ptr().addr() as u64;
     attributes[2] = value.as_ptr().addr() as u64;
     bpf(MAP_UPDATE, &mut attributes).map(drop)
+}
+
+/// Reads one element; `value` has the size of the map's values.
+pub fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
+    let mut attributes = [0; 16];
+    attributes[0] = map.as_raw_fd() as u64;
+    attributes[1] = key.as_ptr().addr() as u64;
+    attributes[2] = value.as_mut_ptr().addr() as u64;
+    bpf(MAP_LOOKUP, &mut attributes).map(drop)
 }
 
 /// Takes one element out.

@@ -1,26 +1,33 @@
 //! N17: one socket in the hands of two agents, one after the other. What it remembers of the first is nothing for the
 //! second.
 
-use std::os::fd::AsFd;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
 
 use agent_monitor_common::counters::Ring;
 use agent_monitor_common::event::{Hook, Reason};
-use agent_monitor_common::label::LabelOrigin;
+use agent_monitor_common::label::{LabelOrigin, SocketLabel, flow_tag};
+use agent_monitor_common::request::{Direction, Protocol};
+use agent_monitor_common::wire::Wire;
+use agent_monitor_tests::bpf;
 use agent_monitor_tests::cgroup::Cgroup;
 use agent_monitor_tests::monitor::{SLOT, image};
+use agent_monitor_tests::peer::SINK;
 use agent_monitor_tests::socket::Name;
-use agent_monitor_tests::world::AGENT4;
+use agent_monitor_tests::world::{AGENT4, GRANTED4};
 use agent_monitor_tests::{Child, Failure, Monitor, Socket, Stage};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 
-use crate::attack;
 use crate::inherited::{DATA, bound, connected, denied4, heedless};
 use crate::lab::{self, Lab, PROFILE};
+use crate::{attack, kernel_maps};
 
 pub fn trials() -> Vec<Trial> {
-    let mut trials =
-        vec![lab::check("a_flow_that_another_agent_was_denied_is_an_event_of_its_own", one_event_each)];
+    let mut trials = vec![
+        lab::check("a_flow_that_another_agent_was_denied_is_an_event_of_its_own", one_event_each),
+        lab::check("egress_remembers_the_flow_that_it_allowed", remembered),
+    ];
     trials.extend(attack::checked_pair(
         "N17_socket_shared_with_an_agent_that_may",
         |lab| shared(lab, true),
@@ -63,6 +70,40 @@ fn one_event_each(lab: &mut Lab) -> Result<()> {
         ensure!(told == 1 && counted == Some(1), "{told} records of the {which} agent, {counted:?} denials");
         monitor.kernel.remove_agent(agent);
     }
+    Ok(())
+}
+
+/// The next packet of the flow is not judged again: the socket remembers it, by the name that `flow_tag` gives it.
+fn remembered(lab: &mut Lab) -> Result<()> {
+    let (monitor, world) = lab.parts()?;
+    monitor.install(PROFILE)?;
+    let (to, from) = Socket::pair()?;
+    let granted = Name::new(GRANTED4, SINK);
+    // Connected by no agent: only egress sees what the agent sends.
+    let mut maker = Child::spawn(&world.agents, |_| to.pass(connected(Socket::udp4(), &granted)?.as_fd()))?;
+    maker.finish()?.context("make a socket")?;
+    let socket = Socket::from_fd(from.take()?);
+    let mut child = Child::spawn(&world.agents, |stage| {
+        stage.pause()?;
+        socket.send(DATA).map(drop)
+    })?;
+    child.paused()?;
+    monitor.label(child.pid())?;
+    let sockets = kernel_maps::of_cgroup(&world.agents, "SOCKETS")?;
+    let allowed = || -> Result<u64> {
+        let mut label = [0; size_of::<SocketLabel>()];
+        let key = socket.as_fd().as_raw_fd().to_ne_bytes();
+        bpf::lookup(sockets.fd().as_fd(), &key, &mut label).context("the socket has no label")?;
+        Ok(SocketLabel::read_from(&label).context("a socket's label")?.allowed)
+    };
+    ensure!(allowed()? == 0, "something is allowed before the first packet");
+    child.go_on()?;
+    child.finish()??;
+    let generation = monitor.kernel.generation(SLOT).context("no profile is in force")?;
+    let IpAddr::V4(v4) = GRANTED4 else { bail!("an IPv4 address") };
+    let v4 = u32::from_ne_bytes(v4.octets());
+    let tag = flow_tag(v4, SINK, Direction::Out.code(), Protocol::Udp.code(), generation);
+    ensure!(allowed()? == tag, "remembered is {:#x}, not {tag:#x}", allowed()?);
     Ok(())
 }
 
