@@ -163,6 +163,13 @@ pub fn trials() -> Vec<Trial> {
         |lab| tightened(lab, || bound(7108), Next::Tight),
         |lab| tightened(lab, || bound(7109), Next::TightInAudit),
     ));
+    // The kernel refuses to bind a connected socket, after the bind hook has granted it.
+    let bind_again = |port| move |socket: &Socket| drop(socket.bind(&Name::new(AGENT4, port)));
+    trials.extend(attack::checked_pair(
+        "N18_tightened_flow_that_asks_for_a_port_granted_to_listen",
+        move |lab| tightened_then(lab, || bound(7106), bind_again(7106), Next::Tight),
+        move |lab| tightened_then(lab, || bound(7107), bind_again(7107), Next::TightInAudit),
+    ));
     trials.extend(attack::checked_pair(
         "N18_flow_of_a_removed_profile",
         |lab| removed(lab, true),
@@ -232,7 +239,7 @@ network:
   allow:
     - { cidr: 10.9.0.0/28, ports: [7000-7099], protocol: any }
   listen:
-    - { address: 10.9.0.1, ports: [7108-7109] }
+    - { address: 10.9.0.1, ports: [7106-7109] }
 ";
 const TIGHT: &str = "\
 version: 1
@@ -242,7 +249,7 @@ network:
   allow:
     - { cidr: 10.9.0.0/28, ports: [7001-7099], protocol: any }
   listen:
-    - { address: 10.9.0.1, ports: [7108-7109] }
+    - { address: 10.9.0.1, ports: [7106-7109] }
 ";
 
 /// A TCP socket that is bound to a port of the agent's own address.
@@ -280,6 +287,16 @@ enum Next {
 
 /// A flow is granted; then the next profile is put in force.
 fn tightened(lab: &mut Lab, socket: impl Fn() -> Result<Socket, Failure>, next: Next) -> Result<()> {
+    tightened_then(lab, socket, |_| {}, next)
+}
+
+/// As [`tightened`]; the agent does `then` with its socket after the change, before it sends.
+fn tightened_then(
+    lab: &mut Lab,
+    socket: impl Fn() -> Result<Socket, Failure>,
+    then: impl Fn(&Socket),
+    next: Next,
+) -> Result<()> {
     let (monitor, world) = lab.parts()?;
     monitor.install(LOOSE)?;
     let mut child = Child::spawn(&world.agents, |stage| {
@@ -287,6 +304,7 @@ fn tightened(lab: &mut Lab, socket: impl Fn() -> Result<Socket, Failure>, next: 
         let socket = connected(socket(), &Name::new(GRANTED4, SINK))?;
         socket.send(DATA)?;
         stage.pause()?;
+        then(&socket);
         heedless(socket.send(DATA))?;
         stage.pause()
     })?;

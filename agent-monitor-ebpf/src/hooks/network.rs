@@ -138,7 +138,9 @@ fn address_hook(ctx: &SockAddrContext, hook: Hook, act: Act, v6: bool) -> i32 {
     let Some(storage) = (unsafe { SOCKETS.get_or_create(sk.cast()) }) else {
         return unjudged(&label, flow, request, Site::SocketStorage, policy.mode);
     };
-    judge(storage, &label, &policy, flow, request, act)
+    // SAFETY: as above.
+    let unconnected = unsafe { read_volatile(&raw const (*sk).state) } == CLOSE;
+    judge(storage, &label, &policy, flow, request, act, unconnected)
 }
 
 #[inline(always)]
@@ -149,6 +151,7 @@ fn judge(
     flow: Flow,
     request: NetRequest,
     act: Act,
+    unconnected: bool,
 ) -> i32 {
     // A port of 0 asks the kernel to choose: nothing is offered yet. `listen` and the SYN-ACK are judged later.
     if act == Act::Bind && request.port == 0 {
@@ -176,7 +179,10 @@ fn judge(
         // SAFETY: as above.
         unsafe {
             match act {
-                Act::Bind => (*s).flags |= SOCKET_SERVER,
+                // The hook runs before the kernel refuses `bind` to a connected socket, whose flow is no grant to
+                // listen.
+                Act::Bind if unconnected => (*s).flags |= SOCKET_SERVER,
+                Act::Bind => {}
                 Act::Connect => {
                     (*s).flags &= !SOCKET_SERVER;
                     (*s).allowed = tag;
@@ -366,6 +372,8 @@ pub fn count_unjudged_socket(
     enforce
 }
 
+/// TCP state of a socket that is neither connected nor listens.
+const CLOSE: u32 = 7;
 /// TCP state of a listener.
 const LISTEN: u32 = 10;
 
