@@ -22,10 +22,16 @@ fn main() -> Result<()> {
     if arguments.first().is_some_and(|a| a == events::FLOODER) {
         return events::flood();
     }
+    let (numbers, arguments): (Vec<_>, Vec<_>) =
+        arguments.into_iter().partition(|argument| argument.starts_with("rounds="));
+    let rounds = match numbers.first().and_then(|number| number.strip_prefix("rounds=")) {
+        Some(number) => number.parse()?,
+        None => rounds::ROUNDS,
+    };
     let wanted = |name: &str| arguments.is_empty() || arguments.iter().any(|a| name.contains(a.as_str()));
     let mut report = report::Report::default();
     if wanted("operations") {
-        rounds::run(&mut report)?;
+        rounds::run(&mut report, rounds)?;
     }
     if wanted("decide") {
         decide::run(&mut report)?;
