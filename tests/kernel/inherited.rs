@@ -167,8 +167,8 @@ pub fn trials() -> Vec<Trial> {
     let bind_again = |port| move |socket: &Socket| drop(socket.bind(&Name::new(AGENT4, port)));
     trials.extend(attack::checked_pair(
         "N18_tightened_flow_that_asks_for_a_port_granted_to_listen",
-        move |lab| tightened_then(lab, || bound(7106), bind_again(7106), Next::Tight),
-        move |lab| tightened_then(lab, || bound(7107), bind_again(7107), Next::TightInAudit),
+        move |lab| tightened_then(lab, || bound(7110), bind_again(7110), Next::Tight),
+        move |lab| tightened_then(lab, || bound(7111), bind_again(7111), Next::TightInAudit),
     ));
     trials.extend(attack::checked_pair(
         "N18_flow_of_a_removed_profile",
@@ -239,7 +239,7 @@ network:
   allow:
     - { cidr: 10.9.0.0/28, ports: [7000-7099], protocol: any }
   listen:
-    - { address: 10.9.0.1, ports: [7106-7109] }
+    - { address: 10.9.0.1, ports: [7108-7111] }
 ";
 const TIGHT: &str = "\
 version: 1
@@ -249,7 +249,7 @@ network:
   allow:
     - { cidr: 10.9.0.0/28, ports: [7001-7099], protocol: any }
   listen:
-    - { address: 10.9.0.1, ports: [7106-7109] }
+    - { address: 10.9.0.1, ports: [7108-7111] }
 ";
 
 /// A TCP socket that is bound to a port of the agent's own address.
