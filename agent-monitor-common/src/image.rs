@@ -94,18 +94,40 @@ crate::wire_codes! {
     }
 }
 
-/// The profile table's word: which image slot is in force, and its generation. One word, flipped last on install,
-/// so a hook sees the old image or the new one and never a mix. 0: the profile has no image.
-#[inline(always)]
-pub const fn profile_word(slot: u32, generation: u32) -> u64 {
-    (generation as u64) << 32 | (slot + 1) as u64
+/// A profile as its row of the profile table says: which image is in force, and what must be known of it before it is
+/// looked at. One word, flipped last on install, so a hook sees the old image or the new one and never a mix.
+///
+/// The mode is in the image's settings too. It is here so that a flow which the socket remembers as allowed needs no
+/// look at the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InForce {
+    /// Image slot, below [`IMAGE_SLOTS`].
+    pub slot: u32,
+    /// Counts the installs of this row; never 0.
+    pub generation: u32,
+    /// [`crate::counters::Mode`] code.
+    pub mode: u8,
 }
 
-/// Image slot and generation of a profile table's word.
-#[inline(always)]
-pub const fn split_profile_word(word: u64) -> Option<(u32, u32)> {
-    let slot = word as u32;
-    if slot == 0 { None } else { Some((slot - 1, (word >> 32) as u32)) }
+/// Bits of the slot, plus one, in a profile table's word; the mode lies behind, the generation in the high half.
+const SLOT_BITS: u32 = 24;
+const _: () = assert!(IMAGE_SLOTS < (1 << SLOT_BITS) - 1);
+
+impl InForce {
+    /// The word; never 0.
+    pub const fn to_word(self) -> u64 {
+        (self.generation as u64) << 32 | (self.mode as u64) << SLOT_BITS | (self.slot + 1) as u64
+    }
+
+    /// What a word says. `None` for 0: the profile has no image.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Option<Self> {
+        let slot = word as u32 & ((1 << SLOT_BITS) - 1);
+        if slot == 0 {
+            return None;
+        }
+        Some(InForce { slot: slot - 1, generation: (word >> 32) as u32, mode: (word >> SLOT_BITS) as u8 })
+    }
 }
 
 /// A header field of an image.

@@ -2,7 +2,7 @@
 
 use agent_monitor_common::automaton::Words;
 use agent_monitor_common::counters::{Mode, Site};
-use agent_monitor_common::image::{IMAGE_WORDS, Settings, field, header, split_profile_word};
+use agent_monitor_common::image::{IMAGE_WORDS, InForce, Settings, field, header};
 use agent_monitor_common::label::{Label, bit_of};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
@@ -51,21 +51,49 @@ pub struct Policy {
     pub flags: u8,
 }
 
-/// The policy in force in a row of the profile table. The row's word is read once.
+/// What a row of the profile table says, before its image is looked at.
+#[derive(Clone, Copy)]
+pub struct Standing {
+    slot: u32,
+    pub generation: u32,
+    pub mode: Mode,
+}
+
+/// What is in force in a row of the profile table. The row's word is read once.
 #[inline(always)]
-pub fn policy(row: u32) -> Option<Policy> {
+pub fn standing(row: u32) -> Option<Standing> {
     let word = PROFILES.get_ptr(row)?;
     // SAFETY: an element of an array; the daemon writes it as one word.
-    let (slot, generation) = split_profile_word(unsafe { core::ptr::read_volatile(word) })?;
-    let table = table(slot)?;
-    let settings = Settings::from_word(field(&table, header::SETTINGS));
+    let InForce { slot, generation, mode } = InForce::from_word(unsafe { core::ptr::read_volatile(word) })?;
     // An unknown mode enforces.
-    let mode = match settings.mode {
+    let mode = match mode {
         0 => Mode::Learn,
         1 => Mode::Audit,
         _ => Mode::Enforce,
     };
-    Some(Policy { table, generation, mode, errno: settings.errno, flags: settings.flags })
+    Some(Standing { slot, generation, mode })
+}
+
+impl Standing {
+    /// The policy, image and all.
+    #[inline(always)]
+    pub fn policy(self) -> Option<Policy> {
+        let table = table(self.slot)?;
+        let settings = Settings::from_word(field(&table, header::SETTINGS));
+        Some(Policy {
+            table,
+            generation: self.generation,
+            mode: self.mode,
+            errno: settings.errno,
+            flags: settings.flags,
+        })
+    }
+}
+
+/// The policy in force in a row of the profile table.
+#[inline(always)]
+pub fn policy(row: u32) -> Option<Policy> {
+    standing(row)?.policy()
 }
 
 /// The tgid of the current process.

@@ -18,7 +18,7 @@ use core::ptr::read_volatile;
 use crate::emit::{self, Flow, Outcome, Record};
 use crate::fail;
 use crate::maps::SOCKETS;
-use crate::subject::{Policy, current_tgid, has_bit, label_of, policy};
+use crate::subject::{Policy, Standing, current_tgid, has_bit, label_of, policy, standing};
 
 /// The operation goes on.
 const PASS: i32 = 1;
@@ -131,23 +131,23 @@ fn address_hook(ctx: &SockAddrContext, hook: Hook, act: Act, v6: bool) -> i32 {
         Ok(label) => label,
         Err(site) => return unjudged(&NOBODY, flow, request, site, Mode::Enforce),
     };
-    let Some(policy) = policy(label.profile) else {
+    let Some(standing) = standing(label.profile) else {
         return unjudged(&label, flow, request, Site::ImageMissing, Mode::Enforce);
     };
     // SAFETY: `ctx->sk` is a socket the verifier knows.
     let Some(storage) = (unsafe { SOCKETS.get_or_create(sk.cast()) }) else {
-        return unjudged(&label, flow, request, Site::SocketStorage, policy.mode);
+        return unjudged(&label, flow, request, Site::SocketStorage, standing.mode);
     };
     // SAFETY: as above.
     let unconnected = unsafe { read_volatile(&raw const (*sk).state) } == CLOSE;
-    judge(storage, &label, &policy, flow, request, act, unconnected)
+    judge(storage, &label, standing, flow, request, act, unconnected)
 }
 
 #[inline(always)]
 fn judge(
     s: *mut SocketLabel,
     label: &Label,
-    policy: &Policy,
+    standing: Standing,
     flow: Flow,
     request: NetRequest,
     act: Act,
@@ -160,17 +160,20 @@ fn judge(
     }
     let tag = match request.address.as_v4() {
         Some(v4) if !matches!(act, Act::Bind) => {
-            flow_tag(v4, request.port, Direction::Out.code(), request.protocol.code(), policy.generation)
+            flow_tag(v4, request.port, Direction::Out.code(), request.protocol.code(), standing.generation)
         }
         _ => 0,
     };
     // SAFETY: socket storage; one word each, so a second thread on this socket can't tear them.
     unsafe {
         if act == Act::Send && tag != 0 && (*s).agent == label.agent && (*s).allowed == tag {
-            emit::decision(Domain::NetworkOut, Effect::Allow, policy.mode);
+            emit::decision(Domain::NetworkOut, Effect::Allow, standing.mode);
             return PASS;
         }
     }
+    let Some(policy) = standing.policy() else {
+        return unjudged(label, flow, request, Site::ImageMissing, Mode::Enforce);
+    };
     let decision = decide(&policy.table, request);
     let domain = domain(request.direction);
     if decision.allowed() {
@@ -306,14 +309,18 @@ pub fn network_sock_create(ctx: SockContext) -> i32 {
         Ok(label) => label,
         Err(site) => return unjudged_socket(&NOBODY, Hook::SockCreate, body, site, Mode::Enforce),
     };
-    let Some(policy) = policy(label.profile) else {
-        return unjudged_socket(&label, Hook::SockCreate, body, Site::ImageMissing, Mode::Enforce);
-    };
     // Before the verdict: a program attached behind ours can take the errno back, and then egress must know the socket.
     // SAFETY: the context of this program type is the socket.
     if !unsafe { label_socket(sk.cast(), &label) } {
-        return unjudged_socket(&label, Hook::SockCreate, body, Site::SocketStorage, policy.mode);
+        let mode = standing(label.profile).map_or(Mode::Enforce, |standing| standing.mode);
+        return unjudged_socket(&label, Hook::SockCreate, body, Site::SocketStorage, mode);
     }
+    if socket_kind(family, kind, protocol).is_none() {
+        return PASS; // TCP or UDP, which need no grant: their addresses are judged
+    }
+    let Some(policy) = policy(label.profile) else {
+        return unjudged_socket(&label, Hook::SockCreate, body, Site::ImageMissing, Mode::Enforce);
+    };
     if !socket_granted(&label, &policy, Hook::SockCreate, body, EPROTONOSUPPORT) {
         return deny_with(EPROTONOSUPPORT);
     }
@@ -481,6 +488,15 @@ unsafe fn parse(skb: *mut __sk_buff) -> Option<Parsed> {
     })
 }
 
+/// Drops a packet of an agent whose profile has no image.
+#[inline(always)]
+fn without_image(agent: u32) -> i32 {
+    fail::count(Site::ImageMissing);
+    emit::decision(Domain::NetworkOut, Effect::Deny, Mode::Enforce);
+    emit::denied(agent);
+    DENY
+}
+
 /// # Safety
 /// `skb` and `sk` are the hook's own, `s` is the storage of `sk`.
 #[inline(always)]
@@ -501,13 +517,10 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
         )
     };
     let label = Label { agent, profile, parent: 0, origin: 0 };
-    let Some(policy) = policy(profile) else {
-        fail::count(Site::ImageMissing);
-        emit::decision(Domain::NetworkOut, Effect::Deny, Mode::Enforce);
-        emit::denied(agent);
-        return DENY;
+    let Some(standing) = standing(profile) else {
+        return without_image(agent);
     };
-    let mode = policy.mode;
+    let mode = standing.mode;
     // SAFETY: the caller's promise.
     let Some(parsed) = (unsafe { parse(skb) }) else {
         fail::count(Site::PacketRead);
@@ -527,7 +540,7 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
     let refused = forget(parsed.refused as u32) as u8;
     let tag = match request.address.as_v4() {
         Some(v4) if refused == 0 => {
-            flow_tag(v4, request.port, request.direction.code(), protocol.code(), policy.generation)
+            flow_tag(v4, request.port, request.direction.code(), protocol.code(), standing.generation)
         }
         _ => 0,
     };
@@ -536,6 +549,9 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
     }
     let mut reason = refused;
     if refused == 0 {
+        let Some(policy) = standing.policy() else {
+            return without_image(agent);
+        };
         let decision = decide(&policy.table, request);
         if decision.allowed() {
             // SAFETY: storage of the packet's socket, one word each.
@@ -556,7 +572,7 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
     // Retransmissions of one denied flow are one event. (Each IPv6 packet is one: its address is too long for a tag.)
     if tag == 0 || reported != tag {
         let errno = if enforce { EPERM } else { 0 };
-        let outcome = Outcome { effect: Effect::Deny, mode, generation: policy.generation, errno };
+        let outcome = Outcome { effect: Effect::Deny, mode, generation: standing.generation, errno };
         let flow = Flow {
             hook: Hook::Egress,
             ip_protocol: parsed.ip_protocol as u32,

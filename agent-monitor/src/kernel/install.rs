@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use agent_monitor_common::decide::{Decision, decide};
 use agent_monitor_common::image::{
-    CLAIMS_ROW, IMAGE_WORDS, MAGIC, MAX_PROFILES, field, header, profile_word, split_profile_word,
+    CLAIMS_ROW, IMAGE_WORDS, InForce, MAGIC, MAX_PROFILES, Settings, field, header,
 };
 use agent_monitor_common::request::{Address, NetRequest, Protocol};
 use aya::maps::MapError;
@@ -67,7 +67,7 @@ impl Kernel {
 
     /// The generation in force in `slot`.
     pub fn generation(&self, slot: u32) -> Option<u32> {
-        split_profile_word(self.maps.profiles.get(&slot, 0).ok()?).map(|(_, generation)| generation)
+        InForce::from_word(self.maps.profiles.get(&slot, 0).ok()?).map(|in_force| in_force.generation)
     }
 
     /// Lets the kernel judge with the image in `slot`, which is not in force yet, and compares with userspace: one
@@ -100,7 +100,8 @@ impl Kernel {
         if row != CLAIMS_ROW {
             self.try_out(slot, image)?;
         }
-        self.maps.profiles.set(row, profile_word(slot, generation), 0)?;
+        let mode = Settings::from_word(field(image, header::SETTINGS)).mode;
+        self.maps.profiles.set(row, InForce { slot, generation, mode }.to_word(), 0)?;
         self.generations.insert(row, generation);
         Ok(generation)
     }

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use agent_monitor_common::decide::Decision;
-use agent_monitor_common::image::split_profile_word;
+use agent_monitor_common::image::InForce;
 use agent_monitor_common::request::{NetRequest, PROBE_BATCH, ProbeRequest};
 use agent_monitor_common::wire::Wire;
 use aya::maps::MapError;
@@ -46,7 +46,7 @@ impl Kernel {
     /// The kernel's decisions on `requests` (at most [`PROBE_BATCH`]) by the image in force in `slot`.
     pub fn decide_probe(&mut self, slot: u32, requests: &[NetRequest]) -> Result<Vec<Decision>, ProbeError> {
         let word = self.maps.profiles.get(&slot, 0)?;
-        let (image, _) = split_profile_word(word).ok_or(ProbeError::NoImage(slot))?;
+        let image = InForce::from_word(word).ok_or(ProbeError::NoImage(slot))?.slot;
         self.probe_image(image, requests)
     }
 
@@ -77,7 +77,7 @@ impl Kernel {
     /// Lays `requests` out for the probe, repeated to a whole batch.
     pub fn fill_probe(&mut self, slot: u32, requests: &[NetRequest]) -> Result<(), ProbeError> {
         let word = self.maps.profiles.get(&slot, 0)?;
-        let (image, _) = split_profile_word(word).ok_or(ProbeError::NoImage(slot))?;
+        let image = InForce::from_word(word).ok_or(ProbeError::NoImage(slot))?.slot;
         self.fill(image, requests)
     }
 
