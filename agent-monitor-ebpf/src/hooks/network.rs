@@ -425,6 +425,15 @@ struct Parsed {
 /// `skb` is the hook's context.
 #[inline(always)]
 unsafe fn load<const N: usize, const LESS: usize>(skb: *mut __sk_buff) -> Option<[u8; N]> {
+    // SAFETY: the caller's promise. The bytes up to `data_end` may be read directly; the headers of a packet that is
+    // longer than them mostly lie there, and a helper's call costs as much as all that is done with them.
+    unsafe {
+        let data = read_volatile(&raw const (*skb).data) as u64 as *const u8;
+        let end = read_volatile(&raw const (*skb).data_end) as u64;
+        if data.add(N) as u64 <= end {
+            return Some(data.cast::<[u8; N]>().read_unaligned());
+        }
+    }
     let mut bytes = [0_u8; N];
     // SAFETY: the caller's promise; the buffer is N bytes.
     unsafe {
@@ -502,18 +511,13 @@ fn without_image(agent: u32) -> i32 {
 #[inline(always)]
 unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) -> i32 {
     // SAFETY: the caller's promise; storage fields are read as one word each.
-    let (agent, profile, flags, allowed, reported, state) = unsafe {
+    let (agent, profile, flags, allowed, reported) = unsafe {
         (
             (*s).agent,
             (*s).profile as u32,
             (*s).flags,
             read_volatile(&raw const (*s).allowed),
             read_volatile(&raw const (*s).denied),
-            // The verifier wants the socket known as a full one before its state is read.
-            match bpf_sk_fullsock(sk) {
-                full if full.is_null() => 0,
-                full => read_volatile(&raw const (*full).state),
-            },
         )
     };
     let label = Label { agent, profile, parent: 0, origin: 0 };
@@ -531,7 +535,13 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
     let protocol = Protocol::from_ip(parsed.ip_protocol as u32);
     let ported = matches!(protocol, Protocol::Tcp | Protocol::Udp);
     // A listener's SYN-ACK and its accepted sockets go to whoever called: the grant is for the local port.
-    let server = matches!(protocol, Protocol::Tcp) && (state == LISTEN || flags & SOCKET_SERVER != 0);
+    let listens = matches!(protocol, Protocol::Tcp) && {
+        // SAFETY: the hook's own socket. The verifier wants it known as a full one before its state is read.
+        let full = unsafe { bpf_sk_fullsock(sk) };
+        // SAFETY: as above, and not null.
+        !full.is_null() && unsafe { read_volatile(&raw const (*full).state) } == LISTEN
+    };
+    let server = listens || matches!(protocol, Protocol::Tcp) && flags & SOCKET_SERVER != 0;
     let request = if server {
         NetRequest::listen(parsed.source, parsed.source_port, protocol)
     } else {
@@ -556,7 +566,7 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
         if decision.allowed() {
             // SAFETY: storage of the packet's socket, one word each.
             unsafe {
-                if state == LISTEN {
+                if listens {
                     // Before the child is cloned from this storage.
                     (*s).flags |= SOCKET_SERVER;
                 }
