@@ -1,0 +1,89 @@
+//! Confinement: Landlock and seccomp for a command that `run` starts where no BPF LSM enforces its profile.
+//!
+//! Called by `cli::run` and, for its last step, by `agent::launch`. The daemon hands over the image that is in force;
+//! the rules are made of it and of the files that exist *before* the label, because the label may take the right to
+//! look at them, and put in force after it by this very process, right before it becomes the command. So between label
+//! and restriction nothing of the agent's runs. What must stay true: no step that fails leaves the command to run with
+//! less.
+
+use super::landlock::{self, Bounds, LandlockError, Made, Note, Plan};
+use super::seccomp::{self, Filters, SeccompError};
+
+/// Why a command can't be confined.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfineError {
+    #[error(transparent)]
+    Landlock(#[from] LandlockError),
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+}
+
+/// Made, not in force.
+#[derive(Debug)]
+pub struct Confinement {
+    plan: Plan,
+    /// `None`: the profile says nothing of files or programs.
+    landlock: Option<Made>,
+    filters: Filters,
+}
+
+/// Makes the rules for an image.
+///
+/// # Errors
+/// Where this kernel can't confine anything.
+pub fn prepare(image: &[u64]) -> Result<Confinement, ConfineError> {
+    let plan = landlock::plan(image, Bounds::default());
+    let made = if plan.handled == 0 { None } else { Some(plan.make()?) };
+    Ok(Confinement { plan, landlock: made, filters: seccomp::filters(image)? })
+}
+
+impl Confinement {
+    /// Puts everything in force for this process.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the command must not run then.
+    pub fn enforce(self) -> Result<(), ConfineError> {
+        if let Some(made) = self.landlock {
+            made.enforce()?;
+        }
+        Ok(self.filters.enforce()?)
+    }
+
+    /// What the person who starts the command should know, in a few lines.
+    #[must_use]
+    pub fn describe(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let notes = &self.plan.notes;
+        let mut tell = |of: &dyn Fn(&Note) -> bool, what: &str| {
+            let found: Vec<_> = notes.iter().filter(|note| of(note)).collect();
+            let Some(first) = found.first() else { return };
+            let more = match found.len() - 1 {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            lines.push(format!("{what}: {}{more}", landlock::shown(first.path())));
+        };
+        tell(
+            &|note| matches!(note, Note::Later { .. }),
+            "denied names that are made later are not denied in",
+        );
+        tell(&|note| matches!(note, Note::Names { .. }), "denied directories can be listed (not read) below");
+        tell(
+            &|note| matches!(note, Note::Around { .. }),
+            "nothing can be made or removed, beside what is denied, in",
+        );
+        tell(
+            &|note| matches!(note, Note::Unexamined { .. }),
+            "not granted, because it was not looked through",
+        );
+        tell(&|note| matches!(note, Note::Unreadable { .. }), "not executable, because it may not be read");
+        if self.plan.more_notes > 0 {
+            lines.push(format!("and {} more of these", self.plan.more_notes));
+        }
+        let left_out = self.landlock.as_ref().map_or(0, |made| made.left_out.len());
+        if left_out > 0 {
+            lines.push(format!("{left_out} objects changed meanwhile and are not granted"));
+        }
+        lines
+    }
+}
