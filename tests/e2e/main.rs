@@ -5,6 +5,7 @@
 //! deadlines. `AGENT_MONITOR_BIN` names the binary under test; without it the tests say so and fail.
 
 mod commands;
+mod confined;
 mod control;
 mod daemon;
 mod lifecycle;
@@ -30,11 +31,17 @@ fn main() {
         eprintln!("the end-to-end tests can't start: {error:#}");
         std::process::exit(1);
     }
-    let trials: Vec<Trial> =
-        [commands::trials(), network::trials(), control::trials(), lifecycle::trials(), metrics::trials()]
-            .into_iter()
-            .flatten()
-            .collect();
+    let trials: Vec<Trial> = [
+        commands::trials(),
+        confined::trials(),
+        network::trials(),
+        control::trials(),
+        lifecycle::trials(),
+        metrics::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     libtest_mimic::run(&arguments, trials).exit();
 }
 

@@ -40,6 +40,20 @@ pub fn main(words: &[String]) -> i32 {
             }
             0
         }
+        ["attempt", rest @ ..] => {
+            say(&attempt(rest).to_string());
+            0
+        }
+        // The same from a grandchild of another session.
+        ["attempt-below", rest @ ..] => {
+            say(&below(rest).to_string());
+            0
+        }
+        ["euid"] => {
+            // SAFETY: no arguments.
+            say(&unsafe { libc::geteuid() }.to_string());
+            0
+        }
         ["hold-and-exec", cgroup, address, program, rest @ ..] => {
             let error = hold_and_exec(cgroup, address, program, rest);
             say(&error.to_string());
@@ -94,6 +108,93 @@ pub fn main(words: &[String]) -> i32 {
             2
         }
     }
+}
+
+/// Tries one operation on files, programs or the kernel; the errno, 0 where it works, 128 and the signal where a
+/// program was killed.
+fn attempt(words: &[&str]) -> i32 {
+    use std::fs;
+    let done = match words {
+        ["read", path] => fs::read(path).map(drop),
+        ["list", path] => fs::read_dir(path).map(drop),
+        ["write", path] => fs::OpenOptions::new().append(true).open(path).map(drop),
+        ["create", path] => fs::write(path, "x"),
+        ["truncate", path] => errno_of(std::ffi::CString::new(*path).map_or(-1, |path| {
+            // SAFETY: a string that outlives the call.
+            unsafe { libc::truncate(path.as_ptr(), 0) }
+        })),
+        ["remove", path] => fs::remove_file(path),
+        ["rename", from, to] => fs::rename(from, to),
+        ["link", from, to] => fs::hard_link(from, to),
+        ["execute", program, rest @ ..] => match std::process::Command::new(program).args(rest).output() {
+            Ok(output) => {
+                use std::os::unix::process::ExitStatusExt;
+                return output
+                    .status
+                    .signal()
+                    .map_or_else(|| output.status.code().unwrap_or(-1), |n| 128 + n);
+            }
+            Err(error) => Err(error),
+        },
+        ["socket", family] => {
+            let family = family.parse().unwrap_or(-1);
+            // SAFETY: numbers only; the descriptor ends with this program.
+            errno_of(unsafe { libc::socket(family, libc::SOCK_RAW, 0) })
+        }
+        ["uring"] => {
+            let mut parameters = [0_u64; 32];
+            // SAFETY: `struct io_uring_params` has 120 bytes, fewer than the buffer.
+            errno_of(unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr()) } as i32)
+        }
+        ["type-into-terminal"] => {
+            // SAFETY: a byte that outlives the call; standard input is no terminal.
+            errno_of(unsafe { libc::ioctl(0, libc::TIOCSTI, c"x".as_ptr()) })
+        }
+        #[cfg(target_arch = "x86_64")]
+        ["compat"] => {
+            let mut number = 20_i64; // `getpid` of the 32-bit table
+            // SAFETY: the call takes no arguments; the kernel keeps the other registers but these.
+            unsafe {
+                core::arch::asm!("int 0x80", inout("rax") number,
+                    out("r8") _, out("r9") _, out("r10") _, out("r11") _)
+            };
+            errno_of(number as i32)
+        }
+        ["delete-module"] => {
+            // SAFETY: a string that outlives the call; there is no such module.
+            errno_of(
+                unsafe { libc::syscall(libc::SYS_delete_module, c"agent_monitor_test".as_ptr(), 0) } as i32
+            )
+        }
+        _ => return -1,
+    };
+    done.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1))
+}
+
+fn errno_of(result: i32) -> std::io::Result<()> {
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// [`attempt`] two forks and a session away.
+fn below(words: &[&str]) -> i32 {
+    let fork = |act: &dyn Fn() -> i32| {
+        // SAFETY: this program has one thread, so the child may do anything; it ends without running handlers.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let code = act();
+            // SAFETY: as above.
+            unsafe { libc::_exit(code) }
+        }
+        let mut status = 0;
+        // SAFETY: `status` outlives the call.
+        let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        if waited == child && libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { -1 }
+    };
+    fork(&|| {
+        // SAFETY: no arguments.
+        unsafe { libc::setsid() };
+        fork(&|| attempt(words))
+    })
 }
 
 /// In `cgroup`, connects a UDP socket and becomes `program`, whose last word is the socket's number; why not.

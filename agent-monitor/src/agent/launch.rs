@@ -1,12 +1,15 @@
 //! `run`'s last steps: drop privileges, close descriptors, become the command.
 //!
 //! Called by `cli::run` after the daemon has labelled this process. What must stay true: the command inherits nothing
-//! of this program but stdin, stdout, stderr, environment and working directory, and no privilege that was dropped.
+//! of this program but stdin, stdout, stderr, environment and working directory, no privilege that was dropped, and no
+//! right that its confinement takes.
 
 use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+
+use super::confine::Confinement;
 
 /// Whom the command runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,9 +90,9 @@ fn groups_of(name: &CStr, gid: u32) -> io::Result<Vec<u32>> {
     }
 }
 
-/// Becomes the command; returns only when it can't.
+/// Becomes the command, confined where it shall be; returns only when it can't.
 #[must_use]
-pub fn execute(command: &[OsString], user: Option<&User>) -> io::Error {
+pub fn execute(command: &[OsString], user: Option<&User>, confinement: Option<Confinement>) -> io::Error {
     let Some((program, arguments)) = command.split_first() else {
         return io::Error::from(io::ErrorKind::InvalidInput);
     };
@@ -110,6 +113,12 @@ pub fn execute(command: &[OsString], user: Option<&User>) -> io::Error {
             .env("USER", &user.name)
             .env("LOGNAME", &user.name)
             .env("SHELL", &user.shell);
+    }
+    // Last: after it this process has no more rights than the command.
+    if let Some(confinement) = confinement
+        && let Err(error) = confinement.enforce()
+    {
+        return io::Error::new(io::ErrorKind::PermissionDenied, error);
     }
     next.exec()
 }
@@ -142,6 +151,6 @@ mod tests {
 
     #[test]
     fn an_empty_command_is_an_error() {
-        assert_eq!(execute(&[], None).kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(execute(&[], None, None).kind(), io::ErrorKind::InvalidInput);
     }
 }

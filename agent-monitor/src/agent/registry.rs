@@ -32,6 +32,8 @@ pub struct AgentInfo {
     pub started: Timestamp,
     /// The cgroup that the daemon made for it, to be removed after it; or the one that a claim matched.
     pub cgroup: Option<AgentCgroup>,
+    /// `run` said that it puts Landlock and seccomp rules in force for it.
+    pub confined: bool,
 }
 
 /// The cgroup of an agent that has one of its own.
@@ -129,6 +131,7 @@ mod tests {
             origin: LabelOrigin::Run,
             started: Timestamp::UNIX_EPOCH,
             cgroup: None,
+            confined: false,
         }
     }
 

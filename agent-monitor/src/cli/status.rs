@@ -97,6 +97,7 @@ fn agents(status: &Status, text: &mut String) {
                 if agent.killed > 0 { format!("{} killed", agent.killed) } else { String::new() },
                 format!("{} allowed", agent.allowed),
                 if agent.lost > 0 { format!("{} records LOST", agent.lost) } else { String::new() },
+                if agent.confined { "landlock, seccomp".to_owned() } else { String::new() },
             ]
         })
         .collect();

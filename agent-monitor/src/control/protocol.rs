@@ -39,9 +39,19 @@ pub enum Op {
         #[serde(default)]
         profile: Option<String>,
     },
+    /// What the kernel enforces of a profile, and what a caller needs to make up for the rest. Answered by
+    /// [`Enforcement`].
+    Enforcement { profile: String },
     /// Makes the caller itself an agent, in a cgroup of its own. Answered by [`Labelled`]; the caller then executes
     /// its command.
-    Run { profile: String },
+    Run {
+        profile: String,
+        /// The caller has made Landlock and seccomp rules of the image of this generation, and puts them in force
+        /// before it executes its command. Without it, a profile with sections that this kernel can't enforce is
+        /// refused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        confined: Option<u32>,
+    },
     /// Makes an agent of a living process and its descendants. Answered by [`Labelled`].
     Attach { pid: u32, profile: String },
     /// Event lines follow the (empty) reply.
@@ -109,8 +119,20 @@ pub enum Code {
     BadProfile,
     /// This kernel can't enforce the profile; what was in force still is.
     CannotEnforce,
+    /// The profile is another than the caller asked about before; it may ask again.
+    Changed,
     /// The kernel or the cgroup file system refused.
     Kernel,
+}
+
+/// What the kernel enforces of a profile in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enforcement {
+    pub generation: u32,
+    /// What the profile asks and this kernel can't enforce; empty for profiles that only observe.
+    pub gaps: Vec<GapStatus>,
+    /// The image in force: what Landlock and seccomp rules are made of. Empty for profiles that only observe.
+    pub image: Vec<u64>,
 }
 
 /// An agent was made.
@@ -225,6 +247,9 @@ pub struct GapStatus {
     /// What goes unseen.
     pub blind: String,
     pub why: String,
+    /// Whether the profile has a section that asks for it, beyond what every profile asks.
+    #[serde(default)]
+    pub asked: bool,
 }
 
 /// A live agent.
@@ -246,6 +271,9 @@ pub struct AgentStatus {
     /// Records about it that found a ring full.
     pub lost: u64,
     pub cgroup: Option<String>,
+    /// `run` put Landlock and seccomp rules in force for it.
+    #[serde(default)]
+    pub confined: bool,
 }
 
 /// A mechanism of this kernel.
@@ -289,7 +317,8 @@ mod tests {
     #[test]
     fn requests_are_what_a_person_would_write() {
         let run: Request = serde_json::from_str(r#"{"v":1,"op":"run","profile":"coding-agent"}"#).unwrap();
-        assert_eq!(run, Request::new(Op::Run { profile: "coding-agent".to_owned() }));
+        assert_eq!(run, Request::new(Op::Run { profile: "coding-agent".to_owned(), confined: None }));
+        assert_eq!(serde_json::to_string(&run).unwrap(), r#"{"v":1,"op":"run","profile":"coding-agent"}"#);
         let all: Request = serde_json::from_str(r#"{"v":1,"op":"reload"}"#).unwrap();
         assert_eq!(all.op, Op::Reload { profile: None });
         let follow: Request =

@@ -16,27 +16,46 @@ use ulid::Ulid;
 
 use super::core::Core;
 use super::pipeline::own_event;
+use super::report::gap;
 use super::table::Table;
 use crate::agent::registry::{AgentCgroup, AgentInfo};
 use crate::agent::{cgroup, scan};
 use crate::control::peer::Peer;
-use crate::control::protocol::{Code, Labelled, Refusal};
+use crate::control::protocol::{Code, Enforcement, Labelled, Refusal};
 use crate::event::escape;
 use crate::event::model::{EventType, Loss};
 use crate::kernel::LabelError;
+use crate::policy::Mode;
 use crate::settings::Settings;
 
 /// A new agent whose first event may still be on its way: younger ones are left alone by the clean-up.
 const YOUNG_NS: u64 = 5_000_000_000;
 
 impl Core {
-    /// Makes an agent of the process `pid`, which asked for it, in a cgroup of its own.
+    /// What the kernel enforces of a profile, for a `run` that could make up for the rest.
+    ///
+    /// # Errors
+    /// When there is no such profile.
+    pub fn enforcement(&self, profile: &str) -> Result<Enforcement, Refusal> {
+        let table = self.table();
+        slot_of(&table, profile)?;
+        let held = table.find(profile).map(|(_, held)| held);
+        let held = held.ok_or_else(|| Refusal::new(Code::UnknownProfile, "the profile is gone"))?;
+        let image = match held.profile.mode {
+            Mode::Enforce => held.image.to_vec(),
+            Mode::Learn | Mode::Audit => Vec::new(),
+        };
+        Ok(Enforcement { generation: held.generation, gaps: held.gaps.iter().map(gap).collect(), image })
+    }
+
+    /// Makes an agent of the process `pid`, which asked for it, in a cgroup of its own. `confined`: it restricts itself
+    /// by the image of this generation.
     ///
     /// # Errors
     /// What the caller is told; then it is where it was before.
-    pub fn run_agent(&self, pid: u32, profile: &str) -> Result<Labelled, Refusal> {
+    pub fn run_agent(&self, pid: u32, profile: &str, confined: Option<u32>) -> Result<Labelled, Refusal> {
         // Asked here for the sake of the answer; `label` asks again, when it counts.
-        self.slot_for(profile)?;
+        may_run(&self.table(), profile, confined)?;
         let id = Ulid::generate();
         let before = cgroup::of_process(&self.mount, pid);
         let agents = Settings::agents_cgroup(&self.governed);
@@ -63,7 +82,7 @@ impl Core {
             tracing::warn!(%error, "an agent's cgroup can't carry its profile: a restarted daemon won't know the agent");
         }
         let own = AgentCgroup { directory: directory.clone(), ours: true };
-        match self.label(id, profile, pid, LabelOrigin::Run, Some(own)) {
+        match self.label(id, profile, pid, LabelOrigin::Run, Some(own), Some(confined)) {
             Ok(info) => Ok(labelled(&info)),
             Err(refusal) => {
                 undo();
@@ -98,10 +117,11 @@ impl Core {
             );
             return Err(Refusal::new(Code::Kernel, message));
         }
-        self.label(Ulid::generate(), profile, pid, LabelOrigin::Attach, None).map(|info| labelled(&info))
+        self.label(Ulid::generate(), profile, pid, LabelOrigin::Attach, None, None)
+            .map(|info| labelled(&info))
     }
 
-    /// Labels a tree as a new agent, and everything that follows from it. The table is held meanwhile: the slot is the
+    /// Labels a tree as a new agent, and everything that follows from it; `run`: it asked for itself, confined or not. The table is held meanwhile: the slot is the
     /// profile's until the registry knows the agent, which keeps the profile in force from then on.
     fn label(
         &self,
@@ -110,13 +130,28 @@ impl Core {
         root: u32,
         origin: LabelOrigin,
         own: Option<AgentCgroup>,
+        run: Option<Option<u32>>,
     ) -> Result<Arc<AgentInfo>, Refusal> {
         let table = self.table();
-        let slot = slot_of(&table, profile)?;
+        let slot = match run {
+            Some(confined) => may_run(&table, profile, confined)?,
+            None => slot_of(&table, profile)?,
+        };
+        let confined = run.flatten().is_some();
         let info = self.registry.add(|| {
             let key = self.kernel().new_agent(slot, root, origin).map_err(label_refusal)?;
             let started = Timestamp::now();
-            Ok(AgentInfo { key, id, profile: profile.into(), slot, root, origin, started, cgroup: own })
+            Ok(AgentInfo {
+                key,
+                id,
+                profile: profile.into(),
+                slot,
+                root,
+                origin,
+                started,
+                cgroup: own,
+                confined,
+            })
         })?;
         drop(table);
         self.tell_agent(EventType::AgentStarted, &info);
@@ -158,7 +193,8 @@ impl Core {
                     "a claimed process is outside the governed cgroup: its network is not governed");
             }
             let profile = self.profile_name(process.slot);
-            if let Err(refusal) = self.label(Ulid::generate(), &profile, process.pid, LabelOrigin::Scan, None)
+            if let Err(refusal) =
+                self.label(Ulid::generate(), &profile, process.pid, LabelOrigin::Scan, None, None)
                 && refusal.code != Code::NoProcess
             {
                 tracing::error!(pid = process.pid, %refusal, "a claimed process can't be labelled");
@@ -202,7 +238,8 @@ impl Core {
     ) -> Option<u32> {
         let mut rest = pids.iter().copied().filter(|&pid| !is_own_ancestor(pid));
         // The first that still lives is the root.
-        let info = rest.by_ref().find_map(|pid| self.label(id, profile, pid, origin, own.clone()).ok())?;
+        let info =
+            rest.by_ref().find_map(|pid| self.label(id, profile, pid, origin, own.clone(), None).ok())?;
         for pid in rest {
             self.join_agent(&info, pid, origin);
         }
@@ -320,6 +357,7 @@ impl Core {
                     origin: LabelOrigin::from_code(state.origin).unwrap_or(LabelOrigin::Exec),
                     started: Timestamp::now(),
                     cgroup: None,
+                    confined: false,
                 });
                 if new {
                     self.tell_agent(EventType::AgentStarted, &info);
@@ -383,6 +421,35 @@ fn slot_of(table: &Table, profile: &str) -> Result<u32, Refusal> {
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         Refusal::new(Code::UnknownProfile, format!("there is no profile {profile:?}; in force: {known}"))
     })
+}
+
+/// The slot of a profile for a process that asks to run under it, `confined` by the image of a generation or not.
+fn may_run(table: &Table, profile: &str, confined: Option<u32>) -> Result<u32, Refusal> {
+    let slot = slot_of(table, profile)?;
+    let Some(held) = table.slots.get(&slot) else {
+        return Err(Refusal::new(Code::UnknownProfile, "the profile is gone"));
+    };
+    match confined {
+        Some(generation) if generation != held.generation => {
+            let message = format!(
+                "profile {profile} was of generation {generation} and is of generation {} now",
+                held.generation
+            );
+            Err(Refusal::new(Code::Changed, message))
+        }
+        None if held.gaps.iter().any(|gap| gap.asked) => {
+            let mut message = format!("profile {profile} asks what this kernel can't enforce. Blind here:");
+            for gap in &held.gaps {
+                message.push_str(&format!("\n  {}: {} ({})", gap.mechanism, gap.blind, gap.why));
+            }
+            message.push_str(
+                "\nWith `run --allow-degraded`, Landlock and seccomp stand in for the command, as far as they go; \
+                 `agent-monitor check --kernel this` says how far.",
+            );
+            Err(Refusal::new(Code::CannotEnforce, message))
+        }
+        _ => Ok(slot),
+    }
 }
 
 /// The real user of a process.

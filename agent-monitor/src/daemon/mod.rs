@@ -414,7 +414,10 @@ impl Handler for Served {
         let answer = match op {
             Op::Status => serde_json::value::to_raw_value(&core.status()),
             Op::Reload { profile } => serde_json::value::to_raw_value(&core.reload(profile.as_deref())?),
-            Op::Run { profile } => serde_json::value::to_raw_value(&core.run_agent(from.pid, &profile)?),
+            Op::Enforcement { profile } => serde_json::value::to_raw_value(&core.enforcement(&profile)?),
+            Op::Run { profile, confined } => {
+                serde_json::value::to_raw_value(&core.run_agent(from.pid, &profile, confined)?)
+            }
             Op::Attach { pid, profile } => {
                 serde_json::value::to_raw_value(&core.attach_agent(pid, &profile, from)?)
             }

@@ -131,9 +131,18 @@ impl Core {
             Ok(generation) => generation,
             Err(error) => return refuse(table, name, Code::Kernel, error.to_string()),
         };
-        table
-            .slots
-            .insert(slot, InForce { profile, generation, digest, gaps, refused: None, retired: false });
+        table.slots.insert(
+            slot,
+            InForce {
+                profile,
+                generation,
+                digest,
+                image: image.words.into(),
+                gaps,
+                refused: None,
+                retired: false,
+            },
+        );
         let outcome = if same.is_some() { ReloadOutcome::Unchanged } else { ReloadOutcome::Installed };
         ReloadedProfile { name, outcome, generation: Some(generation), code: None, error: None }
     }

@@ -53,6 +53,7 @@ impl Core {
                 allowed: state.allowed,
                 lost: state.lost_verdicts + state.lost_activity,
                 cgroup: agent.cgroup.as_ref().map(|own| own.directory.display().to_string()),
+                confined: agent.confined,
             }
         });
         Status {
@@ -217,6 +218,13 @@ pub fn mechanism(of: &Mechanism) -> MechanismStatus {
     }
 }
 
-fn gap(of: &Gap) -> GapStatus {
-    GapStatus { mechanism: of.mechanism.to_owned(), blind: of.blind.to_owned(), why: of.why.clone() }
+/// A gap as clients see it.
+#[must_use]
+pub fn gap(of: &Gap) -> GapStatus {
+    GapStatus {
+        mechanism: of.mechanism.to_owned(),
+        blind: of.blind.to_owned(),
+        why: of.why.clone(),
+        asked: of.asked,
+    }
 }

@@ -41,6 +41,8 @@ pub struct InForce {
     pub profile: Arc<ResolvedProfile>,
     pub generation: u32,
     pub digest: Digest,
+    /// As it is in the kernel, without the rest that is zero: `run` makes rules of it where the kernel can't enforce.
+    pub image: Arc<[u64]>,
     /// What it asks and this kernel can't enforce.
     pub gaps: Vec<Gap>,
     /// Why its newest file is not in force.

@@ -119,6 +119,7 @@ impl Enricher {
                 origin: LabelOrigin::Exec,
                 started,
                 cgroup: None,
+                confined: false,
             }
         });
         if self.known.len() >= MAX_KNOWN {

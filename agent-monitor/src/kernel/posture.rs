@@ -101,6 +101,8 @@ pub struct Gap {
     pub blind: &'static str,
     /// Why it is missing.
     pub why: String,
+    /// Whether the profile has a section that asks for it, beyond what every profile asks.
+    pub asked: bool,
 }
 
 /// All mechanisms of this kernel.
@@ -148,6 +150,7 @@ impl Posture {
                     State::Refused { why, .. } | State::Absent { why } => why.clone(),
                     State::Active | State::Idle => String::new(),
                 },
+                asked: m.serves != Section::Always,
             })
             .collect()
     }
