@@ -19,6 +19,8 @@ wire_codes! {
         File = 4 "file",
         /// A program, or a file mapped as code.
         Exec = 5 "exec",
+        /// A privilege of the host: a capability, tracing, signals, mounts and the like.
+        Privilege = 6 "privilege",
     }
 }
 
@@ -51,7 +53,7 @@ wire_codes! {
 const EFFECTS: usize = 3;
 
 /// Cells of the decision counter.
-pub const DECISIONS: usize = 6 * EFFECTS * 3;
+pub const DECISIONS: usize = 7 * EFFECTS * 3;
 
 /// The cell of a decision.
 #[inline(always)]

@@ -15,6 +15,8 @@ wire_codes! {
         Syscall = 3 "syscall",
         /// A decision on a path: [`FileBody`] and its tail.
         File = 4 "file",
+        /// A decision on a privilege: [`PrivilegeBody`].
+        Privilege = 5 "privilege",
         /// An exec: [`ExecBody`] and its tail.
         Exec = 16 "exec",
         /// A fork: [`ForkBody`].
@@ -61,6 +63,22 @@ wire_codes! {
         LsmMoveMount = 33 "move_mount",
         LsmSbUmount = 34 "sb_umount",
         LsmSbPivotroot = 35 "sb_pivotroot",
+        LsmCapable = 36 "capable",
+        LsmBprmCredsFromFile = 37 "bprm_creds_from_file",
+        LsmTaskFixSetuid = 38 "task_fix_setuid",
+        LsmTaskFixSetgid = 39 "task_fix_setgid",
+        LsmUsernsCreate = 40 "userns_create",
+        LsmPtraceAccessCheck = 41 "ptrace_access_check",
+        LsmPtraceTraceme = 42 "ptrace_traceme",
+        LsmTaskKill = 43 "task_kill",
+        LsmKernelModuleRequest = 44 "kernel_module_request",
+        LsmKernelReadFile = 45 "kernel_read_file",
+        LsmKernelLoadData = 46 "kernel_load_data",
+        LsmBpf = 47 "bpf",
+        LsmPerfEventOpen = 48 "perf_event_open",
+        LsmUringOverrideCreds = 49 "uring_override_creds",
+        LsmUringSqpoll = 50 "uring_sqpoll",
+        LsmUringCmd = 51 "uring_cmd",
     }
 }
 
@@ -89,6 +107,8 @@ wire_codes! {
         DeniedBelow = 9 "denied-below",
         /// Rules about paths hold only while the agent changes no mount.
         Mount = 10 "mount",
+        /// The process that it is aimed at is none of the agent's.
+        Outside = 11 "outside-agent",
     }
 }
 
@@ -223,6 +243,29 @@ wire_struct! {
         pub path_total: u32,
         /// Inode of the object; 0: it does not exist yet.
         pub inode: u64,
+        /// User id.
+        pub uid: u32,
+        /// Zero.
+        pub pad: u32,
+        /// Zero.
+        pub reserved: u64,
+        /// `comm`, NUL-padded.
+        pub comm: [u8; 16],
+    }
+}
+
+wire_struct! {
+    /// A decision on a privilege.
+    pub struct PrivilegeBody: 48 {
+        /// [`crate::privilege::Privilege`] code.
+        pub privilege: u32,
+        /// [`Reason`] code.
+        pub reason: u32,
+        /// Which one of its kind: the number of a capability, a signal or a `bpf` command, the kind of a kernel file,
+        /// the new user or group; else 0.
+        pub number: u32,
+        /// The process that it is aimed at; 0: none.
+        pub target: u32,
         /// User id.
         pub uid: u32,
         /// Zero.

@@ -43,11 +43,15 @@ pub mod header {
     pub const SYSCALL_WATCH: usize = 24;
     /// Bit mask of killed system calls (each is watched too).
     pub const SYSCALL_KILL: usize = SYSCALL_WATCH + super::SYSCALL_WORDS;
+    /// Granted [`crate::privilege::Privilege`]s by code, and [`crate::privilege::PTRACE_OWN`].
+    pub const PRIVILEGES: usize = SYSCALL_KILL + super::SYSCALL_WORDS;
+    /// Granted capabilities by number.
+    pub const CAPABILITIES: usize = PRIVILEGES + 1;
     /// First word of the automaton.
     pub const END: usize = 64;
 }
 const _: () = assert!(header::START_PATH < header::SYSCALL_WATCH);
-const _: () = assert!(header::SYSCALL_KILL + SYSCALL_WORDS <= header::END);
+const _: () = assert!(header::CAPABILITIES < header::END);
 
 /// Words of a system call mask: numbers 0 to 511.
 pub const SYSCALL_WORDS: usize = 8;
@@ -59,7 +63,7 @@ pub struct Settings {
     pub mode: u8,
     /// [`DeniedErrno`] code.
     pub errno: u8,
-    /// [`HAS_SYSCALLS`], [`HAS_FILES`], [`HAS_EXEC`].
+    /// [`HAS_SYSCALLS`], [`HAS_FILES`], [`HAS_EXEC`], [`HAS_PRIVILEGES`].
     pub flags: u8,
 }
 
@@ -69,6 +73,8 @@ pub const HAS_SYSCALLS: u8 = 1;
 pub const HAS_FILES: u8 = 2;
 /// The profile has an `exec` section: executing is judged.
 pub const HAS_EXEC: u8 = 4;
+/// The profile has a `privileges` section: what it does not grant is denied.
+pub const HAS_PRIVILEGES: u8 = 16;
 
 impl Settings {
     #[inline(always)]

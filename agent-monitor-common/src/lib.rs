@@ -17,6 +17,7 @@ pub mod image;
 pub mod label;
 pub mod layout;
 pub mod path;
+pub mod privilege;
 pub mod request;
 pub mod wire;
 

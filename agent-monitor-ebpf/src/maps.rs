@@ -50,6 +50,21 @@ pub static SOCKETS: ClonedSocketStorage<SocketLabel> = ClonedSocketStorage::new(
 #[btf_map]
 pub static SCRATCH: TaskStorage<Scratch> = TaskStorage::new();
 
+/// Capabilities that were denied to a task and reported, so that a path look-up, which asks for one at every directory,
+/// does not fill the ring. Made at its first denied capability.
+#[btf_map]
+pub static REPORTED: TaskStorage<Reported> = TaskStorage::new();
+
+/// See [`REPORTED`].
+#[repr(C)]
+pub struct Reported {
+    /// Generation of the profile that denied them.
+    pub generation: u32,
+    pub agent: u32,
+    /// By number.
+    pub capabilities: u64,
+}
+
 /// Denials, would-denials and listed system calls. Reader: the daemon.
 #[btf_map]
 pub static VERDICTS: RingBuf<[u8; 80], { 4 << 20 }> = RingBuf::new();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use agent_monitor::policy::compile;
 use agent_monitor::policy::diagnostic::Code;
 use agent_monitor::policy::{
-    Checked, ClaimKind, Denied, Loaded, Mode, Protocol, ProtocolSet, SocketKind, check_profile,
+    Checked, ClaimKind, Denied, Loaded, Mode, Protocol, ProtocolSet, SocketKind, Targets, check_profile,
     load_directory, load_profile,
 };
 use proptest::prelude::*;
@@ -158,6 +158,34 @@ fn bases_add_up_and_the_nearest_single_value_counts() {
         profile.files.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
     assert_eq!(names, ["top.yaml", "mid.yaml", "base.yaml"]);
     assert_eq!(files.load("mid.yaml").profile.network.denied, Denied::Refused);
+}
+
+#[test]
+fn capabilities_add_up_and_the_nearest_privilege_counts() {
+    let files = Files::new(&[
+        (
+            "base.yaml",
+            "version: 1\nname: base\nabstract: true\n\
+             privileges: { capabilities: [chown, dac_override], bpf: true, ptrace: none, setuid: true }\n",
+        ),
+        (
+            "p.yaml",
+            "version: 1\nname: p\nmode: audit\nextends: [base]\n\
+             privileges:\n  capabilities: net_bind_service\n  bpf: false\n  signals: any\n",
+        ),
+        ("none.yaml", "version: 1\nname: none\nmode: audit\n"),
+        ("other.yaml", "version: 1\nname: other\nabstract: true\nprivileges: { ptrace: any }\n"),
+        ("both.yaml", "version: 1\nname: both\nmode: audit\nextends: [base, other]\n"),
+    ]);
+    let policy = files.load("p.yaml").profile.privileges.unwrap();
+    assert_eq!(policy.capabilities, 1 << 0 | 1 << 1 | 1 << 10);
+    assert!(!policy.bpf.value && policy.setuid.value && !policy.mounts.value);
+    assert_eq!((policy.ptrace.value, policy.signals.value), (Targets::None, Targets::Any));
+    assert_eq!(policy.bpf.source.unwrap().line, 7);
+    assert_eq!(policy.source.line, 5);
+    assert_eq!(policy.mounts.source, None);
+    assert_eq!(files.load("none.yaml").profile.privileges, None);
+    assert_eq!(files.codes("both.yaml"), [Code::ConflictingBases]);
 }
 
 #[test]

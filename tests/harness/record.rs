@@ -2,7 +2,8 @@
 
 use agent_monitor_common::counters::Effect;
 use agent_monitor_common::event::{
-    ExecBody, ExitBody, FileBody, ForkBody, Header, Hook, Kind, NetBody, Reason, SocketBody, SyscallBody,
+    ExecBody, ExitBody, FileBody, ForkBody, Header, Hook, Kind, NetBody, PrivilegeBody, Reason, SocketBody,
+    SyscallBody,
 };
 use agent_monitor_common::wire::Wire;
 use anyhow::{Context, Result, bail, ensure};
@@ -21,6 +22,7 @@ pub enum Body {
     Socket(SocketBody),
     Syscall(SyscallBody),
     File { body: FileBody, path: Vec<u8> },
+    Privilege(PrivilegeBody),
     Exec { body: ExecBody, path: Vec<u8>, argv: Vec<u8> },
     Fork(ForkBody),
     Exit(ExitBody),
@@ -44,6 +46,7 @@ impl Record {
             Some(Kind::Network) => Body::Network(read(rest)?),
             Some(Kind::Socket) => Body::Socket(read(rest)?),
             Some(Kind::Syscall) => Body::Syscall(read(rest)?),
+            Some(Kind::Privilege) => Body::Privilege(read(rest)?),
             Some(Kind::Fork) => Body::Fork(read(rest)?),
             Some(Kind::Exit) => Body::Exit(read(rest)?),
             Some(Kind::File) => {
@@ -73,7 +76,7 @@ impl Record {
     /// Whether it is a denial.
     pub fn denies(&self) -> bool {
         self.header.effect == Effect::Deny.code()
-            && matches!(self.body, Body::Network(_) | Body::Socket(_) | Body::Syscall(_) | Body::File { .. })
+            && !matches!(self.body, Body::Exec { .. } | Body::Fork(_) | Body::Exit(_))
     }
 
     /// Why the decision fell.
@@ -82,6 +85,7 @@ impl Record {
             Body::Network(b) => Reason::from_code(b.reason),
             Body::Socket(b) => u8::try_from(b.reason).ok().and_then(Reason::from_code),
             Body::File { body, .. } => u8::try_from(body.reason).ok().and_then(Reason::from_code),
+            Body::Privilege(b) => u8::try_from(b.reason).ok().and_then(Reason::from_code),
             _ => None,
         }
     }

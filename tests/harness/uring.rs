@@ -13,6 +13,7 @@ pub const OP_SENDMSG: u8 = 9;
 pub const OP_CONNECT: u8 = 16;
 pub const OP_SEND: u8 = 26;
 pub const OP_SOCKET: u8 = 45;
+pub const OP_COMMAND: u8 = 46;
 
 /// `IOSQE_FIXED_FILE`: `fd` is an index among the registered files.
 pub const FIXED_FILE: u8 = 1;
@@ -137,6 +138,17 @@ impl Ring {
             )
         };
         if result < 0 { Err(Failure::last("io_uring_register")) } else { Ok(()) }
+    }
+
+    /// Registers this process' credentials; the number by which entries name them.
+    pub fn register_personality(&self) -> Result<u16, Failure> {
+        const REGISTER_PERSONALITY: u32 = 9;
+        let none = ptr::null::<u8>();
+        // SAFETY: no pointers are passed.
+        let result = unsafe {
+            libc::syscall(libc::SYS_io_uring_register, self.fd.as_raw_fd(), REGISTER_PERSONALITY, none, 0_u32)
+        };
+        if result < 0 { Err(Failure::last("io_uring_register")) } else { Ok(result as u16) }
     }
 
     /// Submits `entry` and waits for its result. What the entry points to must live until this returns.

@@ -442,7 +442,14 @@ fn work() -> Attempt {
     ok("read what has no path", fs::read("/proc/self/fd/0").or(Ok::<_, std::io::Error>(Vec::new())))?;
     run(&at("open/bin/tool"))?;
     map_as_code(&at("open/bin/tool"), true)?;
-    map_as_code(&at("open/bin/tool"), false)
+    map_as_code(&at("open/bin/tool"), false)?;
+    let access = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+    let private = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping, unmapped by the end of the process.
+    if unsafe { libc::mmap(std::ptr::null_mut(), 4096, access, private, -1, 0) } == libc::MAP_FAILED {
+        return Err(Failure::last("mmap memory for code"));
+    }
+    Ok(())
 }
 
 fn granted_work(lab: &mut Lab) -> Result<Completion> {

@@ -17,6 +17,7 @@ mod lab;
 mod listen;
 mod lost;
 mod network_out;
+mod privileges;
 mod process;
 mod shared;
 mod sockets;
@@ -53,6 +54,7 @@ fn main() {
         telemetry::trials(),
         differential::trials(),
         files::trials(),
+        privileges::trials(),
     ];
     trials.extend(others.into_iter().flatten());
     trials.extend(catalogue::trials(&trials));

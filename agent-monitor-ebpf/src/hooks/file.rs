@@ -133,9 +133,10 @@ pub enum Entry {
     Judge(Subject),
 }
 
-/// The current process, if a profile judges it; `N`: number of the hook's arguments.
+/// The current process, if its profile has one of `sections` ([`HAS_FILES`] and the like); `N`: number of the hook's
+/// arguments.
 #[inline(always)]
-pub fn enter<const N: usize>(ctx: &LsmContext) -> Entry {
+pub fn enter<const N: usize>(ctx: &LsmContext, domain: Domain, sections: u8) -> Entry {
     let tgid = current_tgid();
     if !has_bit(tgid) {
         return Entry::Settled(0);
@@ -144,21 +145,33 @@ pub fn enter<const N: usize>(ctx: &LsmContext) -> Entry {
     if before != 0 {
         return Entry::Settled(literal(before));
     }
-    let Ok(label) = label_of(tgid) else {
+    known(domain, sections)
+}
+
+/// The current process, whose bit is set, if its profile has one of `sections`.
+#[inline(always)]
+pub fn known(domain: Domain, sections: u8) -> Entry {
+    let Ok(label) = label_of(current_tgid()) else {
         fail::count(Site::LabelMissing);
-        emit::decision(Domain::File, Effect::Deny, Mode::Enforce);
+        emit::decision(domain, Effect::Deny, Mode::Enforce);
         return Entry::Settled(-13);
     };
     let Some(policy) = policy(label.profile) else {
         fail::count(Site::ImageMissing);
-        emit::decision(Domain::File, Effect::Deny, Mode::Enforce);
+        emit::decision(domain, Effect::Deny, Mode::Enforce);
         emit::denied(label.agent);
         return Entry::Settled(-13);
     };
-    if policy.flags & (HAS_FILES | HAS_EXEC) == 0 {
+    if policy.flags & sections == 0 {
         return Entry::Settled(0);
     }
     Entry::Judge(Subject { label, policy })
+}
+
+/// [`enter`] for the sections that speak of paths.
+#[inline(always)]
+fn enter_paths<const N: usize>(ctx: &LsmContext) -> Entry {
+    enter::<N>(ctx, Domain::File, HAS_FILES | HAS_EXEC)
 }
 
 /// Judges one operation on one object. True: deny it.
@@ -279,7 +292,7 @@ unsafe fn record(
 /// open of a program and its interpreter.
 #[lsm(hook = "file_open")]
 pub fn file_open(ctx: LsmContext) -> i32 {
-    let subject = match enter::<1>(&ctx) {
+    let subject = match enter_paths::<1>(&ctx) {
         Entry::Settled(verdict) => return verdict,
         Entry::Judge(subject) => subject,
     };
@@ -304,7 +317,7 @@ pub fn file_open(ctx: LsmContext) -> i32 {
 /// code: shared libraries, and what `ld.so` runs without an exec.
 #[lsm(hook = "mmap_file")]
 pub fn file_mmap(ctx: LsmContext) -> i32 {
-    let subject = match enter::<4>(&ctx) {
+    let subject = match enter_paths::<4>(&ctx) {
         Entry::Settled(verdict) => return verdict,
         Entry::Judge(subject) => subject,
     };
@@ -320,7 +333,7 @@ pub fn file_mmap(ctx: LsmContext) -> i32 {
 /// code afterwards.
 #[lsm(hook = "file_mprotect")]
 pub fn file_mprotect(ctx: LsmContext) -> i32 {
-    let subject = match enter::<3>(&ctx) {
+    let subject = match enter_paths::<3>(&ctx) {
         Entry::Settled(verdict) => return verdict,
         Entry::Judge(subject) => subject,
     };
@@ -344,7 +357,7 @@ macro_rules! entry_hook {
         $(#[$doc])*
         #[lsm(hook = $hook)]
         pub fn $name(ctx: LsmContext) -> i32 {
-            let subject = match enter::<$arguments>(&ctx) {
+            let subject = match enter_paths::<$arguments>(&ctx) {
                 Entry::Settled(verdict) => return verdict,
                 Entry::Judge(subject) => subject,
             };
@@ -385,7 +398,7 @@ macro_rules! object_hook {
         $(#[$doc])*
         #[lsm(hook = $hook)]
         pub fn $name(ctx: LsmContext) -> i32 {
-            let subject = match enter::<$arguments>(&ctx) {
+            let subject = match enter_paths::<$arguments>(&ctx) {
                 Entry::Settled(verdict) => return verdict,
                 Entry::Judge(subject) => subject,
             };
@@ -414,7 +427,7 @@ object_hook!(
 /// `int file_truncate(struct file *file)`: ftruncate and O_TRUNC, from 6.2; before, `path_truncate` has them.
 #[lsm(hook = "file_truncate")]
 pub fn file_truncate(ctx: LsmContext) -> i32 {
-    let subject = match enter::<1>(&ctx) {
+    let subject = match enter_paths::<1>(&ctx) {
         Entry::Settled(verdict) => return verdict,
         Entry::Judge(subject) => subject,
     };
@@ -427,7 +440,7 @@ pub fn file_truncate(ctx: LsmContext) -> i32 {
 /// a second name, under which its old rules don't find it: so what is linked must be the agent's to read and write.
 #[lsm(hook = "path_link")]
 pub fn file_link(ctx: LsmContext) -> i32 {
-    let subject = match enter::<3>(&ctx) {
+    let subject = match enter_paths::<3>(&ctx) {
         Entry::Settled(verdict) => return verdict,
         Entry::Judge(subject) => subject,
     };
@@ -450,7 +463,7 @@ pub fn file_link(ctx: LsmContext) -> i32 {
 /// *new_dentry, unsigned int flags)`: both names must be the agent's to write, and nothing denied may move along.
 #[lsm(hook = "path_rename")]
 pub fn file_rename(ctx: LsmContext) -> i32 {
-    let subject = match enter::<5>(&ctx) {
+    let subject = match enter_paths::<5>(&ctx) {
         Entry::Settled(verdict) => return verdict,
         Entry::Judge(subject) => subject,
     };

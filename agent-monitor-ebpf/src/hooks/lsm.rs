@@ -20,7 +20,7 @@ use super::network::{
 use crate::emit::{self, Flow, Outcome};
 use crate::ends::{Ends, ends};
 use crate::fail;
-use crate::kernel::{offset, typed};
+use crate::kernel::{offset, read, typed};
 use crate::maps::{LABEL_BITS, SOCKETS};
 use crate::subject::{Policy, current_tgid, has_bit, label_of, policy};
 
@@ -74,6 +74,15 @@ pub fn before<const N: usize>(ctx: &LsmContext) -> i32 {
         );
     }
     verdict as i32
+}
+
+/// Whether pointer argument `N` is null; an argument that can't be read is taken for null.
+// VERIFIER: no message: before the kernel marks an argument as nullable (`mmap_file`'s file from 6.14, others never) the
+// verifier believes that it is not null, takes a comparison for decided and drops the branch. What a helper reads is an
+// unknown number.
+#[inline(always)]
+pub fn is_null<const N: usize>(ctx: &LsmContext) -> bool {
+    read::<u64>(ctx.as_ptr() as u64 + N as u64 * 8).is_none_or(|pointer| pointer == 0)
 }
 
 /// A verdict of an earlier program, as a literal.

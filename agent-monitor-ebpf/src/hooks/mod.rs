@@ -7,6 +7,7 @@ mod iterate;
 mod lsm;
 mod mount;
 mod network;
+mod privilege;
 mod probe;
 mod process;
 mod syscall;

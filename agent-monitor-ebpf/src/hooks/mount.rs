@@ -1,12 +1,16 @@
 //! Mounts, where the kernel runs BPF LSM programs: rules about files speak of paths, and who may mount decides what
-//! lies at a path. So a process whose profile has rules about paths changes no mount, in any namespace.
+//! lies at a path. So a process whose profile has rules about paths changes no mount, in any namespace and whatever is
+//! granted; without such rules mounts are a privilege like any other.
 
 use agent_monitor_common::counters::{Domain, Effect, Mode};
 use agent_monitor_common::event::{Hook, Reason};
+use agent_monitor_common::image::{HAS_EXEC, HAS_FILES, HAS_PRIVILEGES};
+use agent_monitor_common::privilege::{Privilege, granted};
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
 
 use super::file::{Entry, enter};
+use super::privilege::{self, Asked};
 use crate::emit::{self, Outcome};
 
 const EPERM: u16 = 1;
@@ -17,10 +21,14 @@ macro_rules! mount_hook {
         $(#[$doc])*
         #[lsm(hook = $hook)]
         pub fn $name(ctx: LsmContext) -> i32 {
-            let subject = match enter::<$arguments>(&ctx) {
+            let subject = match enter::<$arguments>(&ctx, Domain::File, HAS_FILES | HAS_EXEC | HAS_PRIVILEGES) {
                 Entry::Settled(verdict) => return verdict,
                 Entry::Judge(subject) => subject,
             };
+            if subject.policy.flags & (HAS_FILES | HAS_EXEC) == 0 {
+                let allowed = granted(&subject.policy.table, Privilege::Mount);
+                return privilege::judge(&subject, Hook::$code, allowed, Asked::plain(Privilege::Mount, 0));
+            }
             let mode = subject.policy.mode;
             let enforce = matches!(mode, Mode::Enforce);
             emit::decision(Domain::File, Effect::Deny, mode);

@@ -18,7 +18,8 @@ use crate::policy::compile::{self, CompileError};
 use crate::policy::diagnostic::{Code, Diagnostic, DiagnosticRecord, printable, render_all};
 use crate::policy::load::DEFAULT_DIRECTORIES;
 use crate::policy::{
-    Base, Checked, ExecPolicy, FilesPolicy, Loaded, ResolvedProfile, check_profile, load_directory,
+    Base, Checked, ExecPolicy, FilesPolicy, Loaded, PrivilegesPolicy, ResolvedProfile, capabilities,
+    check_profile, load_directory,
 };
 
 #[derive(Debug, clap::Args)]
@@ -128,6 +129,7 @@ struct Rules {
     /// `None`: the section is not written, and nothing of it is judged.
     files: Option<FileRules>,
     exec: Option<ExecRules>,
+    privileges: Option<PrivilegeRules>,
     syscalls_watched: usize,
     syscalls_killed: usize,
 }
@@ -143,6 +145,35 @@ struct FileRules {
 struct ExecRules {
     allow: usize,
     deny: usize,
+}
+
+/// What is granted.
+#[derive(Debug, Serialize)]
+struct PrivilegeRules {
+    capabilities: Vec<&'static str>,
+    ptrace: &'static str,
+    signals: &'static str,
+    /// Keys that are `true`.
+    granted: Vec<&'static str>,
+}
+
+fn privilege_rules(policy: Option<&PrivilegesPolicy>) -> Option<PrivilegeRules> {
+    let policy = policy?;
+    let keys = [
+        ("setuid", policy.setuid.value),
+        ("user_namespaces", policy.user_namespaces.value),
+        ("mounts", policy.mounts.value),
+        ("modules", policy.modules.value),
+        ("bpf", policy.bpf.value),
+        ("perf", policy.perf.value),
+        ("io_uring", policy.io_uring.value),
+    ];
+    Some(PrivilegeRules {
+        capabilities: capabilities::names(policy.capabilities),
+        ptrace: policy.ptrace.value.as_str(),
+        signals: policy.signals.value.as_str(),
+        granted: keys.into_iter().filter(|(_, granted)| *granted).map(|(key, _)| key).collect(),
+    })
 }
 
 fn file_rules(policy: Option<&FilesPolicy>) -> Option<FileRules> {
@@ -174,6 +205,7 @@ impl Outcome {
             sockets: profile.network.sockets.iter().map(|kind| kind.as_str()).collect(),
             files: file_rules(profile.filesystem.as_ref()),
             exec: exec_rules(profile.exec.as_ref()),
+            privileges: privilege_rules(profile.privileges.as_ref()),
             syscalls_watched: profile.syscalls.len() - killed,
             syscalls_killed: killed,
         };
@@ -201,6 +233,7 @@ impl Outcome {
                 sockets: base.network.sockets.iter().map(|kind| kind.as_str()).collect(),
                 files: file_rules(base.filesystem.as_ref()),
                 exec: exec_rules(base.exec.as_ref()),
+                privileges: privilege_rules(base.privileges.as_ref()),
                 syscalls_killed: base.syscalls.iter().filter(|rule| rule.kill).count(),
                 syscalls_watched: base.syscalls.iter().filter(|rule| !rule.kill).count(),
             },
@@ -290,12 +323,23 @@ impl Summary {
             .exec
             .as_ref()
             .map_or(String::new(), |exec| format!("; exec {} allow, {} deny", exec.allow, exec.deny));
+        let privileges = rules.privileges.as_ref().map_or(String::new(), |granted| {
+            let capabilities = match granted.capabilities.as_slice() {
+                [] => "none".to_owned(),
+                names => names.join(", "),
+            };
+            let others: String = granted.granted.iter().map(|key| format!(", {key}")).collect();
+            format!(
+                "; privileges: capabilities {capabilities}, ptrace {}, signals {}{others}",
+                granted.ptrace, granted.signals
+            )
+        });
         let bases = match self.files.as_slice() {
             [] | [_] => String::new(),
             [_, bases @ ..] => format!("\n  extends {}", printable(&bases.join(", "))),
         };
         format!(
-            "{}: OK, {kind}{bases}\n  {} agent claims; network {} allow, {} deny, {} listen{sockets}{files}{exec}; system calls {} watched, {} killed\n",
+            "{}: OK, {kind}{bases}\n  {} agent claims; network {} allow, {} deny, {} listen{sockets}{files}{exec}{privileges}; system calls {} watched, {} killed\n",
             printable(&file.to_string_lossy()),
             rules.claims,
             rules.network_allow,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use agent_monitor_common::event::Reason;
 use agent_monitor_common::path::Rights;
+use agent_monitor_common::privilege::Privilege;
 use agent_monitor_common::request::{Address, Direction, NetRequest, Protocol};
 
 use super::generations::Generations;
@@ -47,6 +48,8 @@ pub enum Question {
     Syscall(u32),
     /// A path that a rule denies, or denies something below.
     Path { path: Box<[u8]>, rights: Rights, reason: Reason },
+    /// A privilege that is not granted.
+    Privilege(Privilege),
     /// A path that no rule grants.
     PathDefault(Rights),
 }
@@ -72,7 +75,8 @@ impl Question {
             | Reason::NoPath
             | Reason::Anonymous
             | Reason::DeniedBelow
-            | Reason::Mount => None,
+            | Reason::Mount
+            | Reason::Outside => None,
         }
     }
 
@@ -162,6 +166,10 @@ fn answer(rules: &attribute::Attributor, question: &Question) -> Option<DecidedB
         Question::Syscall(nr) => {
             let rule = attribute::syscall(profile, *nr)?;
             Some(DecidedBy::new(&*rule.id, &rule.source))
+        }
+        Question::Privilege(privilege) => {
+            let (id, source) = attribute::privilege(profile, *privilege)?;
+            Some(DecidedBy::new(id, source))
         }
         Question::Path { path, rights, reason } => {
             let found = rules.path(path, *rights, *reason);

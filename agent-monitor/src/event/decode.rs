@@ -7,8 +7,10 @@
 use agent_monitor_common::ABI_VERSION;
 use agent_monitor_common::counters::{Effect, Mode};
 use agent_monitor_common::event::{
-    ExecBody, ExitBody, FileBody, ForkBody, Header, Hook, Kind, NetBody, Reason, SocketBody, SyscallBody,
+    ExecBody, ExitBody, FileBody, ForkBody, Header, Hook, Kind, NetBody, PrivilegeBody, Reason, SocketBody,
+    SyscallBody,
 };
+use agent_monitor_common::privilege::Privilege;
 use agent_monitor_common::request::{Direction, Protocol};
 use agent_monitor_common::wire::Wire;
 
@@ -29,6 +31,7 @@ pub enum Body<'a> {
     Socket { body: SocketBody, reason: Reason },
     Syscall(SyscallBody),
     File { body: FileBody, reason: Reason, path: &'a [u8] },
+    Privilege { body: PrivilegeBody, privilege: Privilege, reason: Reason },
     Exec { body: ExecBody, path: &'a [u8], argv: &'a [u8] },
     Fork(ForkBody),
     Exit(ExitBody),
@@ -109,6 +112,15 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
             Body::File {
                 reason: reason.ok_or(DecodeError::Code { field: "reason", code: body.reason })?,
                 path: tail.get(..path_length).ok_or(short(says))?,
+                body,
+            }
+        }
+        Kind::Privilege => {
+            let body: PrivilegeBody = read(rest, bytes)?;
+            let reason = u8::try_from(body.reason).ok().and_then(Reason::from_code);
+            Body::Privilege {
+                privilege: code("privilege", body.privilege, Privilege::from_code)?,
+                reason: reason.ok_or(DecodeError::Code { field: "reason", code: body.reason })?,
                 body,
             }
         }
@@ -193,6 +205,21 @@ mod tests {
     }
 
     #[test]
+    fn privilege_record_goes_round_and_unknown_ones_are_errors() {
+        let body = PrivilegeBody { privilege: 3, reason: 11, target: 9, ..PrivilegeBody::ZERO };
+        let bytes = record(Kind::Privilege, HEADER, &body, &[]);
+        let Body::Privilege { body, privilege, reason } = decode(&bytes).unwrap().body else {
+            panic!("{bytes:?}")
+        };
+        assert_eq!((privilege, reason, body.target), (Privilege::Ptrace, Reason::Outside, 9));
+        let unknown = PrivilegeBody { privilege: 99, ..body };
+        assert_eq!(
+            decode(&record(Kind::Privilege, HEADER, &unknown, &[])),
+            Err(DecodeError::Code { field: "privilege", code: 99 })
+        );
+    }
+
+    #[test]
     fn a_tail_longer_than_the_record_is_an_error() {
         let mut bytes = exec(HEADER, ExecBody::ZERO, b"/bin/sh", b"");
         let body = size_of::<Header>();
@@ -236,7 +263,7 @@ mod tests {
         /// Bytes that pass the first gates and are arbitrary behind them.
         #[test]
         fn plausible_bytes_never_panic(
-            kind in prop_oneof![Just(1_u16), Just(2), Just(3), Just(16), Just(17), Just(18), any::<u16>()],
+            kind in prop_oneof![Just(1_u16), Just(2), Just(3), Just(5), Just(16), Just(17), Just(18), any::<u16>()],
             cut in 0_usize..200,
             claimed: u32,
             mut tail in proptest::collection::vec(any::<u8>(), 152..300),

@@ -9,9 +9,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use agent_monitor_common::event::{FileBody, NetBody, Reason};
+use agent_monitor_common::event::{FileBody, NetBody, PrivilegeBody, Reason};
 use agent_monitor_common::label::LabelOrigin;
 use agent_monitor_common::path::{Right, Rights};
+use agent_monitor_common::privilege;
 use agent_monitor_common::request::{Address, Direction, Protocol, socket_kind};
 use jiff::Timestamp;
 use ulid::{Generator, Ulid};
@@ -22,12 +23,13 @@ use super::decode::{Body, Record};
 use super::escape;
 use super::generations::Generations;
 use super::model::{
-    Agent, Event, EventType, Exec, Exit, File, Fork, Id, Network, Socket, Syscall, Verdict, VerdictEffect,
+    Agent, Event, EventType, Exec, Exit, File, Fork, Id, Network, Privilege, Socket, Syscall, Verdict,
+    VerdictEffect,
 };
 use super::process::Processes;
-use super::words::{errno_name, mechanism};
+use super::words::{errno_name, mechanism, signal_name};
 use crate::agent::registry::{AgentInfo, Registry};
-use crate::policy::syscalls;
+use crate::policy::{capabilities, syscalls};
 
 /// Agents remembered here so that most events ask the shared registry nothing.
 const MAX_KNOWN: usize = 4_096;
@@ -165,6 +167,7 @@ impl Enricher {
                 });
             }
             Body::File { body, path, .. } => event.file = Some(file(&body, path)),
+            Body::Privilege { body, privilege, .. } => event.privilege = Some(privileged(&body, privilege)),
             Body::Exec { body, .. } => {
                 event.exec = Some(Exec { claimed: body.claimed != 0, inode: body.inode });
             }
@@ -241,6 +244,10 @@ impl Enricher {
             Body::File { body, reason, path } => {
                 (EventType::File, Question::path(path, body.rights, reason), reason.name())
             }
+            Body::Privilege { privilege, reason, .. } => {
+                let by_rule = matches!(reason, Reason::Default | Reason::Outside);
+                (EventType::Privilege, by_rule.then_some(Question::Privilege(privilege)), reason.name())
+            }
             Body::Exec { .. } => return (EventType::Exec, None),
             Body::Fork(_) => return (EventType::Fork, None),
             Body::Exit(_) => return (EventType::Exit, None),
@@ -272,6 +279,24 @@ fn file(body: &FileBody, path: &[u8]) -> File<'static> {
             .map(|right| Cow::Borrowed(right.name()))
             .collect(),
         inode: (body.inode != 0).then_some(body.inode),
+    }
+}
+
+fn privileged(body: &PrivilegeBody, privilege: privilege::Privilege) -> Privilege<'static> {
+    use privilege::Privilege as Kind;
+    let number = match privilege {
+        Kind::Capability | Kind::Setuid | Kind::Signal | Kind::Bpf => Some(body.number),
+        _ => None,
+    };
+    Privilege {
+        kind: privilege.name().into(),
+        name: match privilege {
+            Kind::Capability => capabilities::name(body.number).map(Cow::Borrowed),
+            Kind::Signal => signal_name(body.number).map(Cow::Borrowed),
+            _ => None,
+        },
+        number,
+        target: (body.target != 0).then_some(body.target),
     }
 }
 

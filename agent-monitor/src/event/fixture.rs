@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use ulid::Ulid;
 
 use super::model::{
-    Agent, Event, EventType, Exec, Exit, File, Flow, Fork, Id, Loss, Network, Process, ProfileChange, Socket,
-    Syscall, Verdict, VerdictEffect,
+    Agent, Event, EventType, Exec, Exit, File, Flow, Fork, Id, Loss, Network, Privilege, Process,
+    ProfileChange, Socket, Syscall, Verdict, VerdictEffect,
 };
 use crate::policy::{
     Denied, Mode, NetRule, NetworkPolicy, ProtocolSet, ResolvedProfile, SocketKinds, Source, SyscallRule,
@@ -50,6 +50,7 @@ pub(crate) fn profile(name: &str) -> Arc<ResolvedProfile> {
         },
         filesystem: None,
         exec: None,
+        privileges: None,
         homes: Vec::new(),
         syscalls: vec![SyscallRule {
             id: format!("{name}:syscalls.watch[0]"),
@@ -91,6 +92,12 @@ pub(crate) fn full_event() -> Event<'static> {
             truncated: true,
             access: vec!["read".into()],
             inode: Some(7),
+        }),
+        privilege: Some(Privilege {
+            kind: "signal".into(),
+            name: Some("SIGKILL".into()),
+            number: Some(9),
+            target: Some(1),
         }),
         exec: Some(Exec { claimed: true, inode: 7 }),
         fork: Some(Fork { child: 6, label_lost: true }),

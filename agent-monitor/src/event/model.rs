@@ -43,6 +43,8 @@ pub struct Event<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<File<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub privilege: Option<Privilege<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub exec: Option<Exec>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fork: Option<Fork>,
@@ -73,6 +75,7 @@ impl Event<'_> {
             socket: None,
             syscall: None,
             file: None,
+            privilege: None,
             exec: None,
             fork: None,
             exit: None,
@@ -269,6 +272,22 @@ pub struct File<'a> {
     pub inode: Option<u64>,
 }
 
+/// Something that a process asked of the host beyond what any process may.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Privilege<'a> {
+    /// `capability`, `setuid`, `user-namespace`, `ptrace`, `signal`, `mount`, `module`, `bpf`, `perf` or `io-uring`.
+    pub kind: Cow<'a, str>,
+    /// Which one of its kind, where there are several: `net_admin`, `SIGKILL`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<Cow<'a, str>>,
+    /// The number behind the name: of a capability, a signal, a `bpf` command, a user or group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub number: Option<u32>,
+    /// The process that it was aimed at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<u32>,
+}
+
 /// An exec; what runs now is in `process`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Exec {
@@ -346,7 +365,8 @@ pub struct Verdict<'a> {
     /// `file:line` of that rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<Cow<'a, str>>,
-    /// `rule`, `default-deny`, `socket-kind`, `ip-options`, `malformed`, `helper-failed`, `label-lost`, `listed`.
+    /// `rule`, `default-deny`, `socket-kind`, `ip-options`, `malformed`, `helper-failed`, `label-lost`, `listed`, `no-path`,
+    /// `anonymous`, `denied-below`, `mount`, `outside-agent`.
     pub reason: Cow<'a, str>,
     /// The hook that decided: `cgroup/connect4`.
     pub mechanism: Cow<'a, str>,

@@ -82,6 +82,17 @@ fn details(event: &Event<'_>, out: &mut String) {
             out.push_str(" …");
         }
     }
+    if let Some(asked) = &event.privilege {
+        let _ = write!(out, " {}", asked.kind);
+        let _ = match (&asked.name, asked.number) {
+            (Some(name), _) => write!(out, " {name}"),
+            (None, Some(number)) => write!(out, " {number}"),
+            (None, None) => Ok(()),
+        };
+        if let Some(target) = asked.target {
+            let _ = write!(out, " on process {target}");
+        }
+    }
     if event.exec.is_some()
         && let Some(process) = &event.process
     {
@@ -166,5 +177,18 @@ mod tests {
              coding-agent:network.default (p.yaml:4), default-deny, cgroup/connect6"
         );
         assert!(line(&event, true).contains("\x1b[31mDENY"));
+    }
+
+    #[test]
+    fn a_denied_privilege_names_what_it_was_aimed_at() {
+        let mut event = Event::new(Ulid::from(1_u128), Timestamp::UNIX_EPOCH, EventType::Privilege);
+        event.process = Some(Process { comm: Some("sh".into()), ..Process::numbered(812) });
+        event.privilege = Some(crate::event::model::Privilege {
+            kind: "signal".into(),
+            name: Some("SIGKILL".into()),
+            number: Some(9),
+            target: Some(1),
+        });
+        assert_eq!(line(&event, false), "00:00:00.000 privilege   sh[812] signal SIGKILL on process 1");
     }
 }

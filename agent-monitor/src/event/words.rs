@@ -27,6 +27,9 @@ pub enum EventType {
     /// An object with a path was judged: `file`, `verdict`.
     #[serde(rename = "file")]
     File,
+    /// A privilege of the host was judged: `privilege`, `verdict`.
+    #[serde(rename = "privilege")]
+    Privilege,
     /// A process of an agent runs another program: `exec`.
     #[serde(rename = "exec")]
     Exec,
@@ -53,11 +56,12 @@ pub enum EventType {
 
 impl EventType {
     /// Every type, in the order of the schema.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Network,
         Self::Socket,
         Self::Syscall,
         Self::File,
+        Self::Privilege,
         Self::Exec,
         Self::Fork,
         Self::Exit,
@@ -76,6 +80,7 @@ impl EventType {
             Self::Socket => "socket",
             Self::Syscall => "syscall",
             Self::File => "file",
+            Self::Privilege => "privilege",
             Self::Exec => "exec",
             Self::Fork => "fork",
             Self::Exit => "exit",
@@ -182,6 +187,22 @@ pub const fn mechanism(hook: Hook) -> &'static str {
         Hook::LsmMoveMount => "lsm/move_mount",
         Hook::LsmSbUmount => "lsm/sb_umount",
         Hook::LsmSbPivotroot => "lsm/sb_pivotroot",
+        Hook::LsmCapable => "lsm/capable",
+        Hook::LsmBprmCredsFromFile => "lsm/bprm_creds_from_file",
+        Hook::LsmTaskFixSetuid => "lsm/task_fix_setuid",
+        Hook::LsmTaskFixSetgid => "lsm/task_fix_setgid",
+        Hook::LsmUsernsCreate => "lsm/userns_create",
+        Hook::LsmPtraceAccessCheck => "lsm/ptrace_access_check",
+        Hook::LsmPtraceTraceme => "lsm/ptrace_traceme",
+        Hook::LsmTaskKill => "lsm/task_kill",
+        Hook::LsmKernelModuleRequest => "lsm/kernel_module_request",
+        Hook::LsmKernelReadFile => "lsm/kernel_read_file",
+        Hook::LsmKernelLoadData => "lsm/kernel_load_data",
+        Hook::LsmBpf => "lsm/bpf",
+        Hook::LsmPerfEventOpen => "lsm/perf_event_open",
+        Hook::LsmUringOverrideCreds => "lsm/uring_override_creds",
+        Hook::LsmUringSqpoll => "lsm/uring_sqpoll",
+        Hook::LsmUringCmd => "lsm/uring_cmd",
         Hook::SysEnter => "raw_tp/sys_enter",
         Hook::Fork => "tp_btf/sched_process_fork",
         Hook::Exec => "tp_btf/sched_process_exec",
@@ -208,6 +229,19 @@ pub fn errno_name(errno: u16) -> Option<Cow<'static, str>> {
     Some(Cow::Borrowed(name))
 }
 
+/// The name of a signal that is no real-time signal (signal(7), x86 and ARM).
+#[must_use]
+pub fn signal_name(number: u32) -> Option<&'static str> {
+    #[rustfmt::skip]
+    const NAMES: [&str; 31] = [
+        "SIGHUP", "SIGINT", "SIGQUIT", "SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE",
+        "SIGKILL", "SIGUSR1", "SIGSEGV", "SIGUSR2", "SIGPIPE", "SIGALRM", "SIGTERM", "SIGSTKFLT",
+        "SIGCHLD", "SIGCONT", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGXCPU",
+        "SIGXFSZ", "SIGVTALRM", "SIGPROF", "SIGWINCH", "SIGIO", "SIGPWR", "SIGSYS",
+    ];
+    NAMES.get(usize::try_from(number.checked_sub(1)?).ok()?).copied()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,6 +257,19 @@ mod tests {
             assert_eq!(effect.as_str().parse(), Ok(effect));
         }
         assert!("nonsense".parse::<EventType>().is_err());
+    }
+
+    #[test]
+    fn signals_are_named_as_the_host_numbers_them() {
+        for (number, name) in [
+            (libc::SIGHUP, "SIGHUP"),
+            (libc::SIGKILL, "SIGKILL"),
+            (libc::SIGCONT, "SIGCONT"),
+            (libc::SIGSYS, "SIGSYS"),
+        ] {
+            assert_eq!(signal_name(number.unsigned_abs()), Some(name));
+        }
+        assert_eq!((signal_name(0), signal_name(32)), (None, None));
     }
 
     #[test]

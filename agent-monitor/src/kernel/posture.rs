@@ -51,6 +51,10 @@ enum Section {
     Always,
     /// `files` and `exec`.
     Paths,
+    /// `privileges`.
+    Privileges,
+    /// Mounts: `files`, `exec` and `privileges`.
+    Mounts,
     /// `syscalls`.
     Syscalls,
 }
@@ -60,6 +64,8 @@ enum Section {
 pub struct Wants {
     /// It has a `files` or an `exec` section.
     pub paths: bool,
+    /// It has a `privileges` section.
+    pub privileges: bool,
     /// It lists system calls.
     pub syscalls: bool,
 }
@@ -70,6 +76,7 @@ impl Wants {
     pub fn of(profile: &ResolvedProfile) -> Self {
         Wants {
             paths: profile.filesystem.is_some() || profile.exec.is_some(),
+            privileges: profile.privileges.is_some(),
             syscalls: !profile.syscalls.is_empty(),
         }
     }
@@ -83,9 +90,9 @@ impl Mechanism {
             blind: entry.blind,
             serves: match entry.kind {
                 Kind::RawTracepoint => Section::Syscalls,
-                Kind::Lsm if ["file_", "mount_"].iter().any(|of| entry.name.starts_with(of)) => {
-                    Section::Paths
-                }
+                Kind::Lsm if entry.name.starts_with("file_") => Section::Paths,
+                Kind::Lsm if entry.name.starts_with("mount_") => Section::Mounts,
+                Kind::Lsm if entry.name.starts_with("privilege_") => Section::Privileges,
                 _ => Section::Always,
             },
         }
@@ -141,6 +148,8 @@ impl Posture {
             .filter(|m| match m.serves {
                 Section::Always => true,
                 Section::Paths => wants.paths,
+                Section::Privileges => wants.privileges,
+                Section::Mounts => wants.paths || wants.privileges,
                 Section::Syscalls => wants.syscalls,
             })
             .map(|m| Gap {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use agent_monitor_common::decide::Decision;
 use agent_monitor_common::event::Reason;
 use agent_monitor_common::path::{Right, Rights};
+use agent_monitor_common::privilege::Privilege;
 use agent_monitor_common::request::{self, Direction, NetRequest};
 use ipnet::IpNet;
 
@@ -61,6 +62,25 @@ pub fn socket(profile: &ResolvedProfile, kind: request::SocketKind) -> Attributi
 #[must_use]
 pub fn syscall(profile: &ResolvedProfile, nr: u32) -> Option<&SyscallRule> {
     profile.syscalls.iter().find(|rule| rule.nr == nr)
+}
+
+/// What denies a privilege: the key that says no, else the section that does not grant it; `None`: no such section.
+#[must_use]
+pub fn privilege(profile: &ResolvedProfile, privilege: Privilege) -> Option<(String, &Source)> {
+    let policy = profile.privileges.as_ref()?;
+    let (key, written) = match privilege {
+        Privilege::Capability => ("capabilities", None),
+        Privilege::Setuid => ("setuid", policy.setuid.source.as_ref()),
+        Privilege::UserNamespace => ("user_namespaces", policy.user_namespaces.source.as_ref()),
+        Privilege::Ptrace => ("ptrace", policy.ptrace.source.as_ref()),
+        Privilege::Signal => ("signals", policy.signals.source.as_ref()),
+        Privilege::Mount => ("mounts", policy.mounts.source.as_ref()),
+        Privilege::Module => ("modules", policy.modules.source.as_ref()),
+        Privilege::Bpf => ("bpf", policy.bpf.source.as_ref()),
+        Privilege::Perf => ("perf", policy.perf.source.as_ref()),
+        Privilege::IoUring => ("io_uring", policy.io_uring.source.as_ref()),
+    };
+    Some((format!("{}:privileges.{key}", profile.name), written.unwrap_or(&policy.source)))
 }
 
 /// What decides about a path: of a denial the rule, or the default of the section that grants nothing.

@@ -14,13 +14,13 @@ use serde::Deserialize;
 use super::diagnostic::{Code, Diagnostic};
 use super::model::{
     AgentClaim, BaseName, DeniedWord, ExecSection, FilesSection, ListenProtocolWord, ListenRule, ModeWord,
-    Name, NetworkSection, OneOrMany, PathGlob, PeerRule, Ports, ProfileFile, ProtocolWord, Spanned, Syscall,
-    SyscallSection,
+    Name, NetworkSection, OneOrMany, PathGlob, PeerRule, Ports, PrivilegesSection, ProfileFile, ProtocolWord,
+    PtraceWord, SignalsWord, Spanned, Syscall, SyscallSection,
 };
 use super::reader::Reader;
 use super::resolved::{
     Claim, ClaimKind, Denied, ExecPolicy, FilesPolicy, Mode, NetRule, PathRule, Protocol, ProtocolSet,
-    SyscallRule,
+    SyscallRule, Targets,
 };
 use super::schema::profile_schema;
 use super::sockets::SocketKinds;
@@ -47,8 +47,48 @@ pub struct FileProfile {
     pub syscalls: Vec<SyscallRule>,
     pub filesystem: Option<FilesPolicy>,
     pub exec: Option<ExecPolicy>,
+    pub privileges: Option<FilePrivileges>,
     /// The `network:` key, else the name, else the beginning.
     pub network_root: Span,
+}
+
+/// The `privileges:` section of one file: what it says, not what it grants.
+#[derive(Clone, Debug)]
+pub struct FilePrivileges {
+    /// The section's key.
+    pub key: Span,
+    pub capabilities: u64,
+    pub setuid: Option<Spanned<bool>>,
+    pub user_namespaces: Option<Spanned<bool>>,
+    pub ptrace: Option<Spanned<Targets>>,
+    pub signals: Option<Spanned<Targets>>,
+    pub mounts: Option<Spanned<bool>>,
+    pub modules: Option<Spanned<bool>>,
+    pub bpf: Option<Spanned<bool>>,
+    pub perf: Option<Spanned<bool>>,
+    pub io_uring: Option<Spanned<bool>>,
+}
+
+impl FilePrivileges {
+    fn of(section: PrivilegesSection, key: Span) -> Self {
+        fn targets<T: Into<Targets>>(word: Spanned<T>) -> Spanned<Targets> {
+            Spanned { value: word.value.into(), span: word.span }
+        }
+        let listed = section.capabilities.0.iter().fold(0, |all, one| all | one.value.0);
+        Self {
+            key,
+            capabilities: listed,
+            setuid: section.setuid,
+            user_namespaces: section.user_namespaces,
+            ptrace: section.ptrace.map(targets),
+            signals: section.signals.map(targets),
+            mounts: section.mounts,
+            modules: section.modules,
+            bpf: section.bpf,
+            perf: section.perf,
+            io_uring: section.io_uring,
+        }
+    }
 }
 
 /// Checks one file. Problems are added to `diagnostics`; what comes back holds
@@ -63,7 +103,7 @@ pub fn check_file(source: &Arc<SourceFile>, diagnostics: &mut Vec<Diagnostic>) -
         }
     };
     let tree = structure::check(source, profile_schema(), tree, diagnostics)?;
-    let keys = ["network", "files", "exec"].map(|key| key_span(&tree, key));
+    let keys = ["network", "files", "exec", "privileges"].map(|key| key_span(&tree, key));
     let model = match ProfileFile::deserialize(Reader(&tree)) {
         Ok(model) => model,
         Err(error) => {
@@ -105,7 +145,7 @@ impl FileChecker<'_> {
     fn profile(
         &mut self,
         model: ProfileFile,
-        [network_key, files_key, exec_key]: [Option<Span>; 3],
+        [network_key, files_key, exec_key, privileges_key]: [Option<Span>; 4],
     ) -> FileProfile {
         // A file without a name is refused; its rules are still checked.
         let name = model.name.as_ref().map_or("", |name| name.value.0.as_str()).to_owned();
@@ -135,6 +175,9 @@ impl FileChecker<'_> {
                 deny: self.path_rules(&name, "exec.deny", deny),
                 source: self.source.place(exec_key.unwrap_or_default()),
             }),
+            privileges: model
+                .privileges
+                .map(|section| FilePrivileges::of(section, privileges_key.unwrap_or_default())),
             network_root,
         };
         if let Some(NetworkSection { denied, allow, deny, listen, sockets }) = model.network {
@@ -328,6 +371,25 @@ impl From<DeniedWord> for Denied {
             DeniedWord::Refused => Self::Refused,
             DeniedWord::Denied => Self::Denied,
             DeniedWord::NotPermitted => Self::NotPermitted,
+        }
+    }
+}
+
+impl From<PtraceWord> for Targets {
+    fn from(word: PtraceWord) -> Self {
+        match word {
+            PtraceWord::None => Self::None,
+            PtraceWord::Own => Self::Own,
+            PtraceWord::Any => Self::Any,
+        }
+    }
+}
+
+impl From<SignalsWord> for Targets {
+    fn from(word: SignalsWord) -> Self {
+        match word {
+            SignalsWord::Own => Self::Own,
+            SignalsWord::Any => Self::Any,
         }
     }
 }

@@ -80,6 +80,7 @@ codes! {
     /// Ports together with a protocol that has none.
     PortsWithoutTransport = "ports-without-transport",
     UnknownSyscall = "unknown-syscall",
+    UnknownCapability = "unknown-capability",
     UnknownBase = "unknown-base",
     Cycle = "cycle",
     /// The `extends` chain is too long.
@@ -97,6 +98,8 @@ codes! {
     UselessRule = "useless-rule",
     /// A rule that another rule of the same list covers.
     RedundantRule = "redundant-rule",
+    /// Mounts are granted beside rules about paths, which hold only while mounts are denied.
+    MountsBesidePaths = "mounts-beside-paths",
     /// `icmp` is allowed but no socket kind that can send it is.
     NoSocketForIcmp = "no-socket-for-icmp",
     /// `0.0.0.0` or `::` where it stands for itself only.

@@ -16,7 +16,9 @@ use std::sync::Arc;
 use super::check::{FileProfile, check_file};
 use super::diagnostic::{Code, Diagnostic, MAX_REPORTED, ProfileErrors, Severity, nearest, quoted};
 use super::merge::{self, Chain};
-use super::resolved::{ExecPolicy, FilesPolicy, NetworkPolicy, ResolvedProfile, SyscallRule};
+use super::resolved::{
+    ExecPolicy, FilesPolicy, NetworkPolicy, PrivilegesPolicy, ResolvedProfile, SyscallRule,
+};
 use super::source::{ReadError, SourceFile, Span};
 
 /// Most files in one chain; also bounds the recursion over it.
@@ -49,6 +51,7 @@ pub struct Base {
     pub network: NetworkPolicy,
     pub filesystem: Option<FilesPolicy>,
     pub exec: Option<ExecPolicy>,
+    pub privileges: Option<PrivilegesPolicy>,
     pub syscalls: Vec<SyscallRule>,
     pub warnings: Vec<Diagnostic>,
 }

@@ -9,14 +9,15 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::check::FileProfile;
+use super::check::{FilePrivileges, FileProfile};
 use super::diagnostic::{Code, Diagnostic, quoted};
 use super::homes;
 use super::load::{Base, Checked, LinkedFile, Loaded};
 use super::model::Spanned;
 use super::overlap::Coverage;
 use super::resolved::{
-    Claim, Denied, ExecPolicy, FilesPolicy, NetRule, NetworkPolicy, Protocol, ResolvedProfile, SyscallRule,
+    Claim, Denied, ExecPolicy, FilesPolicy, Granted, NetRule, NetworkPolicy, PrivilegesPolicy, Protocol,
+    ResolvedProfile, SyscallRule,
 };
 use super::sockets::{SocketKind, SocketKinds};
 use super::source::{SourceFile, Span};
@@ -121,6 +122,10 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
         source: own.source.place(own.network_root),
     };
     let (filesystem, exec) = (filesystem(chain), exec(chain));
+    let privileges = privileges(chain, diagnostics);
+    if filesystem.is_some() || exec.is_some() {
+        mounts_beside_paths(chain, diagnostics);
+    }
     if own.is_abstract {
         return Some(Checked::Base(Box::new(Base {
             name,
@@ -131,6 +136,7 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
             network,
             filesystem,
             exec,
+            privileges,
             syscalls: one_rule_per_call(chain),
             warnings: Vec::new(),
         })));
@@ -145,6 +151,7 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
         network,
         filesystem,
         exec,
+        privileges,
         homes: homes::of_host(),
         syscalls: one_rule_per_call(chain),
     };
@@ -203,6 +210,65 @@ fn exec(chain: &Chain) -> Option<ExecPolicy> {
         all.deny.extend(section.deny);
         all
     })
+}
+
+/// The `privileges` sections of the chain: capabilities add up, of each other key the nearest file's value counts.
+fn privileges(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<PrivilegesPolicy> {
+    let (file, nearest) = chain.0.iter().find_map(|file| Some((file, file.profile.privileges.as_ref()?)))?;
+    let mut policy = PrivilegesPolicy::nothing(file.source.place(nearest.key));
+    let sections = chain.0.iter().filter_map(|file| file.profile.privileges.as_ref());
+    policy.capabilities = sections.fold(0, |all, section| all | section.capabilities);
+    let mut keys = PrivilegeKeys { chain, diagnostics };
+    keys.set(&mut policy.setuid, "privileges.setuid", |section| section.setuid.clone());
+    keys.set(&mut policy.user_namespaces, "privileges.user_namespaces", |section| {
+        section.user_namespaces.clone()
+    });
+    keys.set(&mut policy.ptrace, "privileges.ptrace", |section| section.ptrace.clone());
+    keys.set(&mut policy.signals, "privileges.signals", |section| section.signals.clone());
+    keys.set(&mut policy.mounts, "privileges.mounts", |section| section.mounts.clone());
+    keys.set(&mut policy.modules, "privileges.modules", |section| section.modules.clone());
+    keys.set(&mut policy.bpf, "privileges.bpf", |section| section.bpf.clone());
+    keys.set(&mut policy.perf, "privileges.perf", |section| section.perf.clone());
+    keys.set(&mut policy.io_uring, "privileges.io_uring", |section| section.io_uring.clone());
+    Some(policy)
+}
+
+/// Looks up the single values of the `privileges` sections.
+struct PrivilegeKeys<'a> {
+    chain: &'a Chain,
+    diagnostics: &'a mut Vec<Diagnostic>,
+}
+
+impl PrivilegeKeys<'_> {
+    /// Sets what the chain says of a key; what it does not speak of stays.
+    fn set<T: Copy + PartialEq + std::fmt::Display>(
+        &mut self,
+        granted: &mut Granted<T>,
+        key: &str,
+        of: impl Fn(&FilePrivileges) -> Option<Spanned<T>>,
+    ) {
+        let of_file = |file: &LinkedFile| file.profile.privileges.as_ref().and_then(&of);
+        if let Some((value, file, span)) = self.chain.nearest(0, key, &of_file, self.diagnostics) {
+            *granted = Granted { value, source: Some(file.place(span)) };
+        }
+    }
+}
+
+/// Warns about a grant of mounts that rules about paths take back.
+fn mounts_beside_paths(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) {
+    let own = chain.own();
+    let granted = own.profile.privileges.as_ref().and_then(|section| section.mounts.as_ref());
+    if let Some(granted) = granted.filter(|granted| granted.value) {
+        diagnostics.push(
+            Diagnostic::warning(
+                Code::MountsBesidePaths,
+                &own.source,
+                granted.span,
+                "mounts stay denied: the profile has rules about paths",
+            )
+            .hint("remove `mounts`: who may mount decides what lies at a path, so no rule about paths would hold"),
+        );
+    }
 }
 
 /// The nearest file's rule for each call; one that kills wins.

@@ -7,6 +7,7 @@
 //! errors reports all of them at once, each with its place in the file.
 
 pub mod attribute;
+pub mod capabilities;
 mod check;
 pub mod compile;
 pub mod diagnostic;
@@ -33,7 +34,7 @@ pub use diagnostic::{Diagnostic, ProfileErrors, Severity};
 pub use directory::{Directory, FailedProfile, load_directory};
 pub use load::{Base, Checked, Loaded, check_profile, load_profile};
 pub use resolved::{
-    Claim, ClaimKind, Denied, ExecPolicy, FilesPolicy, Mode, NetRule, NetworkPolicy, PathRule, Protocol,
-    ProtocolSet, ResolvedProfile, Source, SyscallRule,
+    Claim, ClaimKind, Denied, ExecPolicy, FilesPolicy, Granted, Mode, NetRule, NetworkPolicy, PathRule,
+    PrivilegesPolicy, Protocol, ProtocolSet, ResolvedProfile, Source, SyscallRule, Targets,
 };
 pub use sockets::{SocketKind, SocketKinds};

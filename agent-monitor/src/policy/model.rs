@@ -69,6 +69,10 @@ pub struct ProfileFile {
     /// judged; with it, what is not listed is denied.
     #[schemars(extend("examples" = [{"allow": ["/usr/**"], "deny": ["/usr/bin/nc*"]}]))]
     pub exec: Option<ExecSection>,
+    /// What the agent may ask of the host beyond what any process may. Without this
+    /// section nothing of it is judged; with it, what is not granted is denied.
+    #[schemars(extend("examples" = [{"ptrace": "own"}, {"capabilities": ["net_bind_service"], "user_namespaces": true}]))]
+    pub privileges: Option<PrivilegesSection>,
     /// System calls to watch.
     #[schemars(extend("examples" = [{"watch": ["ptrace", "bpf"], "kill": ["kexec_load"]}]))]
     pub syscalls: Option<SyscallSection>,
@@ -254,6 +258,79 @@ pub struct ExecSection {
     #[serde(default)]
     #[schemars(extend("examples" = [["/usr/bin/nc*"]]))]
     pub deny: Vec<Spanned<PathGlob>>,
+}
+
+/// The privileges of an agent. Of each key the nearest file's value counts;
+/// capabilities add up.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PrivilegesSection {
+    /// Capabilities that the agent may use where it has them (capabilities(7), in
+    /// lower case and without `CAP_`), or `any`. An agent that runs as root has
+    /// all of them: for plain work in other users' files grant `dac_override`,
+    /// `fowner` and `chown`. `dac_override` includes `dac_read_search`.
+    #[serde(default)]
+    #[schemars(extend("examples" = [["net_bind_service"], "any"]))]
+    pub capabilities: OneOrMany<Spanned<Capability>>,
+    /// Another user, another group or more capabilities: by programs such as
+    /// `sudo` (set-user-id and set-group-id bits, file capabilities), and by
+    /// `setuid` and its like. Includes the capabilities `setuid` and `setgid`.
+    #[schemars(extend("examples" = [true]))]
+    pub setuid: Option<Spanned<bool>>,
+    /// New user namespaces, as sandboxes and rootless containers make them, with
+    /// every capability inside them.
+    #[schemars(extend("examples" = [true]))]
+    pub user_namespaces: Option<Spanned<bool>>,
+    /// Which processes the agent may trace or read by `ptrace`,
+    /// `process_vm_readv`, `/proc/PID/mem` or `/proc/PID/environ`; `own` if left
+    /// out. A process may always read itself.
+    #[schemars(extend("examples" = ["own"]))]
+    pub ptrace: Option<Spanned<PtraceWord>>,
+    /// Which processes the agent may send signals to; `own` if left out. Signal 0,
+    /// which asks whether a process is there, is always allowed.
+    #[schemars(extend("examples" = ["own"]))]
+    pub signals: Option<Spanned<SignalsWord>>,
+    /// Mounting, unmounting and changing roots. It has no effect beside `files`
+    /// and `exec`: rules about paths hold only while mounts are denied.
+    #[schemars(extend("examples" = [true]))]
+    pub mounts: Option<Spanned<bool>>,
+    /// Loading kernel modules, also by using what would load one, and kernels to
+    /// boot.
+    #[schemars(extend("examples" = [true]))]
+    pub modules: Option<Spanned<bool>>,
+    /// The system call `bpf`.
+    #[schemars(extend("examples" = [true]))]
+    pub bpf: Option<Spanned<bool>>,
+    /// The system call `perf_event_open`.
+    #[schemars(extend("examples" = [true]))]
+    pub perf: Option<Spanned<bool>>,
+    /// io_uring beyond plain operations: polling kernel threads, other users'
+    /// registered credentials, commands to drivers. Plain operations are judged
+    /// as files and network whether this is granted or not.
+    #[schemars(extend("examples" = [true]))]
+    pub io_uring: Option<Spanned<bool>>,
+}
+
+/// Which processes may be traced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PtraceWord {
+    /// No other process.
+    None,
+    /// Processes of the same agent.
+    Own,
+    /// Every process that the kernel's own rules let it trace.
+    Any,
+}
+
+/// Which processes may be sent signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SignalsWord {
+    /// Processes of the same agent.
+    Own,
+    /// Every process that the kernel's own rules let it signal.
+    Any,
 }
 
 /// System calls that are watched. While an agent of the profile lives, every
@@ -446,6 +523,12 @@ word_types! {
         "type": "string",
         "pattern": "^/",
         "examples": ["/system.slice/agent-*.service"],
+    }
+    /// The mask of what it grants.
+    Capability(u64) = Word::Capability, words::capability => {
+        "type": "string",
+        "pattern": "^[a-z_]+$",
+        "examples": ["net_bind_service", "any"],
     }
     /// The call's number.
     Syscall(u32) = Word::Syscall, words::syscall => {

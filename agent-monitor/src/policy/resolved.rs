@@ -254,6 +254,89 @@ pub struct ExecPolicy {
     pub source: Source,
 }
 
+/// Which processes something may be aimed at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Targets {
+    /// No other process.
+    None,
+    /// Processes of the same agent.
+    Own,
+    /// Every process.
+    Any,
+}
+
+impl Targets {
+    /// The word used in profiles.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Own => "own",
+            Self::Any => "any",
+        }
+    }
+}
+
+impl fmt::Display for Targets {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.as_str())
+    }
+}
+
+/// A value of the `privileges:` section and, if it was written, where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted<T> {
+    pub value: T,
+    pub source: Option<Source>,
+}
+
+impl<T> Granted<T> {
+    /// A value that nobody wrote.
+    pub const fn left_out(value: T) -> Self {
+        Self { value, source: None }
+    }
+}
+
+/// The `privileges:` section with those of all bases added. What is not granted is denied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrivilegesPolicy {
+    /// Bit *n*: the capability of number *n* may be used.
+    pub capabilities: u64,
+    pub setuid: Granted<bool>,
+    pub user_namespaces: Granted<bool>,
+    pub ptrace: Granted<Targets>,
+    /// Never [`Targets::None`].
+    pub signals: Granted<Targets>,
+    pub mounts: Granted<bool>,
+    pub modules: Granted<bool>,
+    pub bpf: Granted<bool>,
+    pub perf: Granted<bool>,
+    pub io_uring: Granted<bool>,
+    /// Where the default deny is rooted: the section's key in the nearest file that has it.
+    pub source: Source,
+}
+
+impl PrivilegesPolicy {
+    /// What an empty section at `source` grants.
+    #[must_use]
+    pub const fn nothing(source: Source) -> Self {
+        const NO: Granted<bool> = Granted::left_out(false);
+        Self {
+            capabilities: 0,
+            setuid: NO,
+            user_namespaces: NO,
+            ptrace: Granted::left_out(Targets::Own),
+            signals: Granted::left_out(Targets::Own),
+            mounts: NO,
+            modules: NO,
+            bpf: NO,
+            perf: NO,
+            io_uring: NO,
+            source,
+        }
+    }
+}
+
 /// One system call that is watched, and its caller killed if `kill`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyscallRule {
@@ -301,6 +384,8 @@ pub struct ResolvedProfile {
     pub filesystem: Option<FilesPolicy>,
     /// `None`: the profile does not speak about programs, so none is judged.
     pub exec: Option<ExecPolicy>,
+    /// `None`: the profile does not speak about privileges, so none is judged.
+    pub privileges: Option<PrivilegesPolicy>,
     /// The homes of the host's users when the profile was loaded: what `~` stands for in the path rules.
     pub homes: Vec<PathBuf>,
     /// At most one rule per system call, sorted by number; `kill` wins.

@@ -22,7 +22,7 @@ use super::words::{Problem, Word};
 
 /// Keys that later versions of the language add, so that a profile from there
 /// gets a truthful answer: the key is right, this program is too old.
-const LATER_TOP_LEVEL: &[&str] = &["programs", "unix", "privileges", "limits", "respond", "secrets"];
+const LATER_TOP_LEVEL: &[&str] = &["programs", "unix", "limits", "respond", "secrets"];
 const LATER_NETWORK_RULE: &[&str] = &["host", "exe", "except", "ask", "then"];
 
 pub struct Structure<'a> {

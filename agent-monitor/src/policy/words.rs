@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::diagnostic::{Code, nearest, quoted};
-use super::{globs, syscalls};
+use super::{capabilities, globs, syscalls};
 
 /// The only version of the language so far.
 pub const VERSION: i128 = 1;
@@ -49,10 +49,11 @@ pub enum Word {
     PathGlob,
     CgroupGlob,
     Syscall,
+    Capability,
 }
 
 impl Word {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Version,
         Self::ProfileName,
         Self::BaseName,
@@ -63,6 +64,7 @@ impl Word {
         Self::PathGlob,
         Self::CgroupGlob,
         Self::Syscall,
+        Self::Capability,
     ];
 
     #[must_use]
@@ -78,6 +80,7 @@ impl Word {
             Self::PathGlob => "path-glob",
             Self::CgroupGlob => "cgroup-glob",
             Self::Syscall => "system-call",
+            Self::Capability => "capability",
         }
     }
 
@@ -95,6 +98,7 @@ impl Word {
             Self::PathGlob => "`/usr/**`",
             Self::CgroupGlob => "`/system.slice/agent-*.service`",
             Self::Syscall => "`ptrace`",
+            Self::Capability => "`net_bind_service`",
         }
     }
 
@@ -120,6 +124,7 @@ impl Word {
             Self::PathGlob => globs::path_glob(text).map(drop),
             Self::CgroupGlob => globs::cgroup_glob(text).map(drop),
             Self::Syscall => syscall(text).map(drop),
+            Self::Capability => capability(text).map(drop),
         }
     }
 
@@ -331,6 +336,26 @@ pub fn syscall(text: &str) -> Result<u32, Problem> {
     problem(Code::UnknownSyscall, format!("there is no system call {}", quoted(text)), hint)
 }
 
+/// Reads a capability, or `any`, as the mask of what it grants.
+pub fn capability(text: &str) -> Result<u64, Problem> {
+    if let Some(mask) = capabilities::mask(text) {
+        return Ok(mask);
+    }
+    let lower = text.to_lowercase();
+    let plain = lower.strip_prefix("cap_").unwrap_or(&lower);
+    let hint = match capabilities::mask(plain) {
+        Some(_) => format!("write `{plain}`"),
+        None => match nearest(plain, capabilities::NAMES) {
+            Some(name) => format!("did you mean `{name}`?"),
+            None => {
+                "write a name from capabilities(7) without `CAP_`, for example `net_bind_service`, or `any`"
+                    .to_owned()
+            }
+        },
+    };
+    problem(Code::UnknownCapability, format!("there is no capability {}", quoted(text)), hint)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -410,6 +435,22 @@ mod tests {
         assert_eq!(syscall("ptrace"), Ok(101));
         assert!(syscall("kexec_laod").unwrap_err().hint.contains("`kexec_load`"));
         assert_eq!(code(syscall("")), Code::UnknownSyscall);
+    }
+
+    #[test]
+    fn capabilities_are_looked_up_with_suggestions() {
+        assert_eq!(capability("net_bind_service"), Ok(1 << 10));
+        assert_eq!(capability("any"), Ok(u64::MAX));
+        for (typed, hint) in [
+            ("CAP_NET_ADMIN", "write `net_admin`"),
+            ("net_bind_servce", "did you mean `net_bind_service`?"),
+            ("cap_sys_amdin", "did you mean `sys_admin`?"),
+            ("everything", "capabilities(7)"),
+        ] {
+            let problem = capability(typed).unwrap_err();
+            assert_eq!(problem.code, Code::UnknownCapability);
+            assert!(problem.hint.contains(hint), "{typed}: {}", problem.hint);
+        }
     }
 
     #[test]

@@ -5,10 +5,15 @@
 
 use agent_monitor_common::automaton::{TERMINAL, Words};
 use agent_monitor_common::counters;
-use agent_monitor_common::image::{DeniedErrno, HAS_EXEC, HAS_FILES, HAS_SYSCALLS, MAGIC, Settings, header};
+use agent_monitor_common::image::{
+    DeniedErrno, HAS_EXEC, HAS_FILES, HAS_PRIVILEGES, HAS_SYSCALLS, MAGIC, Settings, header,
+};
+use agent_monitor_common::privilege::{
+    CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SETIDS, PTRACE_OWN, Privilege,
+};
 use agent_monitor_common::request::{self, STARTS};
 
-use crate::policy::{Denied, Mode, NetworkPolicy, ResolvedProfile, SocketKind};
+use crate::policy::{Denied, Mode, NetworkPolicy, PrivilegesPolicy, ResolvedProfile, SocketKind, Targets};
 
 /// A policy image. Deterministic: the same profile (rules in any order) gives the same words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,9 +63,40 @@ pub(super) fn settings(profile: &ResolvedProfile) -> u64 {
         (!profile.syscalls.is_empty(), HAS_SYSCALLS),
         (profile.filesystem.is_some(), HAS_FILES),
         (profile.exec.is_some(), HAS_EXEC),
+        (profile.privileges.is_some(), HAS_PRIVILEGES),
     ];
     let flags = flags.into_iter().filter(|(has, _)| *has).fold(0, |all, (_, flag)| all | flag);
     Settings { mode: mode.code(), errno: errno.code(), flags }.to_word()
+}
+
+/// The masks of granted privileges and of granted capabilities.
+pub(super) fn privileges(policy: &PrivilegesPolicy) -> (u64, u64) {
+    let granted = [
+        (policy.setuid.value, Privilege::Setuid),
+        (policy.user_namespaces.value, Privilege::UserNamespace),
+        (policy.ptrace.value == Targets::Any, Privilege::Ptrace),
+        (policy.signals.value == Targets::Any, Privilege::Signal),
+        (policy.mounts.value, Privilege::Mount),
+        (policy.modules.value, Privilege::Module),
+        (policy.bpf.value, Privilege::Bpf),
+        (policy.perf.value, Privilege::Perf),
+        (policy.io_uring.value, Privilege::IoUring),
+    ];
+    let mut privileges =
+        granted.into_iter().filter(|(is, _)| *is).fold(0, |all, (_, one)| all | 1 << one.code());
+    if policy.ptrace.value != Targets::None {
+        privileges |= PTRACE_OWN;
+    }
+    let mut capabilities = policy.capabilities;
+    if policy.setuid.value {
+        capabilities |= CAP_SETIDS;
+    }
+    // The kernel asks for the lesser one first and then for the greater one, at every directory: without this each
+    // would be a denial of what is granted a moment later.
+    if capabilities & CAP_DAC_OVERRIDE != 0 {
+        capabilities |= CAP_DAC_READ_SEARCH;
+    }
+    (privileges, capabilities)
 }
 
 /// The mask of granted socket kinds.

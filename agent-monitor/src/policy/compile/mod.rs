@@ -73,6 +73,11 @@ fn profile_within(profile: &ResolvedProfile, limit: usize) -> Result<Image, Comp
     }
     image.words[header::SETTINGS] = image::settings(profile);
     image.words[header::SOCKETS] = image::sockets(&profile.network);
+    if let Some(policy) = &profile.privileges {
+        let (privileges, capabilities) = image::privileges(policy);
+        image.words[header::PRIVILEGES] = privileges;
+        image.words[header::CAPABILITIES] = capabilities;
+    }
     for call in &profile.syscalls {
         let (word, bit) = ((call.nr >> 6) as usize, 1 << (call.nr & 63));
         if word >= SYSCALL_WORDS {

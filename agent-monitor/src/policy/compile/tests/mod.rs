@@ -3,3 +3,4 @@
 mod files;
 mod network;
 mod path;
+mod privileges;
