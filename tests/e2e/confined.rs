@@ -25,6 +25,7 @@ pub fn trials() -> Vec<Trial> {
         trial("a_confined_command_gains_nothing_from_setuid_programs", setuid),
         trial("a_confined_agent_is_told_apart_in_status", status),
         trial("a_profile_that_observes_confines_nobody", observing),
+        trial("check_and_doctor_say_what_stands_in", told),
     ]
 }
 
@@ -258,5 +259,29 @@ fn observing() -> Result<()> {
         let output = place.run(flags, &["attempt", "read", &place.file("home/key")?])?;
         ensure!(said(&output)? == 0, "{flags:?}");
     }
+    Ok(())
+}
+
+fn told() -> Result<()> {
+    let place = Place::start("enforce")?;
+    let profile = place.file("profiles/tester.yaml")?;
+    let lsm = enforced_by_lsm(&place.daemon)?;
+    let output = place.daemon.ask(&["check", "--kernel", "this", "--format", "json", &profile])?;
+    ensure!(output.status.code() == Some(if lsm { 0 } else { 69 }), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let rules = report["profiles"][0]["enforcement"]["rules"].as_array().context("no rules")?.clone();
+    let of = |rule: &str| {
+        let row = rules.iter().find(|row| row["rule"] == rule);
+        row.map(|row| row["mechanism"].as_str().unwrap_or_default().to_owned()).unwrap_or_default()
+    };
+    let expected = if lsm { ["lsm"; 3] } else { ["landlock", "landlock, in part", "landlock, in part"] };
+    let found = [of("tester:exec.allow[1]"), of("tester:files.write[0]"), of("tester:files.deny[0]")];
+    ensure!(found == expected, "{found:?}");
+    let doctor = place.daemon.ask(&["doctor", "--json"])?;
+    let found: serde_json::Value = serde_json::from_slice(&doctor.stdout)?;
+    ensure!(
+        found["stand_ins"]["landlock"].as_i64() >= Some(2) && found["stand_ins"]["seccomp"] == true,
+        "{found}"
+    );
     Ok(())
 }

@@ -14,6 +14,7 @@ mod grants;
 mod inherited;
 mod kernel_maps;
 mod lab;
+mod landlock;
 mod listen;
 mod lost;
 mod network_out;
@@ -55,6 +56,7 @@ fn main() {
         differential::trials(),
         files::trials(),
         privileges::trials(),
+        landlock::trials(),
     ];
     trials.extend(others.into_iter().flatten());
     trials.extend(catalogue::trials(&trials));

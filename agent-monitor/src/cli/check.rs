@@ -2,7 +2,7 @@
 //!
 //! Prints every problem of every file with its place, or what a sound profile
 //! says in short. Exit code 0, or 65 if a profile has errors; warnings do not
-//! count. Needs no privilege and no kernel.
+//! count. Needs no privilege and no kernel, unless `--kernel this` asks for it.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde::Serialize;
 
+use super::enforcement::{Enforcement, Found, Of};
 use super::{colours, print};
 use crate::exit::Exit;
 use crate::policy::compile::{self, CompileError};
@@ -35,6 +36,10 @@ pub struct CheckArgs {
     /// standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+    /// Say of each rule which mechanism of a kernel enforces it; exit code 69 if
+    /// one that is enforced nowhere else would be left to `run --allow-degraded`.
+    #[arg(long, value_enum, value_name = "KERNEL")]
+    pub kernel: Option<Of>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -78,7 +83,18 @@ fn check(args: &CheckArgs, colour: bool) -> anyhow::Result<Printed> {
     }
     forget_repeats(&mut outcomes);
     let all_sound = outcomes.iter().all(|outcome| outcome.summary.is_some());
-    let code = if all_sound { 0 } else { Exit::BadProfile as u8 };
+    let kernel = args.kernel.map(Found::find).transpose()?;
+    if let Some(kernel) = &kernel {
+        for outcome in &mut outcomes {
+            outcome.enforcement = outcome.profile.as_ref().map(|profile| kernel.enforces(profile));
+        }
+    }
+    let enforced = outcomes.iter().all(|outcome| !outcome.enforcement.as_ref().is_some_and(|of| of.degraded));
+    let code = match (all_sound, enforced) {
+        (false, _) => Exit::BadProfile as u8,
+        (true, false) => Exit::CannotEnforce as u8,
+        (true, true) => 0,
+    };
     Ok(match args.format {
         Format::Text => text(&outcomes, colour, code),
         Format::Json => Printed { stdout: json(&outcomes)?, stderr: String::new(), code },
@@ -102,6 +118,10 @@ struct Outcome {
     file: PathBuf,
     /// Nothing if there are errors.
     summary: Option<Summary>,
+    /// Nothing if there are errors, and for a base.
+    profile: Option<Box<ResolvedProfile>>,
+    /// Where it was asked for.
+    enforcement: Option<Enforcement>,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -196,6 +216,7 @@ impl Outcome {
 
     fn profile(loaded: Loaded) -> Self {
         let Loaded { profile, warnings } = loaded;
+        let whole = Box::new(profile.clone());
         let killed = profile.syscalls.iter().filter(|rule| rule.kill).count();
         let rules = Rules {
             claims: profile.claims.len(),
@@ -216,7 +237,13 @@ impl Outcome {
             description: profile.description,
             rules,
         };
-        Self { file: profile.file.to_path_buf(), summary: Some(summary), diagnostics: warnings }
+        Self {
+            file: profile.file.to_path_buf(),
+            summary: Some(summary),
+            profile: Some(whole),
+            enforcement: None,
+            diagnostics: warnings,
+        }
     }
 
     fn base(base: Base) -> Self {
@@ -238,11 +265,17 @@ impl Outcome {
                 syscalls_watched: base.syscalls.iter().filter(|rule| !rule.kill).count(),
             },
         };
-        Self { file: base.file.to_path_buf(), summary: Some(summary), diagnostics: base.warnings }
+        Self {
+            file: base.file.to_path_buf(),
+            summary: Some(summary),
+            profile: None,
+            enforcement: None,
+            diagnostics: base.warnings,
+        }
     }
 
     fn failed(file: &Path, diagnostics: Vec<Diagnostic>) -> Self {
-        Self { file: file.to_path_buf(), summary: None, diagnostics }
+        Self { file: file.to_path_buf(), summary: None, profile: None, enforcement: None, diagnostics }
     }
 }
 
@@ -283,6 +316,9 @@ fn text(outcomes: &[Outcome], colour: bool, code: u8) -> Printed {
         problems.extend(outcome.diagnostics.iter().cloned());
         if let Some(sound) = &outcome.summary {
             stdout.push_str(&sound.describe(&outcome.file));
+        }
+        if let Some(enforcement) = &outcome.enforcement {
+            stdout.push_str(&enforcement.describe());
         }
     }
     let errors = problems.iter().filter(|problem| problem.is_error()).count();
@@ -362,6 +398,8 @@ struct ReportedProfile<'a> {
     ok: bool,
     #[serde(flatten)]
     summary: Option<&'a Summary>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enforcement: Option<&'a Enforcement>,
     diagnostics: Vec<DiagnosticRecord>,
 }
 
@@ -370,6 +408,7 @@ fn json(outcomes: &[Outcome]) -> anyhow::Result<String> {
         file: outcome.file.display().to_string(),
         ok: outcome.summary.is_some(),
         summary: outcome.summary.as_ref(),
+        enforcement: outcome.enforcement.as_ref(),
         diagnostics: outcome.diagnostics.iter().map(DiagnosticRecord::from).collect(),
     });
     let report = Report { profiles: profiles.collect() };
@@ -389,7 +428,7 @@ mod tests {
             std::fs::write(directory.path().join(name), text).unwrap();
         }
         let profiles = profiles.iter().map(|name| directory.path().join(name)).collect();
-        check(&CheckArgs { profiles, bases: Vec::new(), format }, false).unwrap()
+        check(&CheckArgs { profiles, bases: Vec::new(), format, kernel: None }, false).unwrap()
     }
 
     #[test]
@@ -422,6 +461,35 @@ mod tests {
         let printed = checked(&[("p.yaml", &text)], &["p.yaml"], Format::Text);
         assert_eq!(printed.code, 0);
         assert!(printed.stderr.contains("0 errors, 1 warning: nothing that keeps"), "{}", printed.stderr);
+    }
+
+    #[test]
+    fn each_rule_has_its_mechanism_on_the_kernel_asked_about() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("p.yaml");
+        let text = SOUND.replace("audit", "enforce") + "files: { read: [/usr/**, \"/usr/*/x?\"] }\n";
+        std::fs::write(&path, text).unwrap();
+        let asked = |kernel, format| {
+            let args = CheckArgs { profiles: vec![path.clone()], bases: Vec::new(), format, kernel };
+            check(&args, false).unwrap()
+        };
+        let plain = asked(None, Format::Text);
+        assert!(plain.code == 0 && !plain.stdout.contains("sound:files.read[0]"), "{}", plain.stdout);
+        for (kernel, mechanisms, code) in [
+            (Of::Lsm, ["lsm", "lsm"], 0),
+            (Of::Landlock, ["landlock", "landlock, in part"], 69),
+            (Of::None, ["nothing", "nothing"], 69),
+        ] {
+            let printed = asked(Some(kernel), Format::Json);
+            assert_eq!(printed.code, code, "{kernel:?}");
+            let report: serde_json::Value = serde_json::from_str(&printed.stdout).unwrap();
+            let rules = report["profiles"][0]["enforcement"]["rules"].as_array().unwrap();
+            let of = |rule: &str| rules.iter().find(|row| row["rule"] == rule).unwrap()["mechanism"].clone();
+            assert_eq!([of("sound:files.read[0]"), of("sound:files.read[1]")], mechanisms, "{kernel:?}");
+            assert_eq!(of("sound:network"), "cgroup");
+            let text = asked(Some(kernel), Format::Text).stdout;
+            assert!(text.contains("sound:files.read[1]"), "{text}");
+        }
     }
 
     #[test]

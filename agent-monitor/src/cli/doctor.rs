@@ -10,10 +10,11 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::{print, table};
+use crate::agent::{landlock, seccomp};
 use crate::control::protocol::MechanismStatus;
 use crate::daemon::report::mechanism;
 use crate::exit::Exit;
-use crate::kernel::{Features, Kernel, LoadOptions, check_privileges};
+use crate::kernel::{Features, Kernel, LoadOptions, Posture, check_privileges};
 
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
@@ -29,8 +30,51 @@ struct Findings {
     checks: Vec<Check>,
     /// Empty where the programs could not be tried.
     mechanisms: Vec<MechanismStatus>,
+    /// What stands in for commands that `run` starts where LSM programs are not to be had.
+    stand_ins: StandIns,
     /// Whether a profile that uses everything could be enforced.
     enforces_everything: bool,
+}
+
+/// See [`Findings::stand_ins`].
+#[derive(Debug, Serialize)]
+struct StandIns {
+    /// Version of the kernel's Landlock; 0: none.
+    landlock: i32,
+    seccomp: bool,
+}
+
+impl StandIns {
+    fn find() -> Self {
+        StandIns { landlock: landlock::kernel_abi(), seccomp: seccomp::in_kernel() }
+    }
+
+    fn describe(&self) -> Vec<Vec<String>> {
+        let landlock = match self.landlock {
+            0 => "no: build the kernel with CONFIG_SECURITY_LANDLOCK=y, and boot with landlock in lsm="
+                .to_owned(),
+            old if old < landlock::NEEDED_ABI => format!("version {old}: too old, kernel 5.19 is needed"),
+            version => {
+                let tells = if version >= landlock::AUDIT_ABI {
+                    "its denials go to the kernel's audit log, and are no events here"
+                } else {
+                    "it tells of no denial"
+                };
+                format!("version {version}: files and programs of `run --allow-degraded`; {tells}")
+            }
+        };
+        let seccomp = match self.seccomp {
+            true => {
+                "socket families and listed system calls of `run --allow-degraded`; it tells of no denial"
+            }
+            false => "no: build the kernel with CONFIG_SECCOMP_FILTER=y",
+        };
+        let mark = |works: bool| if works { "ok" } else { "MISSING" }.to_owned();
+        vec![
+            vec![mark(self.landlock >= landlock::NEEDED_ABI), "landlock".to_owned(), landlock],
+            vec![mark(self.seccomp), "seccomp".to_owned(), seccomp.to_owned()],
+        ]
+    }
 }
 
 /// One property of the host.
@@ -62,7 +106,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut mechanisms = Vec::new();
     match (&features.cgroup2, check_privileges().is_empty()) {
         (Some(mount), true) => match probe(mount) {
-            Ok(found) => mechanisms = found,
+            Ok(found) => mechanisms = found.mechanisms.iter().map(mechanism).collect(),
             Err((found, next)) => checks.push(Check::new("programs", Err((found, next)))),
         },
         _ => checks.push(Check::new(
@@ -72,7 +116,13 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     }
     let enforces_everything =
         checks.iter().all(|check| check.ok) && mechanisms.iter().all(|found| found.works);
-    let findings = Findings { kernel: features.release.clone(), checks, mechanisms, enforces_everything };
+    let findings = Findings {
+        kernel: features.release.clone(),
+        checks,
+        mechanisms,
+        stand_ins: StandIns::find(),
+        enforces_everything,
+    };
     let text = match args.json {
         true => serde_json::to_string_pretty(&findings)? + "\n",
         false => describe(&findings, &features),
@@ -136,7 +186,7 @@ fn version(release: &str) -> Option<(u32, u32)> {
 }
 
 /// Loads everything for a moment, against an empty cgroup that nobody is in.
-fn probe(mount: &Path) -> Result<Vec<MechanismStatus>, (String, String)> {
+pub(super) fn probe(mount: &Path) -> Result<Posture, (String, String)> {
     let cgroup = mount.join(format!("agent-monitor-doctor-{}", std::process::id()));
     fs::create_dir(&cgroup).map_err(|error| {
         (
@@ -146,7 +196,7 @@ fn probe(mount: &Path) -> Result<Vec<MechanismStatus>, (String, String)> {
     })?;
     let loaded = Kernel::load(&LoadOptions::new(&cgroup));
     let found = match &loaded {
-        Ok(kernel) => Ok(kernel.posture().mechanisms.iter().map(mechanism).collect()),
+        Ok(kernel) => Ok(kernel.posture().clone()),
         Err(error) => Err((
             error.to_string(),
             "agents can't be governed on this kernel; a stock Debian 12 or newer kernel can".to_owned(),
@@ -186,6 +236,8 @@ fn describe(findings: &Findings, features: &Features) -> String {
             .collect();
         text.push_str(&table::render(&rows));
     }
+    text.push_str("\nStand-ins\n");
+    text.push_str(&table::render(&findings.stand_ins.describe()));
     let mut steps: Vec<String> = findings.checks.iter().filter_map(|check| check.next.clone()).collect();
     if findings.mechanisms.iter().any(|found| !found.works && found.name.starts_with("lsm/"))
         && features.bpf_lsm_listed() != Some(false)
@@ -195,7 +247,7 @@ fn describe(findings: &Findings, features: &Features) -> String {
     if findings.enforces_everything {
         text.push_str("\nEverything that a profile can ask is enforced here.\n");
     } else {
-        text.push_str("\nNot everything can be enforced here. A profile in mode enforce is refused (exit 69) unless the daemon has --allow-degraded.\n");
+        text.push_str("\nNot everything can be enforced here. A profile in mode enforce is refused (exit 69) unless the daemon has --allow-degraded; then agents that `run --allow-degraded` starts are held by the stand-ins, and claimed or attached ones are not.\n");
         text.extend(steps.iter().map(|step| format!("  next: {step}\n")));
     }
     text

@@ -8,6 +8,7 @@ pub mod check;
 pub mod completions;
 pub mod daemon;
 pub mod doctor;
+mod enforcement;
 pub mod events;
 pub mod install;
 pub mod reload;

@@ -6,6 +6,7 @@
 
 mod plan;
 mod reach;
+mod report;
 #[cfg(test)]
 mod tests;
 
@@ -21,11 +22,15 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 
 pub use self::plan::{Bounds, Note, Plan, Rule, Unexamined, plan, plan_below};
+pub use self::report::{Expressed, RuleReport, report};
 
 /// Version 2 (5.19) is the first in which files can be moved between directories at all.
 pub const NEEDED_ABI: i32 = 2;
 /// `truncate(2)` of a file that is not open is seen from version 3 (6.2) on.
 pub const TRUNCATE_ABI: i32 = 3;
+
+/// From version 7 (6.15) on, denials can be found in the kernel's audit log.
+pub const AUDIT_ABI: i32 = 7;
 
 /// Why Landlock can't stand in.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,7 @@ use agent_monitor_common::image::{field, header};
 use agent_monitor_common::path::{Right, Rights, decide_path, directory_answer};
 use proptest::prelude::*;
 
-use super::{Bounds, NEEDED_ABI, Note, Plan, Unexamined, kernel_abi, plan_below};
+use super::{Bounds, Expressed, NEEDED_ABI, Note, Plan, Unexamined, kernel_abi, plan_below, report};
 use crate::policy::compile::{self, sample};
 use crate::policy::{ExecPolicy, FilesPolicy, PathRule, ResolvedProfile, Source};
 
@@ -148,6 +148,51 @@ fn a_program_that_may_not_be_read_is_told_of() {
     let (_keep, root) = tree(&["bin/tool", "src/x"]);
     let plan = planned(&root, [&["@/src/**"], &[], &[], &["@/bin/tool"], &[]]);
     assert!(plan.notes.contains(&Note::Unreadable { file: root.join("bin/tool") }), "{plan:?}");
+}
+
+#[test]
+fn each_rule_is_told_as_it_is() {
+    let (_keep, root) = tree(&["src/.git/hooks/pre", "src/lib/x", "logs/a.log", "bin/tool", "link -> src"]);
+    let lists: Lists = [
+        &["@/src/**", "@/none/x", "@/link/**", "@/bin/**"],
+        &["@/src/lib/**", "@/logs/*.log"],
+        &["**/.git/hooks/**", "@/secret/**"],
+        &["@/bin/**"],
+        &["@/bin/nc*"],
+    ];
+    let lists = lists.map(|globs| globs.iter().map(|&glob| glob.to_owned()).collect::<Vec<_>>());
+    let profile = profile(&root, lists.each_ref().map(Vec::as_slice));
+    let plan = plan_below(&compile::profile(&profile).unwrap().words, &root, Bounds::default());
+    let told: Vec<String> = report(&profile, &plan)
+        .into_iter()
+        .map(|report| match report.expressed {
+            Expressed::Exactly => "exactly".to_owned(),
+            Expressed::Approximately(how) => how.join("; "),
+            Expressed::Not(why) => format!("not: {why}"),
+        })
+        .collect();
+    let expected = [
+        // files.read
+        "beside what is denied, are not granted in @/src/.git and 1 more",
+        "not: @/none/x does not exist",
+        "not: @/link is a link",
+        "exactly",
+        // files.write
+        "exactly",
+        "names that come later are not granted",
+        // files.deny
+        "what comes to exist later is not denied below",
+        "exactly",
+        // exec.allow, exec.deny
+        "exactly",
+        "what comes to exist later is not denied below @/bin",
+    ];
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    for (told, expected) in told.iter().zip(expected) {
+        let expected = expected.replace('@', root.to_str().unwrap());
+        let found = if expected == "exactly" { *told == expected } else { told.contains(&expected) };
+        assert!(found, "{told:?} is not {expected:?}");
+    }
 }
 
 /// Names that the globs below also use.

@@ -134,6 +134,11 @@ impl Nfa {
 
     /// The answers for a whole path, or'd, by trying all ways at once: what the automaton is a faster form of.
     pub(super) fn answers(&self, path: &[u8]) -> u16 {
+        self.after(path).iter().fold(0, |answers, &node| answers | self.nodes[node as usize].accept)
+    }
+
+    /// The nodes that reading `path` leads to; none: nothing that begins with it matches.
+    pub(super) fn after(&self, path: &[u8]) -> Vec<u32> {
         let mut nodes = self.closure(&[0]);
         for &byte in path {
             let next: Vec<u32> = nodes
@@ -144,7 +149,7 @@ impl Nfa {
                 .collect();
             nodes = self.closure(&next);
         }
-        nodes.iter().fold(0, |answers, &node| answers | self.nodes[node as usize].accept)
+        nodes
     }
 
     /// The nodes that `from` reach without reading, ascending.

@@ -21,6 +21,7 @@ mod path;
 mod ports;
 mod rows;
 pub mod sample;
+mod single;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ pub use self::home::expand_home;
 pub use self::image::{Image, kernel_kind};
 use self::path::Paths;
 use self::rows::{Overflow, Packed};
+pub use self::single::Glob;
 use super::ResolvedProfile;
 
 /// Rules that an error about size names.

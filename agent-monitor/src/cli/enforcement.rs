@@ -1,0 +1,195 @@
+//! Which mechanism of a kernel enforces each rule of a profile: `check --kernel`.
+//!
+//! What must stay true: a rule is said to be enforced only by a mechanism that was seen to work (`this`), or that the
+//! kernel asked about has by definition.
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::{doctor, table};
+use crate::agent::landlock::{self, Bounds, Expressed};
+use crate::kernel::{Features, Posture};
+use crate::policy::diagnostic::printable;
+use crate::policy::{Mode, ResolvedProfile, compile};
+
+/// The kernel that is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Of {
+    /// This one; needs root, since the programs must be loaded to know.
+    This,
+    /// One that runs BPF LSM programs.
+    Lsm,
+    /// One without BPF LSM and with Landlock, for agents that `run` starts; the
+    /// files are those of this host.
+    Landlock,
+    /// One with neither.
+    None,
+}
+
+/// What that kernel has.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// Of [`Of::This`] only.
+    posture: Option<Posture>,
+    lsm: bool,
+    /// Version of its Landlock; 0: none.
+    landlock: i32,
+    seccomp: bool,
+}
+
+impl Found {
+    pub(super) fn find(of: Of) -> anyhow::Result<Self> {
+        let of_lsm = |lsm, landlock, seccomp| Found { posture: None, lsm, landlock, seccomp };
+        Ok(match of {
+            Of::Lsm => of_lsm(true, 0, false),
+            Of::None => of_lsm(false, 0, false),
+            // The newest that is needed for nothing to be missing; what this host has says nothing about the other.
+            Of::Landlock => of_lsm(false, landlock::TRUNCATE_ABI, true),
+            Of::This => {
+                let mount = Features::read().cgroup2.context("no cgroup v2 hierarchy is mounted")?;
+                let posture = doctor::probe(&mount).map_err(|(found, next)| {
+                    anyhow::anyhow!("this kernel can't be asked: {found}\n{next}; `--kernel lsm`, `landlock` and `none` ask about others")
+                })?;
+                let seccomp = crate::agent::seccomp::in_kernel();
+                let lsm = posture.works("lsm/file_open");
+                Found { posture: Some(posture), lsm, landlock: landlock::kernel_abi(), seccomp }
+            }
+        })
+    }
+
+    /// What it does about `profile`.
+    pub(super) fn enforces(&self, profile: &ResolvedProfile) -> Enforcement {
+        let gaps = match &self.posture {
+            // As if it enforced: a profile that observes is asked about what it would do.
+            Some(posture) => posture.missing_for(&ResolvedProfile { mode: Mode::Enforce, ..profile.clone() }),
+            None => Vec::new(),
+        };
+        let sections = profile.filesystem.is_some() || profile.exec.is_some();
+        let asked = gaps.iter().any(|gap| gap.asked) || self.posture.is_none() && !self.lsm && sections;
+        let mut rules = self.paths(profile);
+        let works = |name: &str, lsm: bool| match &self.posture {
+            Some(posture) => posture.works(name),
+            None => lsm,
+        };
+        let sockets = match works("lsm/socket_create", self.lsm) {
+            true => ("lsm", None),
+            false if self.seccomp => ("seccomp", Some("for `run --allow-degraded` only, and without events")),
+            false => ("nothing", None),
+        };
+        rules.push(Row {
+            rule: format!("{}:network", profile.name),
+            what: "addresses, ports and protocols".to_owned(),
+            source: None,
+            mechanism: "cgroup",
+            differs: Vec::new(),
+        });
+        rules.push(Row {
+            rule: format!("{}:network.sockets", profile.name),
+            what: "socket families beyond AF_INET, AF_INET6 and AF_UNIX".to_owned(),
+            source: None,
+            mechanism: sockets.0,
+            differs: sockets.1.into_iter().map(str::to_owned).collect(),
+        });
+        for call in &profile.syscalls {
+            let traced = works("raw_tp/sys_enter", true);
+            let differs = match (call.kill, traced) {
+                (true, true) => Some("the call has begun when its caller is killed"),
+                (true, false) if self.seccomp => Some("for `run --allow-degraded` only, and without events"),
+                _ => None,
+            };
+            let mechanism = match traced {
+                true => "raw_tp/sys_enter",
+                false if call.kill && self.seccomp => "seccomp",
+                false => "nothing",
+            };
+            rules.push(Row {
+                rule: call.id.clone(),
+                what: call.name.clone(),
+                source: Some(call.source.to_string()),
+                mechanism,
+                differs: differs.into_iter().map(str::to_owned).collect(),
+            });
+        }
+        let unseen = match sections && !self.lsm && self.landlock >= landlock::NEEDED_ABI {
+            true => landlock::unseen(self.landlock),
+            false => Vec::new(),
+        };
+        Enforcement { rules, unseen, degraded: profile.mode == Mode::Enforce && asked }
+    }
+
+    fn paths(&self, profile: &ResolvedProfile) -> Vec<Row> {
+        let row = |rule: &crate::policy::PathRule, mechanism, differs| Row {
+            rule: rule.id.clone(),
+            what: rule.glob.clone(),
+            source: Some(rule.source.to_string()),
+            mechanism,
+            differs,
+        };
+        if self.lsm || self.landlock < landlock::NEEDED_ABI {
+            let mechanism = if self.lsm { "lsm" } else { "nothing" };
+            let files = profile.filesystem.iter().flat_map(|files| [&files.read, &files.write, &files.deny]);
+            let exec = profile.exec.iter().flat_map(|exec| [&exec.allow, &exec.deny]);
+            return files.chain(exec).flatten().map(|rule| row(rule, mechanism, Vec::new())).collect();
+        }
+        // It was compiled before, or it would have errors.
+        let Ok(image) = compile::profile(profile) else { return Vec::new() };
+        let plan = landlock::plan(&image.words, Bounds::default());
+        let reports = landlock::report(profile, &plan).into_iter();
+        reports
+            .map(|report| match report.expressed {
+                Expressed::Exactly => row(report.rule, "landlock", Vec::new()),
+                Expressed::Approximately(differs) => row(report.rule, "landlock, in part", differs),
+                Expressed::Not(why) => row(report.rule, "nothing", vec![why]),
+            })
+            .collect()
+    }
+}
+
+/// What a kernel does about a profile.
+#[derive(Debug, Serialize)]
+pub(super) struct Enforcement {
+    rules: Vec<Row>,
+    /// What the stand-ins never see.
+    unseen: Vec<&'static str>,
+    /// The profile enforces, and a section of its is left to the stand-ins or to nothing: the daemon takes it only
+    /// with `--allow-degraded`.
+    pub(super) degraded: bool,
+}
+
+/// One rule.
+#[derive(Debug, Serialize)]
+struct Row {
+    rule: String,
+    /// As it was written, or in words.
+    what: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    mechanism: &'static str,
+    /// How the mechanism differs from the rule.
+    differs: Vec<String>,
+}
+
+impl Enforcement {
+    pub(super) fn describe(&self) -> String {
+        let mut text = String::new();
+        let rows: Vec<_> = self
+            .rules
+            .iter()
+            .map(|row| vec![row.rule.clone(), printable(&row.what), row.mechanism.to_owned()])
+            .collect();
+        for (row, line) in self.rules.iter().zip(table::render(&rows).lines()) {
+            text.extend(["  ", line, "\n"]);
+            text.extend(row.differs.iter().map(|differs| format!("      {differs}\n")));
+        }
+        if !self.unseen.is_empty() {
+            text.push_str("  Landlock and seccomp hold agents that `run` starts, and tell of no denial. They do not see:\n");
+            text.extend(self.unseen.iter().map(|what| format!("      {what}\n")));
+        }
+        if self.degraded {
+            text.push_str(
+                "  Not enforced for claimed and attached agents: taken with --allow-degraded only\n",
+            );
+        }
+        text
+    }
+}
