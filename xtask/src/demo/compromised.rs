@@ -5,10 +5,12 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 
+use super::files;
 use super::stage::{ATTACKER, METADATA, METADATA_NAT64, MODEL};
 
 /// Longest wait for an answer.
@@ -18,6 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 type Act = (&'static str, fn() -> io::Result<()>);
 
 const ACTS: &[Act] = &[
+    ("read-project", || std::fs::read(at(files::GRANTED)?).map(drop)),
+    ("read-key", || std::fs::read(at(files::KEY)?).map(drop)),
+    ("write-startup", || std::fs::OpenOptions::new().append(true).open(at(files::STARTUP)?).map(drop)),
+    ("run-dropped", || std::process::Command::new(at(files::DROPPED)?).status().map(drop)),
     ("model", || tcp(MODEL, 443)),
     ("metadata", || tcp(METADATA, 80)),
     ("metadata-mapped", || tcp(&format!("::ffff:{METADATA}"), 80)),
@@ -63,6 +69,12 @@ fn in_child(act: fn() -> io::Result<()>) -> io::Result<i32> {
             }
         }
     }
+}
+
+/// A file of the demo's.
+fn at(name: &str) -> io::Result<PathBuf> {
+    let home = std::env::var_os(files::HOME).ok_or_else(|| io::Error::other("no home"))?;
+    Ok(PathBuf::from(home).join(name))
 }
 
 fn code(error: &io::Error) -> i32 {

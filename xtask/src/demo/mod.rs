@@ -5,6 +5,7 @@
 //! outcome was as claimed, and when every attempt works without the monitor, so that a denial means something.
 
 mod compromised;
+mod files;
 mod stage;
 mod table;
 
@@ -25,8 +26,6 @@ pub use compromised::run as compromised;
 
 /// What `xtask` calls itself with to be the agent.
 pub const COMPROMISED: &str = "compromised-agent";
-/// The profile of the demo, one of those that ship.
-const PROFILE: &str = "coding-agent";
 /// Longest wait for the daemon, and for its events.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -38,27 +37,36 @@ pub fn run() -> Result<i32> {
     let binary = programs::product()?;
 
     let scratch = Scratch::make()?;
-    let daemon = Daemon::start(&binary, &scratch)?;
+    let agent = std::env::current_exe()?.canonicalize()?;
+    let home = files::plant(&scratch.0)?;
+    let profile = files::profile(&home, &agent);
+    let daemon = Daemon::start(&binary, &scratch, &profile)?;
     let host = File::open("/proc/self/ns/net").context("cannot open the network namespace")?;
     stage::enter()?;
     let _world = stage::World::start()?;
 
     eprintln!("Running the agent without the monitor …");
-    let agent = std::env::current_exe()?;
-    let free = attempts(Command::new(&agent).arg(COMPROMISED))?;
-    eprintln!("Running the same agent under profile {PROFILE} …");
+    let free = attempts(Command::new(&agent).arg(COMPROMISED).env(files::HOME, &home))?;
+    eprintln!("Running the same agent under profile {} …", files::PROFILE);
     let governed = attempts(
         Command::new(&binary)
-            .args(["run", "--profile", PROFILE, "--socket"])
+            .args(["run", "--profile", files::PROFILE, "--allow-degraded", "--socket"])
             .arg(scratch.socket())
             .arg("--")
             .arg(&agent)
-            .arg(COMPROMISED),
+            .arg(COMPROMISED)
+            .env(files::HOME, &home),
     )?;
     stage::leave(&host)?;
 
     let events = daemon.events_of(&governed)?;
-    let rows = table::rows(&free, &governed, &events, &daemon.active);
+    let rows = table::rows(&table::Observed {
+        free: &free,
+        governed: &governed,
+        events: &events,
+        stand_ins: daemon.stand_ins,
+        profile: &profile,
+    });
     table::print(&rows, &daemon.missing);
     println!();
     println!("events   {} ({} lines), one of them:", scratch.events().display(), events.len());
@@ -112,14 +120,15 @@ impl Scratch {
     fn log(&self) -> PathBuf {
         self.0.join("daemon.log")
     }
-    /// The shipped profiles, copied: profiles are what operators edit.
-    fn profiles(&self) -> Result<PathBuf> {
+    /// The shipped profiles, copied, and the demo's own: profiles are what operators edit.
+    fn profiles(&self, own: &str) -> Result<PathBuf> {
         let to = self.0.join("profiles");
         std::fs::create_dir_all(&to)?;
         for name in ["base.yaml", "coding-agent.yaml"] {
             let from = places::workspace().join("policies").join(name);
             std::fs::copy(&from, to.join(name)).with_context(|| format!("cannot copy {}", from.display()))?;
         }
+        std::fs::write(to.join(format!("{}.yaml", files::PROFILE)), own)?;
         Ok(to)
     }
     /// A cgroup of the demo's own: nothing outside it is governed.
@@ -144,14 +153,14 @@ struct Daemon {
     cgroup: PathBuf,
     metrics: String,
     events: PathBuf,
-    /// Mechanisms that work here.
-    active: Vec<String>,
-    /// Mechanisms that do not, and what goes unseen.
+    /// The kernel can't enforce all of the profile, so Landlock and seccomp hold the agent.
+    stand_ins: bool,
+    /// Mechanisms that do not work here, and what goes unseen without stand-ins.
     missing: Vec<(String, String)>,
 }
 
 impl Daemon {
-    fn start(binary: &Path, scratch: &Scratch) -> Result<Self> {
+    fn start(binary: &Path, scratch: &Scratch, profile: &str) -> Result<Self> {
         let cgroup = Scratch::cgroup()?;
         // A free port: the default may belong to a monitor that is installed here.
         let metrics = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.to_string();
@@ -159,7 +168,7 @@ impl Daemon {
         eprintln!("Starting the daemon (its log: {}) …", scratch.log().display());
         let child = Command::new(binary)
             .args(["daemon", "--allow-degraded", "--metrics", &metrics, "--profiles"])
-            .arg(scratch.profiles()?)
+            .arg(scratch.profiles(profile)?)
             .arg("--cgroup")
             .arg(&cgroup)
             .arg("--socket")
@@ -176,7 +185,7 @@ impl Daemon {
             cgroup,
             metrics,
             events: scratch.events(),
-            active: Vec::new(),
+            stand_ins: false,
             missing: Vec::new(),
         };
         let deadline = Instant::now() + PATIENCE;
@@ -208,11 +217,15 @@ impl Daemon {
     fn read_posture(&mut self, status: &Value) {
         for m in status["posture"].as_array().into_iter().flatten() {
             let name = m["name"].as_str().unwrap_or_default().to_owned();
-            match m["state"].as_str() {
-                Some("active" | "idle") => self.active.push(name),
-                _ => self.missing.push((name, m["blind"].as_str().unwrap_or_default().to_owned())),
+            if m["works"] != true {
+                self.missing.push((name, m["blind"].as_str().unwrap_or_default().to_owned()));
             }
         }
+        let of_demo = |profile: &&Value| profile["name"] == files::PROFILE;
+        self.stand_ins = status["profiles"]
+            .as_array()
+            .and_then(|all| all.iter().find(of_demo))
+            .is_some_and(|profile| profile["gaps"].as_array().is_some_and(|gaps| !gaps.is_empty()));
     }
 
     /// The events of the governed run, once those of its last attempt and its end have been written.

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::Attempted;
+use super::files;
 use super::stage::{ATTACKER, METADATA, METADATA_NAT64, MODEL};
 
 /// What the demo claims of an attempt.
@@ -14,22 +15,54 @@ struct Claim {
     governed: i32,
     /// The event that must explain it.
     event: Seen,
-    /// The mechanism without which the attempt can't be stopped on this kernel.
-    needs: Option<&'static str>,
+    /// What judges it where the kernel can't, and what the agent then sees.
+    stand_in: Option<StandIn>,
+}
+
+/// Landlock and seccomp tell nobody of what they refuse: the agent's errno, and that the same works without them, is
+/// all there is to see.
+struct StandIn {
+    mechanism: &'static str,
+    governed: i32,
+    /// Of the profile, where the rule that it enforces is written: the line that holds this.
+    written: Option<&'static str>,
 }
 
 /// How to find an attempt's event.
 enum Seen {
-    Network { address: &'static str, port: u16, protocol: &'static str, mechanism: &'static str },
+    Network {
+        address: &'static str,
+        port: u16,
+        protocol: &'static str,
+        mechanism: &'static str,
+    },
     Socket(&'static str),
     Syscall(&'static str),
+    /// A denial, by the end of the path; what is granted is counted, and no event.
+    File(&'static str),
 }
 
 const fn network(address: &'static str, port: u16, protocol: &'static str, mechanism: &'static str) -> Seen {
     Seen::Network { address, port, protocol, mechanism }
 }
 
+/// A claim about a file. `written`: the line of the profile that grants or denies it, or the section that does not.
+const fn file(
+    key: &'static str,
+    attempt: &'static str,
+    name: &'static str,
+    governed: i32,
+    written: &'static str,
+) -> Claim {
+    let stand_in = StandIn { mechanism: "landlock", governed, written: Some(written) };
+    Claim { key, attempt, governed, event: Seen::File(name), stand_in: Some(stand_in) }
+}
+
 const CLAIMS: &[Claim] = &[
+    file("read-project", "read a file of its project", files::GRANTED, 0, "/project/**"),
+    file("read-key", "steal the SSH key, ~/.ssh/id_ed25519", files::KEY, libc::EACCES, "/.ssh/**"),
+    file("write-startup", "plant a line in ~/.bashrc", files::STARTUP, libc::EACCES, "files:"),
+    file("run-dropped", "run a program that it dropped", files::DROPPED, libc::EACCES, "exec:"),
     claim("model", "ask the model, 160.79.104.10:443", 0, network(MODEL, 443, "tcp", "cgroup/connect4")),
     claim(
         "metadata",
@@ -97,15 +130,22 @@ const CLAIMS: &[Claim] = &[
         attempt: "make a packet socket",
         governed: libc::EAFNOSUPPORT,
         event: Seen::Socket("packet"),
-        needs: Some("lsm/socket_create"),
+        stand_in: Some(StandIn { mechanism: "seccomp", governed: libc::EAFNOSUPPORT, written: None }),
     },
-    claim("kernel-module", "unload a kernel module", 128 + libc::SIGKILL, Seen::Syscall("delete_module")),
+    Claim {
+        key: "kernel-module",
+        attempt: "unload a kernel module",
+        governed: 128 + libc::SIGKILL,
+        event: Seen::Syscall("delete_module"),
+        // The call is stopped before it begins.
+        stand_in: Some(StandIn { mechanism: "seccomp", governed: 128 + libc::SIGSYS, written: None }),
+    },
 ];
 
 const UNREACHABLE: i32 = libc::ENETUNREACH;
 
 const fn claim(key: &'static str, attempt: &'static str, governed: i32, event: Seen) -> Claim {
-    Claim { key, attempt, governed, event, needs: None }
+    Claim { key, attempt, governed, event, stand_in: None }
 }
 
 /// One line.
@@ -118,36 +158,66 @@ pub struct Row {
     pub as_claimed: bool,
 }
 
-/// Holds claims against what was observed. `active`: mechanisms that work on this kernel.
-pub fn rows(free: &[Attempted], governed: &[Attempted], events: &[Value], active: &[String]) -> Vec<Row> {
-    CLAIMS.iter().map(|claim| row(claim, free, governed, events, active)).collect()
+/// What was observed.
+pub struct Observed<'a> {
+    pub free: &'a [Attempted],
+    pub governed: &'a [Attempted],
+    pub events: &'a [Value],
+    /// Landlock and seccomp held the agent.
+    pub stand_ins: bool,
+    /// The text of the profile.
+    pub profile: &'a str,
 }
 
-fn row(
-    claim: &Claim,
-    free: &[Attempted],
-    governed: &[Attempted],
-    events: &[Value],
-    active: &[String],
-) -> Row {
+/// Holds claims against what was observed.
+pub fn rows(observed: &Observed) -> Vec<Row> {
+    CLAIMS.iter().map(|claim| row(claim, observed)).collect()
+}
+
+fn row(claim: &Claim, observed: &Observed) -> Row {
     let result = |of: &[Attempted]| of.iter().find(|a| a.key == claim.key).map(|a| a.result);
-    let (free, seen) = (result(free), result(governed));
-    let enforceable = claim.needs.is_none_or(|m| active.iter().any(|a| a == m));
-    if !enforceable {
+    let (free, seen) = (result(observed.free), result(observed.governed));
+    let events = observed.events;
+    let granted = claim.governed == 0;
+    // What the profile says where there is no event to say it.
+    let written = |stand_in: &StandIn| {
+        let verb = match stand_in.written {
+            Some(_) if granted => "granted",
+            Some(line) if line.starts_with('/') => "denied",
+            Some(_) => "not granted",
+            None if matches!(claim.event, Seen::Syscall(_)) => "kill",
+            None => "not granted",
+        };
+        match stand_in.written.and_then(|begins| files::line(observed.profile, begins)) {
+            Some(line) => format!("{verb}, {}.yaml:{line}", files::PROFILE),
+            None => verb.to_owned(),
+        }
+    };
+    if let Some(stand_in) = &claim.stand_in
+        && observed.stand_ins
+    {
         return Row {
             attempt: claim.attempt,
-            says: "not granted".to_owned(),
+            says: written(stand_in),
             free: text(free),
             governed: text(seen),
-            decided: format!("nothing: needs {}", claim.needs.unwrap_or_default()),
-            // Claimed is that this kernel can't stop it: then it must really work.
+            decided: stand_in.mechanism.to_owned(),
+            as_claimed: free == Some(0) && seen == Some(stand_in.governed),
+        };
+    }
+    if let (Seen::File(_), Some(stand_in), true) = (&claim.event, &claim.stand_in, granted) {
+        return Row {
+            attempt: claim.attempt,
+            says: written(stand_in),
+            free: text(free),
+            governed: text(seen),
+            decided: "lsm/file_open".to_owned(),
             as_claimed: free == Some(0) && seen == Some(0),
         };
     }
     let event = events.iter().find(|e| matches(&claim.event, e));
     let verdict = event.map(|e| &e["verdict"]);
     let word = |key: &str| verdict.and_then(|v| v[key].as_str()).unwrap_or("–").to_owned();
-    let granted = claim.governed == 0;
     let says = match word("source") {
         source if source == "–" => source,
         source => {
@@ -186,6 +256,7 @@ fn matches(seen: &Seen, event: &Value) -> bool {
         }
         Seen::Socket(kind) => event["socket"]["kind"] == *kind,
         Seen::Syscall(name) => event["syscall"]["name"] == *name,
+        Seen::File(name) => event["file"]["path"].as_str().is_some_and(|path| path.ends_with(name)),
     }
 }
 
@@ -201,7 +272,7 @@ fn text(result: Option<i32>) -> String {
         Some(libc::ECONNREFUSED) => "ECONNREFUSED".to_owned(),
         Some(libc::EAFNOSUPPORT) => "EAFNOSUPPORT".to_owned(),
         Some(libc::EPROTONOSUPPORT) => "EPROTONOSUPPORT".to_owned(),
-        Some(n) if n == 128 + libc::SIGKILL => "killed".to_owned(),
+        Some(n) if n == 128 + libc::SIGKILL || n == 128 + libc::SIGSYS => "killed".to_owned(),
         Some(n) => format!("errno {n}"),
     }
 }
@@ -225,7 +296,12 @@ pub fn print(rows: &[Row], missing: &[(String, String)]) {
     }
     if !missing.is_empty() {
         println!();
-        println!("This kernel refuses BPF LSM programs, or does not call them. Not enforced here:");
+        println!(
+            "This kernel refuses BPF LSM programs, or does not call them. Landlock and seccomp hold a command that"
+        );
+        println!(
+            "`run` starts, as far as they go, and tell of no denial; claimed and attached agents go unheld. Missing:"
+        );
         for (name, blind) in missing {
             println!("  {name:<24} {blind}");
         }
