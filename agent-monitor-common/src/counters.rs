@@ -97,6 +97,8 @@ wire_codes! {
         MapLookup = 14 "map_lookup",
         /// The claims image gave an answer outside the profile table.
         ClaimRange = 15 "claim_range",
+        /// The count of a repeated operation could not be stored: it is told of each time.
+        UsedInsert = 16 "used_insert",
     }
 }
 

@@ -245,10 +245,10 @@ wire_struct! {
         pub inode: u64,
         /// User id.
         pub uid: u32,
-        /// Zero.
-        pub pad: u32,
-        /// Zero.
-        pub reserved: u64,
+        /// Written by the daemon, 0 in the kernel's records: how often the same happened again without a record.
+        pub repeats: u32,
+        /// Of an allowed operation: [`crate::activity::UsedKey::object`], under which repeats are counted.
+        pub object: u64,
         /// `comm`, NUL-padded.
         pub comm: [u8; 16],
     }

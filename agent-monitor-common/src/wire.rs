@@ -27,7 +27,7 @@ macro_rules! wire_struct {
     ($(#[$meta:meta])* pub struct $name:ident : $size:literal { $($(#[$fmeta:meta])* pub $field:ident : $ty:ty,)* }) => {
         $(#[$meta])*
         #[repr(C)]
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub struct $name { $($(#[$fmeta])* pub $field: $ty,)* }
         const _: () = assert!(size_of::<$name>() == $size, "size of a wire struct changed");
         const _: () = assert!(0 $(+ size_of::<$ty>())* == $size, "a wire struct has padding");

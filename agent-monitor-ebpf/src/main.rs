@@ -17,6 +17,8 @@ macro_rules! log {
 }
 
 #[cfg(target_arch = "bpf")]
+mod activity;
+#[cfg(target_arch = "bpf")]
 mod atomic;
 #[cfg(target_arch = "bpf")]
 mod emit;

@@ -2,12 +2,13 @@
 //!
 //! Policy maps are never LRU: an eviction would turn a denial into an allow.
 
+use agent_monitor_common::activity::{MAX_USED, UsedKey};
 use agent_monitor_common::agent::{AgentState, AttachRequest, MAX_AGENTS};
 use agent_monitor_common::counters::{DECISIONS, RingCounters, Site};
 use agent_monitor_common::image::{IMAGE_SLOTS, IMAGE_WORDS, PROFILE_ROWS};
 use agent_monitor_common::label::{BITMAP_WORDS, Label, MAX_LABELS, SocketLabel};
 use agent_monitor_common::request::{PROBE_BATCH, ProbeRequest};
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 
 use crate::path::Scratch;
@@ -72,6 +73,11 @@ pub static VERDICTS: RingBuf<[u8; 80], { 4 << 20 }> = RingBuf::new();
 /// Everything observed. Reader: the daemon.
 #[btf_map]
 pub static ACTIVITY: RingBuf<[u8; 80], { 2 << 20 }> = RingBuf::new();
+
+/// How often an agent did again what it was seen to do. Writer: the file hooks. Reader: the daemon, which removes what
+/// belongs to ended agents. It may evict: a repeat that is told of as new is no harm.
+#[btf_map]
+pub static USED: LruHashMap<UsedKey, u64, MAX_USED> = LruHashMap::new();
 
 /// What the rings took and refused, by `Ring`. Writer: `emit.rs`.
 #[btf_map]

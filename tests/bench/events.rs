@@ -1,15 +1,13 @@
 //! The daemon under load: verdict events a second without loss, its memory, and its processor time when idle.
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use agent_monitor_tests::cgroup::Cgroup;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 
+use crate::daemon::{Daemon, PATIENCE, product, value};
 use crate::report::Report;
 
 /// First argument of a flooder.
@@ -19,7 +17,6 @@ const RATE: u64 = 100_000;
 const FLOODERS: u64 = 2;
 const SECONDS: u64 = 10;
 const IDLE: Duration = Duration::from_secs(20);
-const PATIENCE: Duration = Duration::from_secs(60);
 
 const PROFILE: &str = "version: 1
 name: flood
@@ -30,13 +27,10 @@ network:
 ";
 
 pub fn run(report: &mut Report) -> Result<()> {
-    let Some(binary) = std::env::var_os("AGENT_MONITOR_BIN").map(PathBuf::from) else {
-        eprintln!("events: AGENT_MONITOR_BIN names no daemon; `cargo xtask bench` sets it");
-        return Ok(());
-    };
+    let Some(binary) = product("events") else { return Ok(()) };
     eprintln!("events: {RATE} a second for {SECONDS} s");
     let cgroup = Cgroup::create("events")?;
-    let daemon = Daemon::start(&binary, cgroup.path())?;
+    let daemon = Daemon::start(&binary, cgroup.path(), "flood", PROFILE)?;
 
     let before = daemon.cpu()?;
     std::thread::sleep(IDLE);
@@ -51,7 +45,7 @@ pub fn run(report: &mut Report) -> Result<()> {
 
     let before = daemon.cpu()?;
     let start = Instant::now();
-    let flooders: Vec<Child> = (0..FLOODERS).map(|_| daemon.flooder()).collect::<Result<_>>()?;
+    let flooders: Vec<Child> = (0..FLOODERS).map(|_| daemon.run(&[FLOODER])).collect::<Result<_>>()?;
     for mut flooder in flooders {
         ensure!(flooder.wait()?.success(), "a flooder failed");
     }
@@ -90,97 +84,6 @@ pub fn run(report: &mut Report) -> Result<()> {
         String::new(),
     );
     Ok(())
-}
-
-/// One series of a scrape; 0 when it is not there.
-fn value(text: &str, series: &str) -> f64 {
-    text.lines().find_map(|l| l.strip_prefix(series)).and_then(|v| v.trim().parse().ok()).unwrap_or(0.0)
-}
-
-struct Daemon {
-    child: Child,
-    binary: PathBuf,
-    directory: PathBuf,
-    metrics: String,
-}
-
-impl Daemon {
-    fn start(binary: &Path, cgroup: &Path) -> Result<Self> {
-        let directory = std::env::temp_dir().join(format!("agent-monitor-bench-{}", std::process::id()));
-        fs::create_dir_all(directory.join("profiles"))?;
-        fs::write(directory.join("profiles/flood.yaml"), PROFILE)?;
-        let metrics = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.to_string();
-        let child = Command::new(binary)
-            .args(["daemon", "--allow-degraded", "--metrics", &metrics, "--profiles"])
-            .arg(directory.join("profiles"))
-            .arg("--cgroup")
-            .arg(cgroup)
-            .arg("--socket")
-            .arg(directory.join("control.sock"))
-            .arg("--events")
-            .arg(directory.join("events.jsonl"))
-            .stderr(File::create(directory.join("log"))?)
-            .spawn()
-            .context("the daemon did not start")?;
-        let daemon = Daemon { child, binary: binary.to_owned(), directory, metrics };
-        let deadline = Instant::now() + PATIENCE;
-        while daemon.scrape().is_err() {
-            if Instant::now() > deadline {
-                bail!("the daemon does not answer: {}", fs::read_to_string(daemon.directory.join("log"))?);
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        Ok(daemon)
-    }
-
-    fn flooder(&self) -> Result<Child> {
-        Command::new(&self.binary)
-            .args(["run", "--profile", "flood", "--socket"])
-            .arg(self.directory.join("control.sock"))
-            .arg("--")
-            .arg(std::env::current_exe()?)
-            .arg(FLOODER)
-            .stdin(Stdio::null())
-            .spawn()
-            .context("a flooder did not start")
-    }
-
-    fn scrape(&self) -> Result<String> {
-        let mut stream = TcpStream::connect(&self.metrics)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    }
-
-    /// Processor time so far, of all its threads.
-    fn cpu(&self) -> Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let (_, rest) = stat.rsplit_once(')').context("/proc/PID/stat has no command")?;
-        let field = |n: usize| rest.split_whitespace().nth(n).and_then(|f| f.parse::<u64>().ok());
-        let ticks = field(11).zip(field(12)).map(|(u, s)| u + s).context("/proc/PID/stat is short")?;
-        // SAFETY: a number in, a number out.
-        let hertz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64;
-        Ok(Duration::from_secs_f64(ticks as f64 / hertz))
-    }
-
-    /// Resident memory in KiB.
-    fn resident(&self) -> Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // SAFETY: a signal to our own child, which was not waited for yet.
-        unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
-        // It drains and ends; what it leaves is in a temporary directory.
-        let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.directory);
-    }
 }
 
 /// The flooder's side: denied datagrams at an even rate, in millisecond steps.

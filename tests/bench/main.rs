@@ -4,11 +4,13 @@
 //! and a figure is the median of the rounds' ratios, because the machine's speed drifts; within a round the best of
 //! many blocks counts, because noise only adds.
 
+mod daemon;
 mod decide;
 mod events;
 mod operations;
 mod report;
 mod rounds;
+mod storm;
 
 use anyhow::Result;
 
@@ -21,6 +23,11 @@ fn main() -> Result<()> {
     }
     if arguments.first().is_some_and(|a| a == events::FLOODER) {
         return events::flood();
+    }
+    if let [first, directory] = arguments.as_slice()
+        && first == storm::STORMER
+    {
+        return storm::storm(directory.as_ref());
     }
     let (numbers, arguments): (Vec<_>, Vec<_>) =
         arguments.into_iter().partition(|argument| argument.starts_with("rounds="));
@@ -38,6 +45,9 @@ fn main() -> Result<()> {
     }
     if wanted("events") {
         events::run(&mut report)?;
+    }
+    if wanted("storm") {
+        storm::run(&mut report)?;
     }
     report.print();
     Ok(())

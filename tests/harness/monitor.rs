@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use agent_monitor::kernel::{Kernel, LoadOptions, RingReader};
+use agent_monitor::kernel::{Kernel, LoadOptions, RingReader, UsedReader};
 use agent_monitor::policy::compile::{self, Image};
 use agent_monitor::policy::{ResolvedProfile, load_profile};
+use agent_monitor_common::activity::UsedKey;
 use agent_monitor_common::counters::{DECISIONS, Domain, Effect, Mode, Ring, Site, decision_cell};
 use agent_monitor_common::label::LabelOrigin;
 use anyhow::{Context, Result, anyhow, bail};
@@ -24,6 +25,7 @@ pub const SLOT: u32 = 0;
 pub struct Monitor {
     pub kernel: Kernel,
     rings: [RingReader; 2],
+    used: UsedReader,
     /// Read from the rings and not yet handed out.
     pending: [VecDeque<Record>; 2],
     in_force: Option<String>,
@@ -57,10 +59,11 @@ impl Monitor {
         options.verdict_ring = verdict_ring;
         let mut kernel = Kernel::load(&options)?;
         let rings = [Ring::Verdicts, Ring::Activity].map(|ring| kernel.take_ring(ring));
-        match rings {
-            [Some(verdicts), Some(activity)] => Ok(Monitor {
+        match (rings, kernel.take_used()) {
+            ([Some(verdicts), Some(activity)], Some(used)) => Ok(Monitor {
                 kernel,
                 rings: [verdicts, activity],
+                used,
                 pending: Default::default(),
                 in_force: None,
             }),
@@ -140,6 +143,11 @@ impl Monitor {
             }
             readable(self.rings[ring.code() as usize].as_fd().as_raw_fd(), Duration::from_millis(100));
         }
+    }
+
+    /// What agents did again, with the counts.
+    pub fn used(&self) -> Vec<(UsedKey, u64)> {
+        self.used.counts().collect()
     }
 
     /// Decisions so far, by cell.

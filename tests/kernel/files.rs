@@ -8,6 +8,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use agent_monitor_common::activity::UsedKey;
+use agent_monitor_common::counters::Ring;
 use agent_monitor_common::event::{Hook, Reason};
 use agent_monitor_tests::{Attempt, Body, Failure, Stage};
 use anyhow::{Context, Result, bail, ensure};
@@ -419,6 +421,7 @@ pub fn trials() -> Vec<Trial> {
         lab::test("files_that_are_granted_work", granted_work),
         lab::test("a_denied_file_is_one_event_with_its_path", one_event),
         lab::test("files_are_not_judged_without_a_section", not_judged),
+        lab::test("what_is_allowed_again_is_counted_and_not_told", counted_repeats),
         lab::test("a_kernel_with_bpf_lsm_has_no_gap_for_files", no_gap),
     ];
     pairs.chain(others).collect()
@@ -493,6 +496,54 @@ fn one_event(lab: &mut Lab) -> Result<Completion> {
     ensure!(body.inode == inode && body.rights == 1 && body.path_total as usize == path.len(), "{body:?}");
     let comm = fs::read("/proc/self/comm")?;
     ensure!(body.comm.starts_with(comm.trim_ascii_end()), "{body:?}");
+    Ok(Completion::Completed)
+}
+
+/// One record of a hundred opens of one file and of three files made in one directory, and their counts.
+fn counted_repeats(lab: &mut Lab) -> Result<Completion> {
+    plant()?;
+    if !lab.monitor()?.works("lsm/file_open") {
+        return Ok(Completion::ignored_with(lab.monitor()?.blind("lsm/file_open")?));
+    }
+    lab.monitor()?.drain(Ring::Activity)?;
+    let run = lab.attack(PROFILE, |stage| {
+        stage.pause()?;
+        for _ in 0..100 {
+            read(&at("open/plain"))?;
+        }
+        for name in ["open/dir/a", "open/dir/b", "open/dir/c"] {
+            // SAFETY: a path that lives through the call.
+            let made = unsafe { libc::mknod(c(&at(name)).as_ptr(), libc::S_IFREG | 0o600, 0) };
+            call("mknod", libc::c_long::from(made))?;
+        }
+        Ok(())
+    })?;
+    ensure!(run.attempt.is_ok() && run.denials == 0, "{}", run.describe());
+    let monitor = lab.monitor()?;
+    let mut told = Vec::new();
+    for record in monitor.drain(Ring::Activity)? {
+        if let Body::File { body, path } = &record.body {
+            told.push((
+                record.header.agent,
+                String::from_utf8_lossy(path).into_owned(),
+                body.rights,
+                body.object,
+            ));
+        }
+    }
+    let of =
+        |name: &str| -> Vec<_> { told.iter().filter(|(_, path, ..)| path.starts_with(&at(name))).collect() };
+    let [(agent, _, rights, object)] = of("open/plain")[..] else { bail!("{told:?}") };
+    let [(_, made, _, directory)] = of("open/dir/")[..] else { bail!("{told:?}") };
+    ensure!(made == &at("open/dir/a"), "{told:?}");
+    let used = monitor.used();
+    let count = |object: &u64| {
+        used.iter().find(|(key, _)| {
+            *key == UsedKey::new(*agent, if object == directory { 2 } else { *rights }, *object)
+        })
+    };
+    ensure!(count(object).map(|(_, count)| *count) == Some(100), "{used:?}");
+    ensure!(count(directory).map(|(_, count)| *count) == Some(3), "{used:?}");
     Ok(Completion::Completed)
 }
 

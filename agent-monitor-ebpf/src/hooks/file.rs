@@ -18,6 +18,7 @@ use aya_ebpf::programs::LsmContext;
 use core::ffi::c_void;
 
 use super::lsm::{before, literal};
+use crate::activity;
 use crate::emit::{self, Outcome};
 use crate::fail;
 use crate::kernel::{offset, typed};
@@ -226,10 +227,7 @@ fn denies(subject: &Subject, hook: Hook, act: Act, object: Object, needed: Right
                         Reason::DeniedBelow.code()
                     } else {
                         match decide_answer(answer, needed) {
-                            Decision::Allow => {
-                                emit::decision(domain, Effect::Allow, policy.mode);
-                                return false;
-                            }
+                            Decision::Allow => ALLOWED,
                             Decision::DenyRule => Reason::Rule.code(),
                             Decision::DenyDefault => Reason::Default.code(),
                         }
@@ -237,16 +235,32 @@ fn denies(subject: &Subject, hook: Hook, act: Act, object: Object, needed: Right
                 }
             },
         };
-        let reason = forget(reason as u32);
-        emit::decision(domain, Effect::Deny, policy.mode);
-        let errno = if enforce { EACCES } else { 0 };
-        let outcome =
-            Outcome { effect: Effect::Deny, mode: policy.mode, generation: policy.generation, errno };
-        record(s, hook, label, outcome, walked, reason, needed, object.inode);
+        let mut reason = forget(reason as u32);
+        let allowed = reason == ALLOWED as u32;
+        let (mut effect, mut errno, mut used) = (Effect::Deny, if enforce { EACCES } else { 0 }, 0);
+        if allowed {
+            (effect, errno, reason) = (Effect::Allow, 0, Reason::Rule.code() as u32);
+        }
+        emit::decision(domain, effect, policy.mode);
+        if allowed {
+            emit::allowed(label.agent);
+            used = activity::object(object.mnt, object.dentry, object.inode);
+            if activity::again(label.agent, needed, used) {
+                return false;
+            }
+        }
+        let outcome = Outcome { effect, mode: policy.mode, generation: policy.generation, errno };
+        record(s, hook, label, outcome, walked, reason, needed, object.inode, used);
+        if allowed {
+            return false;
+        }
         emit::denied(label.agent);
     }
     enforce
 }
+
+/// Among the reasons: there is none.
+const ALLOWED: u8 = 0xff;
 
 /// Longest record.
 const RECORD_BYTES: usize = size_of::<Header>() + size_of::<FileBody>() + PATH_BYTES;
@@ -266,6 +280,7 @@ unsafe fn record(
     reason: u32,
     rights: Rights,
     inode: u64,
+    used: u64,
 ) {
     // SAFETY: the caller's promise; every length is bounded by the size of its field.
     unsafe {
@@ -279,8 +294,8 @@ unsafe fn record(
         (*body).path_total = path_total as u32;
         (*body).inode = inode;
         (*body).uid = bpf_get_current_uid_gid() as u32;
-        (*body).pad = 0;
-        (*body).reserved = 0;
+        (*body).repeats = 0;
+        (*body).object = used;
         (*body).comm = [0; 16]; // 6.1 does not pad
         bpf_get_current_comm((&raw mut (*body).comm).cast(), 16);
         let length = bounded_length::<RECORD_BYTES>(length);

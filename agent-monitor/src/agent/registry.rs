@@ -86,6 +86,12 @@ impl Registry {
         self.lock().find(key)
     }
 
+    /// Whether an agent is among the living.
+    #[must_use]
+    pub fn lives(&self, key: u32) -> bool {
+        self.lock().live.contains_key(&key)
+    }
+
     /// Takes an agent out of the living; `None` if it was not among them.
     pub fn end(&self, key: u32) -> Option<Arc<AgentInfo>> {
         let mut inner = self.lock();
@@ -142,7 +148,7 @@ mod tests {
         assert_eq!(registry.live().len(), 1);
         assert!(registry.end(1).is_some());
         assert!(registry.end(1).is_none());
-        assert!(registry.live().is_empty());
+        assert!(registry.live().is_empty() && !registry.lives(1));
         assert_eq!(registry.find(1).unwrap().key, 1);
         for key in 2..KEPT_ENDED as u32 + 3 {
             assert!(registry.find_or_add(key, || info(key)).1);

@@ -37,6 +37,7 @@ use crate::control::server::{self, Handler};
 use crate::event::enrich::Enricher;
 use crate::event::generations::Generations;
 use crate::event::process::Processes;
+use crate::event::repeats::Repeats;
 use crate::exit::Exit;
 use crate::http;
 use crate::kernel::{
@@ -271,8 +272,9 @@ fn start(settings: Settings, directory: Directory, began: Instant) -> Result<Sta
         kernel: Mutex::new(kernel),
         settings,
     });
-    let pipeline =
+    let mut pipeline =
         Pipeline::new(enricher, sink, Arc::clone(&core.followers), Arc::clone(&core.counts), notice);
+    pipeline.repeats = core.kernel().take_used().map(Repeats::new);
     let events = pipeline
         .start(verdicts, activity, Arc::clone(&core.injector))
         .map_err(DaemonError::io("the event thread can't be started"))?;

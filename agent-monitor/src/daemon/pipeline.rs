@@ -12,12 +12,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use agent_monitor_common::event::Header;
 use agent_monitor_common::wire::Wire;
 use bytes::Bytes;
 use jiff::Timestamp;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::sync::mpsc::UnboundedSender;
 use ulid::Ulid;
 
@@ -25,6 +26,7 @@ use crate::agent::registry::AgentInfo;
 use crate::event::decode::{DecodeError, decode};
 use crate::event::enrich::{Change, Enricher};
 use crate::event::model::{Event, EventType, Id, Loss};
+use crate::event::repeats::Repeats;
 use crate::sink::Chunk;
 use crate::sink::follow::Followers;
 use crate::sink::jsonl::FileSink;
@@ -127,6 +129,8 @@ pub struct Pipeline {
     pub followers: Arc<Followers>,
     pub counts: Arc<PipelineCounts>,
     pub notices: UnboundedSender<Notice>,
+    /// What the kernel counts instead of telling.
+    pub repeats: Option<Repeats>,
     lines: Vec<u8>,
     events: u64,
     /// Decode failures that followers and file were not told of yet.
@@ -178,6 +182,7 @@ impl Pipeline {
             followers,
             counts,
             notices,
+            repeats: None,
             lines: Vec::new(),
             events: 0,
             undecodable: 0,
@@ -203,10 +208,12 @@ impl Pipeline {
                 if more {
                     continue;
                 }
+                self.tell_repeats(stopping);
                 if stopping {
                     return;
                 }
-                wait([verdicts.as_fd(), activity.as_fd(), injector.wake.as_fd()]);
+                let until = self.repeats.as_ref().and_then(Repeats::deadline);
+                wait([verdicts.as_fd(), activity.as_fd(), injector.wake.as_fd()], until);
             }
         })
     }
@@ -244,6 +251,9 @@ impl Pipeline {
             Ok(record) => record,
             Err(error) => return self.count_undecodable(error),
         };
+        if let Some(repeats) = &mut self.repeats {
+            repeats.note(&record, bytes);
+        }
         let change = self.enricher.note(&record);
         let time = self.enricher.time(&record);
         if let Some(Change::Started(info)) = &change {
@@ -268,6 +278,20 @@ impl Pipeline {
         if self.lines.len() >= CHUNK_BYTES {
             self.flush_file();
         }
+    }
+
+    /// Records of what was repeated, when it is time; `stopping`: now.
+    fn tell_repeats(&mut self, stopping: bool) {
+        let Some(repeats) = &mut self.repeats else { return };
+        let enricher = &self.enricher;
+        let records = repeats.due(Instant::now(), stopping, |agent| enricher.lives(agent));
+        if records.is_empty() {
+            return;
+        }
+        for record in records {
+            self.record(&record);
+        }
+        self.flush();
     }
 
     fn inject(&mut self, mut event: Event<'static>) {
@@ -346,11 +370,13 @@ impl<'a> Sinks<'a> {
     }
 }
 
-/// Waits until one of the descriptors can be read.
-fn wait(fds: [BorrowedFd<'_>; 3]) {
+/// Waits until one of the descriptors can be read, or until then.
+fn wait(fds: [BorrowedFd<'_>; 3], until: Option<Instant>) {
     let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+    let left = left.and_then(|left| Timespec::try_from(left).ok());
     // An interrupted wait is a turn that finds nothing.
-    let _ = poll(&mut polled, None);
+    let _ = poll(&mut polled, left.as_ref());
 }
 
 #[cfg(test)]

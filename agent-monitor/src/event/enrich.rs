@@ -189,6 +189,12 @@ impl Enricher {
         event
     }
 
+    /// Whether an agent has a living process, as far as its records tell.
+    #[must_use]
+    pub fn lives(&self, agent: u32) -> bool {
+        self.registry.lives(agent)
+    }
+
     /// `agent.started` or `agent.ended`, at the time of the record that told, or now.
     pub fn agent_event<'a>(&mut self, kind: EventType, info: &'a AgentInfo, time: Timestamp) -> Event<'a> {
         let mut event = Event::new(self.next_id(time), time, kind);
@@ -279,6 +285,7 @@ fn file(body: &FileBody, path: &[u8]) -> File<'static> {
             .map(|right| Cow::Borrowed(right.name()))
             .collect(),
         inode: (body.inode != 0).then_some(body.inode),
+        repeats: (body.repeats != 0).then_some(body.repeats),
     }
 }
 

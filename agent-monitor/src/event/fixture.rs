@@ -92,6 +92,7 @@ pub(crate) fn full_event() -> Event<'static> {
             truncated: true,
             access: vec!["read".into()],
             inode: Some(7),
+            repeats: Some(41),
         }),
         privilege: Some(Privilege {
             kind: "signal".into(),

@@ -13,6 +13,7 @@ pub mod escape;
 pub mod generations;
 pub mod model;
 pub mod process;
+pub mod repeats;
 pub mod schema;
 pub mod show;
 pub mod words;

@@ -270,6 +270,10 @@ pub struct File<'a> {
     /// Left out where the object did not exist yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inode: Option<u64>,
+    /// The agent did this so many more times since the last event of it, which named the process. Of what is made in a
+    /// directory, the event of the first stands for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<u32>,
 }
 
 /// Something that a process asked of the host beyond what any process may.

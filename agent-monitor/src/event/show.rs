@@ -81,6 +81,9 @@ fn details(event: &Event<'_>, out: &mut String) {
         if file.truncated {
             out.push_str(" …");
         }
+        if let Some(repeats) = file.repeats {
+            let _ = write!(out, ", {repeats} times more");
+        }
     }
     if let Some(asked) = &event.privilege {
         let _ = write!(out, " {}", asked.kind);

@@ -1,5 +1,6 @@
 //! The maps that userspace reads and writes, by their types.
 
+use agent_monitor_common::activity::UsedKey;
 use agent_monitor_common::agent::{AgentState, AttachRequest};
 use agent_monitor_common::counters::RingCounters;
 use agent_monitor_common::label::Label;
@@ -21,6 +22,7 @@ pod! {
     AgentPod = AgentState;
     AttachPod = AttachRequest;
     RingPod = RingCounters;
+    UsedPod = UsedKey;
 }
 
 /// The maps of a loaded object.

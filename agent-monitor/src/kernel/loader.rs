@@ -24,6 +24,7 @@ use super::labels::USER_AGENT;
 use super::posture::{Mechanism, Posture, State};
 use super::programs::{Entry, Kind, PROGRAMS, errno_of, info_of};
 use super::rings::RingReader;
+use super::used::UsedReader;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-monitor.bpf.o"));
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -93,6 +94,7 @@ pub struct Kernel {
     pub(super) next_agent: u32,
     posture: Posture,
     rings: [Option<RingReader>; 2],
+    used: Option<UsedReader>,
     syscall_hook: Option<aya::programs::raw_trace_point::RawTracePointLinkId>,
     /// Keeps kernel statistics on.
     stats: Option<OwnedFd>,
@@ -119,6 +121,8 @@ impl Kernel {
         #[cfg(feature = "kernel-log")]
         super::debug_log::start(&mut object);
         let (maps, rings) = take_maps(&mut object)?;
+        let used = object.take_map("USED").ok_or(LoadError::NoMap("USED"))?;
+        let used = Some(UsedReader::new(used.try_into()?));
 
         let stats_for_test = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
         let features = Features::read();
@@ -150,6 +154,7 @@ impl Kernel {
             next_agent: USER_AGENT | 1,
             posture,
             rings,
+            used,
             syscall_hook: None,
             stats: if options.stats { stats_for_test } else { None },
         })
@@ -163,6 +168,11 @@ impl Kernel {
     /// The consumer end of a ring; `None` once it was taken.
     pub fn take_ring(&mut self, ring: Ring) -> Option<RingReader> {
         self.rings[ring.code() as usize].take()
+    }
+
+    /// The counts of repeated activity; `None` once they were taken.
+    pub fn take_used(&mut self) -> Option<UsedReader> {
+        self.used.take()
     }
 
     /// Attaches or detaches the system call hook. Attached only while a live agent's profile lists calls: it costs

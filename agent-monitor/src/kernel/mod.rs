@@ -20,6 +20,7 @@ mod probe;
 mod programs;
 mod rings;
 mod syscalls;
+mod used;
 
 #[cfg(feature = "bench")]
 pub use baseline::BaselinePorts;
@@ -32,3 +33,4 @@ pub use loader::{Kernel, LoadError, LoadOptions};
 pub use posture::{Gap, Mechanism, Posture, State};
 pub use probe::{ProbeError, ProbeRun};
 pub use rings::RingReader;
+pub use used::UsedReader;
