@@ -92,6 +92,7 @@ layout! {
     mount_mountpoint = "mount": "mnt_mountpoint" required;
     mount_mnt = "mount": "mnt" required;
     mount_ns = "mount": "mnt_ns" required;
+    mount_id = "mount": "mnt_id" required;
     vfsmount_root = "vfsmount": "mnt_root" required;
     socket_sk = "socket": "sk" required;
     sk_common = "sock": "__sk_common" required;

@@ -10,9 +10,15 @@ use crate::{atomic, fail};
 
 const NO_EXIST: u64 = 1; // BPF_NOEXIST
 
-/// The word under which uses of an object are counted: its own, or its directory's where it does not exist yet.
+/// The word under which uses of an object on `mnt` (a `struct vfsmount *`) are counted: its own, or its directory's where
+/// it does not exist yet.
 #[inline(always)]
-pub fn object(mount: u64, dentry: u64, inode: u64) -> u64 {
+pub fn object(mnt: u64, dentry: u64, inode: u64) -> u64 {
+    let id = mnt.wrapping_sub(offset!(mount_mnt) as u64).wrapping_add(offset!(mount_id) as u64);
+    let mount = read::<u32>(id).unwrap_or_else(|| {
+        fail::count(Site::KernelRead);
+        0
+    });
     if inode != 0 {
         return object_of(mount, inode, false);
     }
