@@ -25,6 +25,7 @@ pub fn trials() -> Vec<Trial> {
         trial("a_confined_command_gains_nothing_from_setuid_programs", setuid),
         trial("a_confined_agent_is_told_apart_in_status", status),
         trial("a_profile_that_observes_confines_nobody", observing),
+        trial("privileges_that_are_not_granted_are_given_up", privileges),
         trial("check_and_doctor_say_what_stands_in", told),
     ]
 }
@@ -260,6 +261,45 @@ fn observing() -> Result<()> {
         ensure!(said(&output)? == 0, "{flags:?}");
     }
     Ok(())
+}
+
+fn privileges() -> Result<()> {
+    let profile = "version: 1\nname: tester\nmode: enforce\nprivileges: { capabilities: [fowner] }\n";
+    let daemon = Daemon::start(profile)?;
+    let mine = daemon.path("mine");
+    fs::write(&mine, "x")?;
+    let mine = mine.to_str().context("path")?;
+    // Of the same user, so that nothing but the rules keeps the agent from it.
+    let mut outside = Command::new("/bin/sleep").arg("600").spawn()?;
+    let pid = outside.id().to_string();
+    let tried = (|| {
+        let landlock = daemon.ask(&["doctor", "--json"])?;
+        let landlock: serde_json::Value = serde_json::from_slice(&landlock.stdout)?;
+        let scoped = landlock["stand_ins"]["landlock"].as_i64() >= Some(6);
+        let me = std::env::current_exe()?;
+        let me = me.to_str().context("path")?;
+        for (words, confined) in [
+            (&["chown", mine][..], libc::EPERM),
+            (&["become", "65534"], libc::EPERM),
+            (&["user-namespace"], libc::EPERM),
+            (&["bpf"], libc::EPERM),
+            (&["trace", &pid], libc::EPERM),
+            (&["signal", &pid], if scoped { libc::EPERM } else { 0 }),
+            (&["signal-own"], 0),
+        ] {
+            let mut run = vec!["run", "-p", "tester", "--allow-degraded", "--landlock", "--", me];
+            let rest = [&[agent::ARGUMENT, "attempt"], words].concat();
+            run.extend(&rest);
+            let seen = said(&daemon.ask(&run)?)?;
+            ensure!(seen == confined, "{words:?}: {seen}, not {confined}");
+            let free = said(&Command::new(me).args(&rest).output()?)?;
+            ensure!(free == 0, "free, {words:?} does not work either: {free}");
+        }
+        Ok(())
+    })();
+    outside.kill()?;
+    outside.wait()?;
+    tried
 }
 
 fn told() -> Result<()> {

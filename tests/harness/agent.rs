@@ -146,6 +146,29 @@ fn attempt(words: &[&str]) -> i32 {
             // SAFETY: `struct io_uring_params` has 120 bytes, fewer than the buffer.
             errno_of(unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr()) } as i32)
         }
+        ["chown", path] => std::os::unix::fs::chown(path, Some(1), None),
+        // SAFETY: numbers only.
+        ["become", user] => errno_of(unsafe { libc::setuid(user.parse().unwrap_or(1)) }),
+        // SAFETY: a flag; only this program moves.
+        ["user-namespace"] => errno_of(unsafe { libc::unshare(libc::CLONE_NEWUSER) }),
+        ["bpf"] => {
+            // `BPF_MAP_CREATE` of an array with one cell.
+            let mut attributes: [u32; 32] = [0; 32];
+            attributes[..4].copy_from_slice(&[2, 4, 4, 1]);
+            // SAFETY: the attributes outlive the call, with their length.
+            errno_of(unsafe { libc::syscall(libc::SYS_bpf, 0, attributes.as_ptr(), 128) } as i32)
+        }
+        // SAFETY: numbers only.
+        ["signal", pid] => errno_of(unsafe { libc::kill(pid.parse().unwrap_or(-1), libc::SIGCONT) }),
+        ["trace", pid] => {
+            let pid = pid.parse::<i32>().unwrap_or(-1);
+            // SAFETY: no pointers; the tracee goes on, and is let go when this program ends.
+            errno_of(unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0) } as i32)
+        }
+        ["signal-own"] => match std::process::Command::new("/bin/sleep").arg("60").spawn() {
+            Ok(mut child) => child.kill().and_then(|()| child.wait().map(drop)),
+            Err(error) => Err(error),
+        },
         ["type-into-terminal"] => {
             // SAFETY: a byte that outlives the call; standard input is no terminal.
             errno_of(unsafe { libc::ioctl(0, libc::TIOCSTI, c"x".as_ptr()) })

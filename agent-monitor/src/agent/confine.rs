@@ -6,6 +6,11 @@
 //! and restriction nothing of the agent's runs. What must stay true: no step that fails leaves the command to run with
 //! less.
 
+use std::io;
+
+use agent_monitor_common::image::{HAS_PRIVILEGES, Settings, field, header};
+
+use super::capabilities;
 use super::landlock::{self, Bounds, LandlockError, Made, Note, Plan};
 use super::seccomp::{self, Filters, SeccompError};
 
@@ -16,15 +21,21 @@ pub enum ConfineError {
     Landlock(#[from] LandlockError),
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
+    #[error("new privileges can't be given up: {0}")]
+    NewPrivileges(io::Error),
+    #[error("capabilities can't be given up: {0}")]
+    Capabilities(io::Error),
 }
 
 /// Made, not in force.
 #[derive(Debug)]
 pub struct Confinement {
     plan: Plan,
-    /// `None`: the profile says nothing of files or programs.
+    /// `None`: the profile says nothing that Landlock could enforce.
     landlock: Option<Made>,
     filters: Filters,
+    /// Capabilities to keep; `None`: the profile says nothing of them.
+    capabilities: Option<u64>,
 }
 
 /// Makes the rules for an image.
@@ -33,8 +44,10 @@ pub struct Confinement {
 /// Where this kernel can't confine anything.
 pub fn prepare(image: &[u64]) -> Result<Confinement, ConfineError> {
     let plan = landlock::plan(image, Bounds::default());
-    let made = if plan.handled == 0 { None } else { Some(plan.make()?) };
-    Ok(Confinement { plan, landlock: made, filters: seccomp::filters(image)? })
+    let made = if plan.says_nothing() { None } else { Some(plan.make()?) };
+    let settings = Settings::from_word(field(image, header::SETTINGS));
+    let capabilities = (settings.flags & HAS_PRIVILEGES != 0).then(|| field(image, header::CAPABILITIES));
+    Ok(Confinement { plan, landlock: made, filters: seccomp::filters(image)?, capabilities })
 }
 
 impl Confinement {
@@ -43,8 +56,12 @@ impl Confinement {
     /// # Errors
     /// When the kernel refuses; the command must not run then.
     pub fn enforce(self) -> Result<(), ConfineError> {
+        rustix::thread::set_no_new_privs(true).map_err(|errno| ConfineError::NewPrivileges(errno.into()))?;
         if let Some(made) = self.landlock {
             made.enforce()?;
+        }
+        if let Some(granted) = self.capabilities {
+            capabilities::keep_only(granted).map_err(ConfineError::Capabilities)?;
         }
         Ok(self.filters.enforce()?)
     }

@@ -1,5 +1,6 @@
 //! Agents: who is governed, how a process comes under a label, and how a flow that lost its grant is cut.
 
+pub mod capabilities;
 pub mod cgroup;
 pub mod confine;
 pub mod cut;

@@ -10,7 +10,8 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use agent_monitor_common::image::{SYSCALL_WORDS, field, has_syscall, header};
+use agent_monitor_common::image::{HAS_PRIVILEGES, SYSCALL_WORDS, Settings, field, has_syscall, header};
+use agent_monitor_common::privilege::{PTRACE_OWN, Privilege, granted};
 use agent_monitor_common::request::{AF_INET, AF_INET6, SocketKind, socket_kind};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -30,8 +31,6 @@ pub enum SeccompError {
     Build(#[from] seccompiler::BackendError),
     #[error("the kernel refused a seccomp filter: {0}")]
     Refused(#[from] seccompiler::Error),
-    #[error("new privileges can't be given up: {0}")]
-    NewPrivileges(io::Error),
 }
 
 /// What is put in force together.
@@ -72,19 +71,19 @@ pub fn filters(image: &[u64]) -> Result<Filters, SeccompError> {
     let programs = [
         build(killed, SeccompAction::KillProcess)?,
         build(families(image)?, SeccompAction::Errno(libc::EAFNOSUPPORT as u32))?,
-        build(unknown(), SeccompAction::Errno(libc::ENOSYS as u32))?,
-        build(always()?, SeccompAction::Errno(libc::EPERM as u32))?,
+        build(unknown(image), SeccompAction::Errno(libc::ENOSYS as u32))?,
+        build(refused(image)?, SeccompAction::Errno(libc::EPERM as u32))?,
     ];
     Ok(Filters { programs: programs.into_iter().flatten().collect() })
 }
 
 impl Filters {
-    /// Puts the filters in force for this thread and what it executes, and takes the way to new privileges away.
+    /// Puts the filters in force for this thread and what it executes. Who has no CAP_SYS_ADMIN must have set
+    /// `no_new_privs` before.
     ///
     /// # Errors
     /// Where the kernel refuses.
     pub fn enforce(&self) -> Result<(), SeccompError> {
-        rustix::thread::set_no_new_privs(true).map_err(|errno| SeccompError::NewPrivileges(errno.into()))?;
         self.programs.iter().try_for_each(|program| seccompiler::apply_filter(program).map_err(Into::into))
     }
 }
@@ -109,16 +108,72 @@ fn families(image: &[u64]) -> Result<Calls, SeccompError> {
 }
 
 /// Calls that the kernel shall not seem to have, so that programs do without them: io_uring makes sockets that no
-/// filter sees.
-fn unknown() -> Calls {
-    [(libc::SYS_io_uring_setup, Vec::new())].into()
+/// filter sees, and the flags of `clone3` lie in memory (libraries then call `clone`).
+fn unknown(image: &[u64]) -> Calls {
+    let mut calls = Calls::from([(libc::SYS_io_uring_setup, Vec::new())]);
+    if denies(image, Privilege::UserNamespace) {
+        calls.insert(libc::SYS_clone3, Vec::new());
+    }
+    calls
 }
 
-/// What no agent does: typing into the terminal of whoever started it (`TIOCSTI`, and `TIOCLINUX` on a console).
-fn always() -> Result<Calls, SeccompError> {
-    let rules = [libc::TIOCSTI, libc::TIOCLINUX].map(|command| when(1, command, SeccompCmpOp::Eq));
-    Ok([(libc::SYS_ioctl, rules.into_iter().collect::<Result<_, _>>()?)].into())
+/// Whether the profile has a section of privileges that does not grant this one.
+fn denies(image: &[u64], privilege: Privilege) -> bool {
+    Settings::from_word(field(image, header::SETTINGS)).flags & HAS_PRIVILEGES != 0
+        && !granted(image, privilege)
 }
+
+/// Calls that are refused: what no agent does, typing into the terminal of whoever started it (`TIOCSTI`, and
+/// `TIOCLINUX` on a console), and those of privileges that the profile denies.
+fn refused(image: &[u64]) -> Result<Calls, SeccompError> {
+    let typing = [libc::TIOCSTI, libc::TIOCLINUX].map(|command| when(1, command, SeccompCmpOp::Eq));
+    let mut calls = Calls::from([(libc::SYS_ioctl, typing.into_iter().collect::<Result<_, _>>()?)]);
+    let whole: [(Privilege, &[i64]); 4] = [
+        (Privilege::Mount, MOUNTS),
+        (Privilege::Module, MODULES),
+        (Privilege::Bpf, &[libc::SYS_bpf]),
+        (Privilege::Perf, &[libc::SYS_perf_event_open]),
+    ];
+    for (_, numbers) in whole.into_iter().filter(|(privilege, _)| denies(image, *privilege)) {
+        calls.extend(numbers.iter().map(|&number| (number, Vec::new())));
+    }
+    // Processes of the same agent are told from others by Landlock, if they may be traced.
+    if denies(image, Privilege::Ptrace) && field(image, header::PRIVILEGES) & PTRACE_OWN == 0 {
+        calls.extend(TRACING.iter().map(|&number| (number, Vec::new())));
+    }
+    if denies(image, Privilege::UserNamespace) {
+        let new = libc::CLONE_NEWUSER as u64;
+        for number in [libc::SYS_unshare, libc::SYS_clone] {
+            calls.insert(number, vec![when(0, new, SeccompCmpOp::MaskedEq(new))?]);
+        }
+        // 0: whatever kind of namespace the descriptor is of.
+        let any = when(1, 0, SeccompCmpOp::Eq)?;
+        calls.insert(libc::SYS_setns, vec![when(1, new, SeccompCmpOp::MaskedEq(new))?, any]);
+    }
+    Ok(calls)
+}
+
+const MOUNTS: &[i64] = &[
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_fsconfig,
+    libc::SYS_mount_setattr,
+];
+const MODULES: &[i64] = &[
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+];
+const TRACING: &[i64] =
+    &[libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev, libc::SYS_pidfd_getfd];
 
 /// A condition on the low half of an argument: the kernel's own type of all that is asked here is an `int`.
 fn when(argument: u8, value: u64, is: SeccompCmpOp) -> Result<SeccompRule, SeccompError> {
@@ -225,6 +280,44 @@ mod tests {
         assert_eq!(call(libc::SYS_ioctl, [0, 7 << 32 | libc::TIOCSTI, 0, 0, 0, 0]), errno(libc::EPERM));
         assert_eq!(call(libc::SYS_ioctl, [0, libc::TCGETS, 0, 0, 0, 0]), libc::SECCOMP_RET_ALLOW);
         assert_eq!(call(libc::SYS_openat, [0; 6]), libc::SECCOMP_RET_ALLOW);
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn privileges_that_are_not_granted_are_refused() {
+        let mut profile = sample::network_profile(1, 1);
+        let words = |profile: &crate::policy::ResolvedProfile| compile::profile(profile).unwrap().words;
+        let silent = filters(&words(&profile)).unwrap();
+        let source = Source { file: profile.file.clone(), line: 1, column: 1 };
+        let mut policy = crate::policy::PrivilegesPolicy::nothing(source);
+        profile.privileges = Some(policy.clone());
+        let nothing = filters(&words(&profile)).unwrap();
+        policy.user_namespaces.value = true;
+        policy.mounts.value = true;
+        profile.privileges = Some(policy);
+        let some = filters(&words(&profile)).unwrap();
+        let new_user = libc::CLONE_NEWUSER as u64;
+        let refused = errno(libc::EPERM);
+        for (nr, arguments, denied, with_some) in [
+            (libc::SYS_mount, [0; 6], refused, libc::SECCOMP_RET_ALLOW),
+            (libc::SYS_bpf, [0; 6], refused, refused),
+            (libc::SYS_finit_module, [0; 6], refused, refused),
+            (libc::SYS_unshare, [new_user | 0x2_0000, 0, 0, 0, 0, 0], refused, libc::SECCOMP_RET_ALLOW),
+            (libc::SYS_clone, [new_user | 17, 0, 0, 0, 0, 0], refused, libc::SECCOMP_RET_ALLOW),
+            (libc::SYS_setns, [3, 0, 0, 0, 0, 0], refused, libc::SECCOMP_RET_ALLOW),
+            (libc::SYS_clone3, [0; 6], errno(libc::ENOSYS), libc::SECCOMP_RET_ALLOW),
+            (libc::SYS_clone, [17, 0, 0, 0, 0, 0], libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_ALLOW),
+            // Left out, `ptrace` is `own`, which Landlock tells.
+            (libc::SYS_ptrace, [0; 6], libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_ALLOW),
+        ] {
+            assert_eq!(
+                asked(&silent, nr, X86_64, arguments),
+                libc::SECCOMP_RET_ALLOW,
+                "{nr} without a section"
+            );
+            assert_eq!(asked(&nothing, nr, X86_64, arguments), denied, "{nr} {arguments:x?}");
+            assert_eq!(asked(&some, nr, X86_64, arguments), with_some, "{nr} granted");
+        }
     }
 
     #[test]

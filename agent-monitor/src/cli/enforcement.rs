@@ -7,10 +7,10 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::{doctor, table};
-use crate::agent::landlock::{self, Bounds, Expressed};
+use crate::agent::landlock::{self, Bounds, Expressed, Plan};
 use crate::kernel::{Features, Posture};
 use crate::policy::diagnostic::printable;
-use crate::policy::{Mode, ResolvedProfile, compile};
+use crate::policy::{Mode, ResolvedProfile, Targets, compile};
 
 /// The kernel that is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -44,7 +44,7 @@ impl Found {
             Of::Lsm => of_lsm(true, 0, false),
             Of::None => of_lsm(false, 0, false),
             // The newest that is needed for nothing to be missing; what this host has says nothing about the other.
-            Of::Landlock => of_lsm(false, landlock::TRUNCATE_ABI, true),
+            Of::Landlock => of_lsm(false, landlock::SIGNAL_ABI, true),
             Of::This => {
                 let mount = Features::read().cgroup2.context("no cgroup v2 hierarchy is mounted")?;
                 let posture = doctor::probe(&mount).map_err(|(found, next)| {
@@ -64,9 +64,17 @@ impl Found {
             Some(posture) => posture.missing_for(&ResolvedProfile { mode: Mode::Enforce, ..profile.clone() }),
             None => Vec::new(),
         };
-        let sections = profile.filesystem.is_some() || profile.exec.is_some();
+        let sections = profile.filesystem.is_some() || profile.exec.is_some() || profile.privileges.is_some();
+        let plan = match (self.lsm || self.landlock < landlock::NEEDED_ABI, compile::profile(profile)) {
+            (false, Ok(image)) => Some(landlock::plan(&image.words, Bounds::default())),
+            // The kernel does it, or nothing; a profile that can't be compiled had errors before.
+            _ => None,
+        };
         let asked = gaps.iter().any(|gap| gap.asked) || self.posture.is_none() && !self.lsm && sections;
-        let mut rules = self.paths(profile);
+        let mut rules = self.paths(profile, plan.as_ref());
+        if profile.privileges.is_some() {
+            rules.extend(self.privileges(profile, plan.as_ref()));
+        }
         let works = |name: &str, lsm: bool| match &self.posture {
             Some(posture) => posture.works(name),
             None => lsm,
@@ -110,14 +118,50 @@ impl Found {
                 differs: differs.into_iter().map(str::to_owned).collect(),
             });
         }
-        let unseen = match sections && !self.lsm && self.landlock >= landlock::NEEDED_ABI {
-            true => landlock::unseen(self.landlock),
-            false => Vec::new(),
-        };
+        let unseen = plan.as_ref().map(|plan| landlock::unseen(plan, self.landlock)).unwrap_or_default();
         Enforcement { rules, unseen, degraded: profile.mode == Mode::Enforce && asked }
     }
 
-    fn paths(&self, profile: &ResolvedProfile) -> Vec<Row> {
+    /// What holds each privilege that is not granted.
+    fn privileges(&self, profile: &ResolvedProfile, plan: Option<&Plan>) -> Vec<Row> {
+        let Some(policy) = &profile.privileges else { return Vec::new() };
+        let seccomp = if self.seccomp { "seccomp" } else { "nothing" };
+        let landlock = if plan.is_some() { "landlock" } else { "nothing" };
+        let scoped = if self.landlock >= landlock::SIGNAL_ABI { landlock } else { "nothing" };
+        let run = "no_new_privs, capset";
+        // Which are granted, and what holds the others for a command of `run`.
+        let stand_ins = [
+            ("capabilities", false, run),
+            ("setuid", policy.setuid.value, run),
+            ("user_namespaces", policy.user_namespaces.value, seccomp),
+            ("ptrace", policy.ptrace.value == Targets::Any, landlock),
+            ("signals", policy.signals.value == Targets::Any, scoped),
+            ("mounts", policy.mounts.value, seccomp),
+            ("modules", policy.modules.value, seccomp),
+            ("bpf", policy.bpf.value, seccomp),
+            ("perf", policy.perf.value, seccomp),
+            ("io_uring", false, seccomp),
+        ];
+        let denied = stand_ins.into_iter().filter(|(_, granted, _)| !granted);
+        denied
+            .map(|(key, _, stand_in)| Row {
+                rule: format!("{}:privileges.{key}", profile.name),
+                what: "what is not granted".to_owned(),
+                source: Some(policy.source.to_string()),
+                mechanism: match (self.lsm, plan) {
+                    (true, _) => "lsm",
+                    (false, Some(_)) => stand_in,
+                    (false, None) => "nothing",
+                },
+                differs: match (self.lsm, plan, key) {
+                    (false, Some(_), "io_uring") => vec!["no io_uring at all, granted or not".to_owned()],
+                    _ => Vec::new(),
+                },
+            })
+            .collect()
+    }
+
+    fn paths(&self, profile: &ResolvedProfile, plan: Option<&Plan>) -> Vec<Row> {
         let row = |rule: &crate::policy::PathRule, mechanism, differs| Row {
             rule: rule.id.clone(),
             what: rule.glob.clone(),
@@ -125,16 +169,13 @@ impl Found {
             mechanism,
             differs,
         };
-        if self.lsm || self.landlock < landlock::NEEDED_ABI {
+        let Some(plan) = plan else {
             let mechanism = if self.lsm { "lsm" } else { "nothing" };
             let files = profile.filesystem.iter().flat_map(|files| [&files.read, &files.write, &files.deny]);
             let exec = profile.exec.iter().flat_map(|exec| [&exec.allow, &exec.deny]);
             return files.chain(exec).flatten().map(|rule| row(rule, mechanism, Vec::new())).collect();
-        }
-        // It was compiled before, or it would have errors.
-        let Ok(image) = compile::profile(profile) else { return Vec::new() };
-        let plan = landlock::plan(&image.words, Bounds::default());
-        let reports = landlock::report(profile, &plan).into_iter();
+        };
+        let reports = landlock::report(profile, plan).into_iter();
         reports
             .map(|report| match report.expressed {
                 Expressed::Exactly => row(report.rule, "landlock", Vec::new()),

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use agent_monitor_common::path::{Right, Rights};
 use landlock::{
     ABI, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreated,
-    RulesetCreatedAttr, RulesetError, RulesetStatus,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 use rustix::fd::OwnedFd;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
@@ -29,6 +29,8 @@ pub const NEEDED_ABI: i32 = 2;
 /// `truncate(2)` of a file that is not open is seen from version 3 (6.2) on.
 pub const TRUNCATE_ABI: i32 = 3;
 
+/// Signals to processes outside are seen from version 6 (6.12) on.
+pub const SIGNAL_ABI: i32 = 6;
 /// From version 7 (6.15) on, denials can be found in the kernel's audit log.
 pub const AUDIT_ABI: i32 = 7;
 
@@ -39,6 +41,8 @@ pub enum LandlockError {
     Missing(i32),
     #[error("Landlock: {0}")]
     Ruleset(#[from] RulesetError),
+    #[error("the root directory can't be opened: {0}")]
+    Root(std::io::Error),
     #[error("Landlock took the rules in part only, which must not happen: {0:?}")]
     InPart(RulesetStatus),
 }
@@ -106,8 +110,22 @@ impl Plan {
             handled |= AccessFs::ReadDir;
         }
         // Asked for is what this version has, so whatever the kernel does not take is an error.
-        let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
-        let mut ruleset = ruleset.handle_access(handled)?.create()?;
+        let mut asked = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        if self.signals && version >= SIGNAL_ABI {
+            asked = asked.scope(Scope::Signal)?;
+        }
+        // Any ruleset keeps tracers out, and the kernel takes none that is empty.
+        let nothing = handled.is_empty();
+        if nothing {
+            handled = AccessFs::Execute.into();
+        }
+        let mut ruleset = asked.handle_access(handled)?.create()?;
+        if nothing {
+            let root =
+                openat2(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::empty());
+            let root = root.map_err(|errno| LandlockError::Root(errno.into()))?;
+            ruleset = ruleset.add_rule(PathBeneath::new(root, AccessFs::Execute))?;
+        }
         let mut left_out = Vec::new();
         for rule in &self.rules {
             match open(rule) {
@@ -148,16 +166,22 @@ fn open(rule: &Rule) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// What Landlock says nothing of, whatever the rules are: for people.
+/// What Landlock says nothing of, whatever the rules of a plan are: for people.
 #[must_use]
-pub fn unseen(abi: i32) -> Vec<&'static str> {
-    let mut unseen = vec![
-        "modes, owners, times, extended attributes and ACLs of files",
-        "libraries, and programs that the dynamic linker is told to run: only execve is seen",
-        "files that were open before the command started",
-    ];
-    if abi < TRUNCATE_ABI {
-        unseen.push("truncation of files, before kernel 6.2");
+pub fn unseen(plan: &Plan, abi: i32) -> Vec<&'static str> {
+    let mut unseen = Vec::new();
+    if plan.handled & (Right::Read as Rights | Right::Write as Rights) != 0 {
+        unseen.push("modes, owners, times, extended attributes and ACLs of files");
+        unseen.push("files that were open before the command started");
+        if abi < TRUNCATE_ABI {
+            unseen.push("truncation of files, before kernel 6.2");
+        }
+    }
+    if plan.handled & Right::Execute as Rights != 0 {
+        unseen.push("libraries, and programs that the dynamic linker is told to run: only execve is seen");
+    }
+    if plan.signals && abi < SIGNAL_ABI {
+        unseen.push("signals to processes outside of the agent, before kernel 6.12");
     }
     unseen
 }

@@ -21,8 +21,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use agent_monitor_common::automaton::{TERMINAL, accept, step};
-use agent_monitor_common::image::{HAS_EXEC, HAS_FILES, Settings, field, header};
+use agent_monitor_common::image::{HAS_EXEC, HAS_FILES, HAS_PRIVILEGES, Settings, field, header};
 use agent_monitor_common::path::{Right, Rights, directory_answer};
+use agent_monitor_common::privilege::{Privilege, granted};
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstat, fstatfs, openat2,
     statat,
@@ -121,12 +122,23 @@ pub enum Unexamined {
 pub struct Plan {
     /// What Landlock takes away where no rule grants it.
     pub handled: Rights,
+    /// Processes that are none of the agent's are not traced (which any ruleset brings), and not sent signals.
+    pub trace: bool,
+    pub signals: bool,
     pub rules: Vec<Rule>,
     pub notes: Vec<Note>,
     /// Notes beyond [`Bounds::notes`].
     pub more_notes: usize,
     /// Directory entries that were looked at.
     pub entries: usize,
+}
+
+impl Plan {
+    /// Whether there is nothing for Landlock to enforce.
+    #[must_use]
+    pub fn says_nothing(&self) -> bool {
+        self.handled == 0 && !self.trace && !self.signals
+    }
 }
 
 /// Makes the plan for `image` and the files that exist now.
@@ -145,6 +157,11 @@ pub fn plan_below(image: &[u64], root: &Path, bounds: Bounds) -> Plan {
     }
     if flags & HAS_EXEC != 0 {
         handled |= EXECUTE;
+    }
+    let denies = |privilege| flags & HAS_PRIVILEGES != 0 && !granted(image, privilege);
+    let (trace, signals) = (denies(Privilege::Ptrace), denies(Privilege::Signal));
+    if handled == 0 {
+        return Plan { trace, signals, ..Plan::default() };
     }
     let start = field(image, header::START_PATH) as u32;
     let mut planner = Planner {
@@ -172,7 +189,7 @@ pub fn plan_below(image: &[u64], root: &Path, bounds: Bounds) -> Plan {
     unreadable(&rules, handled, &mut notes);
     let more_notes = notes.len().saturating_sub(bounds.notes);
     notes.truncate(bounds.notes);
-    Plan { handled, rules, notes, more_notes, entries: planner.entries }
+    Plan { handled, trace, signals, rules, notes, more_notes, entries: planner.entries }
 }
 
 /// Executing takes reading under Landlock (`get_required_file_open_access`): tells where a program has no such grant.
