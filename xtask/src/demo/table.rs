@@ -38,7 +38,7 @@ enum Seen {
     },
     Socket(&'static str),
     Syscall(&'static str),
-    /// A denial, by the end of the path; what is granted is counted, and no event.
+    /// A use of a file, by the end of its path; of what is granted the first use is told.
     File(&'static str),
 }
 
@@ -203,16 +203,6 @@ fn row(claim: &Claim, observed: &Observed) -> Row {
             governed: text(seen),
             decided: stand_in.mechanism.to_owned(),
             as_claimed: free == Some(0) && seen == Some(stand_in.governed),
-        };
-    }
-    if let (Seen::File(_), Some(stand_in), true) = (&claim.event, &claim.stand_in, granted) {
-        return Row {
-            attempt: claim.attempt,
-            says: written(stand_in),
-            free: text(free),
-            governed: text(seen),
-            decided: "lsm/file_open".to_owned(),
-            as_claimed: free == Some(0) && seen == Some(0),
         };
     }
     let event = events.iter().find(|e| matches(&claim.event, e));
