@@ -34,8 +34,9 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// Asks the task iterators to label a process, its living descendants and the sockets they hold.
-    pub struct AttachRequest: 32 {
+    /// Asks the iterators to label a process, its living descendants and the sockets they hold; or to find the classes
+    /// of a profile's processes by an image that is about to be in force.
+    pub struct AttachRequest: 40 {
         /// Agent to tie them to.
         pub agent: u32,
         /// Profile slot.
@@ -50,6 +51,10 @@ wire_struct! {
         pub sockets: u32,
         /// Written by the iterator: labels or sockets that could not be written.
         pub failed: u32,
+        /// Image slot by which classes are found.
+        pub image: u32,
+        /// Generation that this image has or will have.
+        pub generation: u32,
         /// Zero.
         pub pad: u32,
     }

@@ -1,7 +1,7 @@
 //! The one decision function. Kernel hooks, `explain`, tests: all call this.
 
 use crate::automaton::{PORTS, TERMINAL, Words, step};
-use crate::image::{field, header};
+use crate::image::{Class, class};
 use crate::request::{Address, Direction, NetRequest, SocketKind};
 use crate::wire_codes;
 
@@ -53,8 +53,8 @@ pub fn forget(x: u32) -> u32 {
 
 /// Walks address bytes `first` to 15, or as many as matter, then the port. The state it ends in.
 #[inline(always)]
-fn walk<W: Words + ?Sized>(image: &W, start: usize, address: Address, first: usize, port: u16) -> u32 {
-    let mut state = field(image, start) as u32;
+fn walk<W: Words + ?Sized>(image: &W, start: u64, address: Address, first: usize, port: u16) -> u32 {
+    let mut state = start as u32;
     let mut i = first;
     while i < 16 {
         if state & (TERMINAL | PORTS) != 0 {
@@ -73,16 +73,17 @@ fn walk<W: Words + ?Sized>(image: &W, start: usize, address: Address, first: usi
     forget(state)
 }
 
-/// Judges a network request against an image.
+/// Judges a network request of a program of `class` against an image.
 ///
 /// IPv4 and its mapped form are one thing. An IPv6 destination that carries an IPv4 address (NAT64, 6to4, Teredo,
 /// IPv4-compatible) must be granted as IPv6 *and* as that IPv4 address.
 #[inline(always)]
-pub fn decide<W: Words + ?Sized>(image: &W, request: NetRequest) -> Decision {
+pub fn decide<W: Words + ?Sized>(image: &W, class: Class, request: NetRequest) -> Decision {
     let v4 = match request.address.as_v4() {
         Some(v4) => v4,
         None => {
-            let state = walk(image, header::START_V6 + request.start(), request.address, 0, request.port);
+            let start = class.field(image, class::START_V6 + request.start());
+            let state = walk(image, start, request.address, 0, request.port);
             if state != TERMINAL | 1 || matches!(request.direction, Direction::Listen) {
                 return Decision::from_walk(state);
             }
@@ -93,13 +94,14 @@ pub fn decide<W: Words + ?Sized>(image: &W, request: NetRequest) -> Decision {
         }
     };
     let v4 = Address::v4(forget(v4));
-    Decision::from_walk(walk(image, header::START_V4 + request.start(), v4, 12, request.port))
+    let start = class.field(image, class::START_V4 + request.start());
+    Decision::from_walk(walk(image, start, v4, 12, request.port))
 }
 
-/// Whether an image grants a kind of socket.
+/// Whether an image grants a program of `class` a kind of socket.
 #[inline(always)]
-pub fn decide_socket<W: Words + ?Sized>(image: &W, kind: SocketKind) -> Decision {
-    if field(image, header::SOCKETS) >> kind.code() & 1 == 1 {
+pub fn decide_socket<W: Words + ?Sized>(image: &W, class: Class, kind: SocketKind) -> Decision {
+    if class.field(image, class::SOCKETS) >> kind.code() & 1 == 1 {
         Decision::Allow
     } else {
         Decision::DenyDefault

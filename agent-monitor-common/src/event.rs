@@ -126,7 +126,9 @@ wire_struct! {
         /// Agent; 0 where its label was lost.
         pub agent: u32,
         /// Profile slot.
-        pub profile: u16,
+        pub profile: u8,
+        /// Class of the program in that image; [`crate::image::UNKNOWN_CLASS`] where it could not be told.
+        pub class: u8,
         /// [`Hook`] code.
         pub hook: u16,
         /// Current tgid; 0 in egress, which has no current.

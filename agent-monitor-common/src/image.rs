@@ -1,6 +1,11 @@
 //! The policy image: the compiled bytes of one profile, exactly as the kernel reads them.
 //!
-//! Words 0 to 63 are the header, the automaton follows. Deterministic: the same profile gives the same bytes.
+//! Words 0 to 63 are the header, the class table and the automaton follow. Deterministic: the same profile gives the
+//! same bytes.
+//!
+//! A *class* is a set of programs that the profile's rules treat alike (`exe:`, `except:`). One image holds them all:
+//! each has a record of start states and masks, and the automaton's states are shared. Which class a process is of, its
+//! label says (`label.rs`).
 
 use crate::automaton::Words;
 use crate::request::STARTS;
@@ -8,8 +13,8 @@ use crate::request::STARTS;
 /// Profiles in force at one time.
 pub const MAX_PROFILES: usize = 64;
 /// 64-bit words of an image; every inner map has this size (the kernel asks inner maps to match their template).
-pub const IMAGE_WORDS: usize = 1 << 17;
-/// Bytes of an image (1 MiB): the size budget of a profile.
+pub const IMAGE_WORDS: usize = 1 << 19;
+/// Bytes of an image (4 MiB): the size budget of a profile.
 pub const IMAGE_BYTES: usize = IMAGE_WORDS * 8;
 /// Image slots: two for each profile (the one in force and the next), two for the claims.
 pub const IMAGE_SLOTS: usize = MAX_PROFILES * 2 + 2;
@@ -23,35 +28,89 @@ pub const MAGIC: u64 = 0x6567_616d_696d_6100 | crate::ABI_VERSION as u64;
 
 /// Header words.
 pub mod header {
-    use crate::request::STARTS;
     /// [`super::MAGIC`].
     pub const MAGIC: usize = 0;
     /// Words in use, header included.
     pub const LENGTH: usize = 1;
     /// [`super::Settings`].
     pub const SETTINGS: usize = 2;
-    /// Bit mask of granted [`crate::request::SocketKind`]s.
-    pub const SOCKETS: usize = 3;
-    /// Start state of each direction × protocol for IPv4: behind the mapped prefix, four address bytes to go.
-    pub const START_V4: usize = 4;
-    /// Start state of each direction × protocol for IPv6.
-    pub const START_V6: usize = START_V4 + STARTS;
-    /// Start state of a path automaton: the claims' (answer: slot + 1), or a profile's rights
-    /// ([`crate::path::path_answer`]).
-    pub const START_PATH: usize = START_V6 + STARTS;
+    /// Start state of the automaton over executables' paths. Its answer is, in the claims' image, the profile slot that
+    /// claims the program + 1; in a profile's, how far behind [`super::PLAIN_CLASS`] the program's class lies.
+    pub const START_EXE: usize = 3;
     /// Bit mask of watched system calls, [`super::SYSCALL_WORDS`] words.
     pub const SYSCALL_WATCH: usize = 24;
     /// Bit mask of killed system calls (each is watched too).
     pub const SYSCALL_KILL: usize = SYSCALL_WATCH + super::SYSCALL_WORDS;
+    /// First word of the class table: [`super::MAX_CLASSES`] records of [`super::class::WORDS`].
+    pub const CLASSES: usize = 64;
+    /// First word of the automaton.
+    pub const END: usize = CLASSES + super::MAX_CLASSES * super::class::WORDS;
+}
+const _: () = assert!(header::SYSCALL_KILL + SYSCALL_WORDS <= header::CLASSES);
+
+/// Classes of one profile.
+pub const MAX_CLASSES: usize = 64;
+/// The class of a program that could not be told: no grant that asks for a program holds for it, and every denial does.
+pub const UNKNOWN_CLASS: u32 = 0;
+/// The class of a program that is in none of the profile's sets.
+pub const PLAIN_CLASS: u32 = 1;
+
+/// Words of a class record.
+pub mod class {
+    use crate::request::STARTS;
+    /// Start state of each direction × protocol for IPv4: behind the mapped prefix, four address bytes to go.
+    pub const START_V4: usize = 0;
+    /// Start state of each direction × protocol for IPv6.
+    pub const START_V6: usize = START_V4 + STARTS;
+    /// Start state of the path automaton; its answer is [`crate::path::path_answer`].
+    pub const START_PATH: usize = START_V6 + STARTS;
+    /// Bit mask of granted [`crate::request::SocketKind`]s.
+    pub const SOCKETS: usize = START_PATH + 1;
     /// Granted [`crate::privilege::Privilege`]s by code, and [`crate::privilege::PTRACE_OWN`].
-    pub const PRIVILEGES: usize = SYSCALL_KILL + super::SYSCALL_WORDS;
+    pub const PRIVILEGES: usize = SOCKETS + 1;
     /// Granted capabilities by number.
     pub const CAPABILITIES: usize = PRIVILEGES + 1;
-    /// First word of the automaton.
-    pub const END: usize = 64;
+    /// What else a class may have.
+    pub const FLAGS: usize = CAPABILITIES + 1;
+    /// Words of a record; those behind [`FLAGS`] are zero and for later.
+    pub const WORDS: usize = 32;
 }
-const _: () = assert!(header::START_PATH < header::SYSCALL_WATCH);
-const _: () = assert!(header::CAPABILITIES < header::END);
+const _: () = assert!(class::FLAGS < class::WORDS);
+
+/// Where the record of a class begins, as a word of the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Class(u32);
+
+impl Class {
+    /// The class of a program that could not be told.
+    pub const UNKNOWN: Class = Class::new(UNKNOWN_CLASS);
+    /// The class of a program that is in none of the profile's sets.
+    pub const PLAIN: Class = Class::new(PLAIN_CLASS);
+
+    /// The record of class `number`; one beyond the last is taken for another, never for a word outside the table.
+    #[inline(always)]
+    pub const fn new(number: u32) -> Self {
+        Class(header::CLASSES as u32 + (number & (MAX_CLASSES as u32 - 1)) * class::WORDS as u32)
+    }
+
+    /// Number of the class.
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        (self.0 - header::CLASSES as u32) / class::WORDS as u32
+    }
+
+    /// The image's word that holds word `index` of the record (see [`class`]).
+    #[inline(always)]
+    pub const fn at(self, index: usize) -> usize {
+        self.0 as usize + index
+    }
+
+    /// Word `index` of the record (see [`class`]).
+    #[inline(always)]
+    pub fn field<W: Words + ?Sized>(self, image: &W, index: usize) -> u64 {
+        image.word(self.0 as u64 + index as u64)
+    }
+}
 
 /// Words of a system call mask: numbers 0 to 511.
 pub const SYSCALL_WORDS: usize = 8;
@@ -63,7 +122,7 @@ pub struct Settings {
     pub mode: u8,
     /// [`DeniedErrno`] code.
     pub errno: u8,
-    /// [`HAS_SYSCALLS`], [`HAS_FILES`], [`HAS_EXEC`], [`HAS_PRIVILEGES`].
+    /// [`HAS_SYSCALLS`], [`HAS_FILES`], [`HAS_EXEC`], [`HAS_PROGRAMS`], [`HAS_PRIVILEGES`].
     pub flags: u8,
 }
 
@@ -73,6 +132,8 @@ pub const HAS_SYSCALLS: u8 = 1;
 pub const HAS_FILES: u8 = 2;
 /// The profile has an `exec` section: executing is judged.
 pub const HAS_EXEC: u8 = 4;
+/// A rule of the profile asks for the program (`exe:`, `except:`).
+pub const HAS_PROGRAMS: u8 = 8;
 /// The profile has a `privileges` section: what it does not grant is denied.
 pub const HAS_PRIVILEGES: u8 = 16;
 
@@ -148,4 +209,4 @@ pub fn has_syscall<W: Words + ?Sized>(image: &W, mask: usize, nr: u32) -> bool {
     nr < (SYSCALL_WORDS * 64) as u32 && image.word(mask as u64 + (nr >> 6) as u64) >> (nr & 63) & 1 == 1
 }
 
-const _: () = assert!(IMAGE_WORDS.is_power_of_two() && STARTS == 8);
+const _: () = assert!(IMAGE_WORDS.is_power_of_two() && MAX_CLASSES.is_power_of_two() && STARTS == 8);

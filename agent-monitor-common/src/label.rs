@@ -4,6 +4,7 @@
 //! after it is removed: a set bit without a label (map full, a write that failed) means "an agent whose label was
 //! lost", and every hook denies it.
 
+use crate::image::{MAX_CLASSES, UNKNOWN_CLASS};
 use crate::{wire_codes, wire_struct};
 
 /// Processes the bitmap can tell apart: Linux's `PID_MAX_LIMIT` on 64-bit.
@@ -15,7 +16,7 @@ pub const MAX_LABELS: usize = 32_768;
 
 wire_struct! {
     /// The label of a process, keyed by tgid.
-    pub struct Label: 16 {
+    pub struct Label: 56 {
         /// Key in the agent table; never 0, never reused while the programs are loaded.
         pub agent: u32,
         /// Profile slot, below [`crate::image::MAX_PROFILES`].
@@ -24,7 +25,56 @@ wire_struct! {
         pub parent: u32,
         /// [`LabelOrigin`] code.
         pub origin: u32,
+        /// The class of its program by the image of each of two generations: [`class_cell`] at `generation & 1`.
+        pub classes: [u64; 2],
+        /// The program that it runs, as [`program_identity`]; 0: not known.
+        pub program: u64,
+        /// The mount namespace in which it was labelled, as the kernel's address; 0: not known. Only programs that lie
+        /// in it have a class: in another one, whoever made it says what lies at a path.
+        pub mounts: u64,
+        /// Programs that it has executed since it was labelled. A cell for another count is no longer true.
+        pub execs: u32,
+        /// Zero.
+        pub pad: u32,
     }
+}
+
+impl Label {
+    /// The class of the process by the image of `generation`; [`UNKNOWN_CLASS`] where no cell is for it.
+    #[inline(always)]
+    pub const fn class(&self, generation: u32) -> u32 {
+        let cell = if generation & 1 == 0 { self.classes[0] } else { self.classes[1] };
+        class_of_cell(cell, generation, self.execs)
+    }
+}
+
+/// Bits of the exec count in a cell.
+const CELL_EXECS: u32 = (1 << 24) - 1;
+
+/// One word that says: by the image of `generation`, what runs since exec number `execs` is of `class`.
+///
+/// A reload numbers classes anew, and whoever writes a cell has looked at the program some time before. So a cell holds
+/// what it was found for, in one word, and one that is for something else says nothing.
+#[inline(always)]
+pub const fn class_cell(class: u32, generation: u32, execs: u32) -> u64 {
+    (generation as u64) << 32 | ((execs & CELL_EXECS) as u64) << 8 | (class & (MAX_CLASSES as u32 - 1)) as u64
+}
+
+/// The class that a cell names, if it is for this generation (never 0) and exec count.
+#[inline(always)]
+pub const fn class_of_cell(cell: u64, generation: u32, execs: u32) -> u32 {
+    if generation != 0 && cell & !0xff == class_cell(0, generation, execs) {
+        cell as u32 & (MAX_CLASSES as u32 - 1)
+    } else {
+        UNKNOWN_CLASS
+    }
+}
+
+/// One word for the file of a program: its inode's address and number, mixed. `prctl(PR_SET_MM_EXE_FILE)` changes what
+/// a process says it runs, and then the two differ.
+#[inline(always)]
+pub const fn program_identity(inode: u64, number: u64) -> u64 {
+    inode ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
 }
 
 wire_codes! {
@@ -51,7 +101,7 @@ pub const fn bit_of(tgid: u32) -> (usize, u64) {
 
 wire_struct! {
     /// The label of a socket, in socket storage (cloned to accepted sockets).
-    pub struct SocketLabel: 24 {
+    pub struct SocketLabel: 48 {
         /// Agent of the process that made, used or received it last.
         pub agent: u32,
         /// Profile slot of that agent.
@@ -62,6 +112,10 @@ wire_struct! {
         pub allowed: u64,
         /// [`flow_tag`] of the last flow that was denied and reported; 0: none.
         pub denied: u64,
+        /// [`Label::program`] of the process that made, used with an address, or received it last.
+        pub program: u64,
+        /// The class of that program, as in [`Label::classes`], with an exec count of 0.
+        pub classes: [u64; 2],
     }
 }
 

@@ -61,6 +61,7 @@ layout! {
     signal_live = "signal_struct": "live" required;
     mm_arg_start = "mm_struct": "arg_start" required;
     mm_arg_end = "mm_struct": "arg_end" required;
+    mm_exe_file = "mm_struct": "exe_file" required;
     bprm_file = "linux_binprm": "file" required;
     bprm_cred = "linux_binprm": "cred" required;
     task_cred = "task_struct": "cred" required;

@@ -5,7 +5,7 @@
 
 use crate::automaton::{Words, accept, answer, step};
 use crate::decide::Decision;
-use crate::image::{field, header};
+use crate::image::{Class, class};
 
 /// What can be done to an object that has a path. Values are bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,7 +79,8 @@ pub fn directory_answer<W: Words + ?Sized>(image: &W, state: u32) -> u32 {
     ((own | inside) & ALL_RIGHTS & !(denied >> DENIED_SHIFT)) | denied | own & DENIED_BELOW
 }
 
-/// Judges an operation on a path that is no directory. The hooks walk the same steps in `bpf_loop`.
-pub fn decide_path<W: Words + ?Sized>(image: &W, path: &[u8], needed: Rights) -> Decision {
-    decide_answer(answer(image, field(image, header::START_PATH) as u32, path), needed)
+/// Judges an operation of a program of `class` on a path that is no directory. The hooks walk the same steps in
+/// `bpf_loop`.
+pub fn decide_path<W: Words + ?Sized>(image: &W, class: Class, path: &[u8], needed: Rights) -> Decision {
+    decide_answer(answer(image, class.field(image, class::START_PATH) as u32, path), needed)
 }

@@ -4,7 +4,7 @@
 //! judged by whether that process belongs to the same agent.
 
 use crate::automaton::Words;
-use crate::image::{field, header};
+use crate::image::{Class, class};
 use crate::wire_codes;
 
 wire_codes! {
@@ -44,37 +44,39 @@ pub const CAP_DAC_OVERRIDE: u64 = 1 << 1;
 /// `CAP_DAC_READ_SEARCH`.
 pub const CAP_DAC_READ_SEARCH: u64 = 1 << 2;
 
-/// Whether an image grants a privilege that has no other condition.
+/// Whether an image grants a program of `class` a privilege that has no other condition.
 #[inline(always)]
-pub fn granted<W: Words + ?Sized>(image: &W, privilege: Privilege) -> bool {
-    field(image, header::PRIVILEGES) >> privilege.code() & 1 == 1
+pub fn granted<W: Words + ?Sized>(image: &W, class: Class, privilege: Privilege) -> bool {
+    class.field(image, class::PRIVILEGES) >> privilege.code() & 1 == 1
 }
 
-/// Whether an image grants the use of a capability. `made`: it is to be used in a user namespace that is not the
+/// Whether an image grants a program of `class` the use of a capability. `made`: in a user namespace that is not the
 /// host's, which the agent can have made only with that grant: it includes the capabilities there.
 #[inline(always)]
-pub fn capability_granted<W: Words + ?Sized>(image: &W, number: u32, made: bool) -> bool {
-    field(image, header::CAPABILITIES) >> (number & 63) & 1 == 1
-        || made && granted(image, Privilege::UserNamespace)
+pub fn capability_granted<W: Words + ?Sized>(image: &W, class: Class, number: u32, made: bool) -> bool {
+    class.field(image, class::CAPABILITIES) >> (number & 63) & 1 == 1
+        || made && granted(image, class, Privilege::UserNamespace)
 }
 
-/// Whether an image lets a process be traced, or sent a signal. `own`: it belongs to the same agent.
+/// Whether an image lets a program of `class` trace a process, or send it a signal. `own`: it belongs to the same agent.
 #[inline(always)]
-pub fn target_granted<W: Words + ?Sized>(image: &W, privilege: Privilege, own: bool) -> bool {
-    if granted(image, privilege) {
+pub fn target_granted<W: Words + ?Sized>(image: &W, class: Class, privilege: Privilege, own: bool) -> bool {
+    if granted(image, class, privilege) {
         return true;
     }
-    own && (!matches!(privilege, Privilege::Ptrace) || field(image, header::PRIVILEGES) & PTRACE_OWN != 0)
+    own && (!matches!(privilege, Privilege::Ptrace)
+        || class.field(image, class::PRIVILEGES) & PTRACE_OWN != 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::header;
 
     fn image(privileges: u64, capabilities: u64) -> [u64; header::END] {
         let mut words = [0; header::END];
-        words[header::PRIVILEGES] = privileges;
-        words[header::CAPABILITIES] = capabilities;
+        words[Class::PLAIN.at(class::PRIVILEGES)] = privileges;
+        words[Class::PLAIN.at(class::CAPABILITIES)] = capabilities;
         words
     }
 
@@ -82,35 +84,33 @@ mod tests {
     fn nothing_is_granted_by_an_empty_mask() {
         let image = image(0, 0);
         let image = image.as_slice();
-        assert!(Privilege::ALL.iter().all(|p| !granted(image, *p)));
+        assert!(Privilege::ALL.iter().all(|p| !granted(image, Class::PLAIN, *p)));
+        assert!((0..64).all(|cap| !capability_granted(image, Class::PLAIN, cap, false)
+            && !capability_granted(image, Class::PLAIN, cap, true)));
         assert!(
-            (0..64)
-                .all(|cap| !capability_granted(image, cap, false) && !capability_granted(image, cap, true))
+            !target_granted(image, Class::PLAIN, Privilege::Ptrace, true)
+                && !target_granted(image, Class::PLAIN, Privilege::Ptrace, false)
         );
         assert!(
-            !target_granted(image, Privilege::Ptrace, true)
-                && !target_granted(image, Privilege::Ptrace, false)
-        );
-        assert!(
-            target_granted(image, Privilege::Signal, true)
-                && !target_granted(image, Privilege::Signal, false)
+            target_granted(image, Class::PLAIN, Privilege::Signal, true)
+                && !target_granted(image, Class::PLAIN, Privilege::Signal, false)
         );
     }
 
     #[test]
     fn own_processes_and_all_processes_are_told_apart() {
         let own = image(PTRACE_OWN, 0);
-        assert!(target_granted(own.as_slice(), Privilege::Ptrace, true));
-        assert!(!target_granted(own.as_slice(), Privilege::Ptrace, false));
+        assert!(target_granted(own.as_slice(), Class::PLAIN, Privilege::Ptrace, true));
+        assert!(!target_granted(own.as_slice(), Class::PLAIN, Privilege::Ptrace, false));
         let any = image(1 << Privilege::Ptrace.code(), 0);
-        assert!(target_granted(any.as_slice(), Privilege::Ptrace, false));
+        assert!(target_granted(any.as_slice(), Class::PLAIN, Privilege::Ptrace, false));
     }
 
     #[test]
     fn a_user_namespace_brings_its_own_capabilities_only() {
         let image = image(1 << Privilege::UserNamespace.code(), 1 << 10);
-        assert!(capability_granted(image.as_slice(), 10, false));
-        assert!(!capability_granted(image.as_slice(), 21, false));
-        assert!(capability_granted(image.as_slice(), 21, true));
+        assert!(capability_granted(image.as_slice(), Class::PLAIN, 10, false));
+        assert!(!capability_granted(image.as_slice(), Class::PLAIN, 21, false));
+        assert!(capability_granted(image.as_slice(), Class::PLAIN, 21, true));
     }
 }

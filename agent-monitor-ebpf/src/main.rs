@@ -35,6 +35,8 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod path;
 #[cfg(target_arch = "bpf")]
+mod program;
+#[cfg(target_arch = "bpf")]
 mod storage;
 #[cfg(target_arch = "bpf")]
 mod subject;

@@ -105,7 +105,9 @@ pub struct ProbeTable {
     /// Requests judged so far; the probe takes the next one modulo the batch.
     pub next: u64,
     /// Image slot to judge against.
-    pub slot: u64,
+    pub slot: u32,
+    /// Class of the program that asks.
+    pub class: u32,
     pub requests: [ProbeRequest; PROBE_BATCH],
     pub answers: [u32; PROBE_BATCH],
 }

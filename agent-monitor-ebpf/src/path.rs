@@ -148,6 +148,16 @@ unsafe extern "C" fn run_callback(_index: u64, run: *mut Run) -> i64 {
     }
 }
 
+/// The `struct mount` at which a finished walk ended: the root of its mount namespace.
+///
+/// # Safety
+/// `scratch` is the current task's, with a walked path.
+#[inline(always)]
+pub unsafe fn top_mount(scratch: *mut Scratch) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { (*scratch).mount }
+}
+
 const GOING: i32 = 1;
 const DONE: i32 = 0;
 const FAILED: i32 = -1;

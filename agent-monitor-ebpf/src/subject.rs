@@ -2,8 +2,8 @@
 
 use agent_monitor_common::automaton::Words;
 use agent_monitor_common::counters::{Mode, Site};
-use agent_monitor_common::image::{IMAGE_WORDS, InForce, Settings, field, header};
-use agent_monitor_common::label::{Label, bit_of};
+use agent_monitor_common::image::{CLAIMS_ROW, Class, IMAGE_WORDS, InForce, Settings, field, header};
+use agent_monitor_common::label::{Label, SocketLabel, bit_of, class_of_cell};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
 use crate::atomic;
@@ -40,7 +40,7 @@ pub fn table(slot: u32) -> Option<Table> {
     Some(Table(image.as_ptr()))
 }
 
-/// A profile as it is in force at this moment.
+/// A profile as it is in force at this moment, for a program of one class.
 #[derive(Clone, Copy)]
 pub struct Policy {
     pub table: Table,
@@ -49,6 +49,8 @@ pub struct Policy {
     pub errno: u8,
     /// [`agent_monitor_common::image::HAS_FILES`] and the like.
     pub flags: u8,
+    /// Which record of the image holds for the process or the socket.
+    pub class: Class,
 }
 
 /// What a row of the profile table says, before its image is looked at.
@@ -75,9 +77,21 @@ pub fn standing(row: u32) -> Option<Standing> {
 }
 
 impl Standing {
-    /// The policy, image and all.
+    /// The image.
     #[inline(always)]
-    pub fn policy(self) -> Option<Policy> {
+    pub fn table(self) -> Option<Table> {
+        table(self.slot)
+    }
+
+    /// The class of a process by this image.
+    #[inline(always)]
+    pub fn class_of(self, label: &Label) -> Class {
+        Class::new(label.class(self.generation))
+    }
+
+    /// The policy for a program of `class`, image and all.
+    #[inline(always)]
+    pub fn policy(self, class: Class) -> Option<Policy> {
         let table = table(self.slot)?;
         let settings = Settings::from_word(field(&table, header::SETTINGS));
         Some(Policy {
@@ -86,14 +100,48 @@ impl Standing {
             mode: self.mode,
             errno: settings.errno,
             flags: settings.flags,
+            class,
         })
     }
 }
 
-/// The policy in force in a row of the profile table.
+/// The policy in force for a labelled process.
 #[inline(always)]
-pub fn policy(row: u32) -> Option<Policy> {
-    standing(row)?.policy()
+pub fn policy(label: &Label) -> Option<Policy> {
+    let standing = standing(label.profile)?;
+    standing.policy(standing.class_of(label))
+}
+
+/// The claims' image, if any profile claims executables.
+#[inline(always)]
+pub fn claims() -> Option<Table> {
+    standing(CLAIMS_ROW)?.table()
+}
+
+/// The class of a socket by the image of a generation.
+///
+/// # Safety
+/// `s` is socket storage.
+#[inline(always)]
+pub unsafe fn class_of_socket(s: *const SocketLabel, generation: u32) -> Class {
+    // SAFETY: the caller's promise.
+    Class::new(class_of_cell(unsafe { socket_cell(s, generation) }, generation, 0))
+}
+
+/// The cell of a socket for a generation.
+///
+/// # Safety
+/// `s` is socket storage.
+#[inline(always)]
+pub unsafe fn socket_cell(s: *const SocketLabel, generation: u32) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if generation & 1 == 0 {
+            core::ptr::read_volatile(&raw const (*s).classes[0])
+        } else {
+            core::ptr::read_volatile(&raw const (*s).classes[1])
+        }
+    }
 }
 
 /// The tgid of the current process.

@@ -3,6 +3,7 @@
 use agent_monitor::policy::compile::{self, sample};
 use agent_monitor::policy::naive;
 use agent_monitor_common::decide::{Decision, decide};
+use agent_monitor_common::image::{Class, PLAIN_CLASS};
 use agent_monitor_common::request::PROBE_BATCH;
 use agent_monitor_tests::monitor::SLOT;
 use anyhow::{Context, Result, ensure};
@@ -40,10 +41,10 @@ fn alike(lab: &mut Lab) -> Result<()> {
         let image = compile::profile(&profile)?;
         monitor.kernel.install(SLOT, &image.words)?;
         let requests = sample::requests(&profile, PROBE_BATCH, seed);
-        let kernel = monitor.kernel.decide_probe(SLOT, &requests)?;
+        let kernel = monitor.kernel.decide_probe(SLOT, PLAIN_CLASS, &requests)?;
         ensure!(kernel.len() == requests.len(), "{} answers for {} requests", kernel.len(), requests.len());
         for (request, kernel) in requests.iter().zip(kernel) {
-            let user = decide(&image, *request);
+            let user = decide(&image, Class::PLAIN, *request);
             let (rules_say, _) = naive::decide(&profile.network, *request);
             ensure!(
                 kernel == user && user == rules_say,

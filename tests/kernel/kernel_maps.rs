@@ -52,7 +52,7 @@ impl Filler {
     /// Fills the label map until it takes no more.
     pub fn fill(labels: MapData) -> Result<Self> {
         let mut filler = Filler { labels, keys: Vec::new() };
-        let label = Label { agent: 1, profile: 0, parent: 0, origin: 1 };
+        let label = Label { agent: 1, origin: 1, ..Label::ZERO };
         for key in (PID_LIMIT - 1 - MAX_LABELS as u32..PID_LIMIT).rev() {
             match bpf::update(filler.labels.fd().as_fd(), &key.to_ne_bytes(), label.as_bytes()) {
                 Ok(()) => filler.keys.push(key),

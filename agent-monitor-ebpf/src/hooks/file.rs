@@ -9,7 +9,7 @@ use agent_monitor_common::automaton::accept;
 use agent_monitor_common::counters::{Domain, Effect, Mode, Site};
 use agent_monitor_common::decide::{Decision, forget};
 use agent_monitor_common::event::{FileBody, Header, Hook, Kind, PATH_BYTES, Reason};
-use agent_monitor_common::image::{HAS_EXEC, HAS_FILES, field, header};
+use agent_monitor_common::image::{HAS_EXEC, HAS_FILES, class};
 use agent_monitor_common::label::Label;
 use agent_monitor_common::path::{DENIED_BELOW, Right, Rights, decide_answer, directory_answer};
 use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_get_current_uid_gid};
@@ -157,7 +157,7 @@ pub fn known(domain: Domain, sections: u8) -> Entry {
         emit::decision(domain, Effect::Deny, Mode::Enforce);
         return Entry::Settled(-13);
     };
-    let Some(policy) = policy(label.profile) else {
+    let Some(policy) = policy(&label) else {
         fail::count(Site::ImageMissing);
         emit::decision(domain, Effect::Deny, Mode::Enforce);
         emit::denied(label.agent);
@@ -216,7 +216,11 @@ fn denies(subject: &Subject, hook: Hook, act: Act, object: Object, needed: Right
                 }
                 Ok(()) => {
                     walked = true;
-                    let state = path::run(policy.table, field(&policy.table, header::START_PATH) as u32, s);
+                    let state = path::run(
+                        policy.table,
+                        policy.class.field(&policy.table, class::START_PATH) as u32,
+                        s,
+                    );
                     let answer = if object.directory && act == Act::Open {
                         directory_answer(&policy.table, state)
                     } else {

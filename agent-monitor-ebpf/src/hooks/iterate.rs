@@ -5,18 +5,20 @@
 use agent_monitor_common::agent::{AttachRequest, StaleFlow};
 use agent_monitor_common::counters::{Mode, Site};
 use agent_monitor_common::decide::decide;
-use agent_monitor_common::label::{Label, SOCKET_SERVER};
+use agent_monitor_common::image::UNKNOWN_CLASS;
+use agent_monitor_common::label::{Label, SOCKET_SERVER, class_cell};
 use agent_monitor_common::request::{NetRequest, Protocol};
 use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::{bpf_seq_write, bpf_sock_from_file};
 use core::ffi::c_void;
+use core::ptr::{read_volatile, write_volatile};
 
 use super::network::label_socket;
 use crate::ends::ends;
 use crate::kernel::{offset, typed};
-use crate::maps::{AGENTS, ATTACH, LABELS, SOCKETS};
-use crate::subject::{clear_bit, has_bit, label_of, policy, set_bit};
-use crate::{atomic, fail};
+use crate::maps::{AGENTS, ATTACH, LABELS, SCRATCH, SOCKETS};
+use crate::subject::{class_of_socket, clear_bit, has_bit, label_of, policy, set_bit, standing, table};
+use crate::{atomic, fail, program};
 
 /// `struct bpf_iter_meta`.
 #[repr(C)]
@@ -66,7 +68,8 @@ pub fn iterate_tasks(ctx: *mut TaskContext) -> i32 {
         if !chosen || !alive(task) {
             return 0;
         }
-        let label = Label { agent, profile: (*request).profile, parent, origin: (*request).origin };
+        let label =
+            Label { agent, profile: (*request).profile, parent, origin: (*request).origin, ..Label::ZERO };
         set_bit(tgid);
         if LABELS.insert(tgid, label, 0).is_err() {
             fail::count(Site::LabelInsert);
@@ -84,6 +87,111 @@ pub fn iterate_tasks(ctx: *mut TaskContext) -> i32 {
             return 0;
         }
         (*request).labelled += 1;
+        // Behind the label: an exec from here on finds it, counts, and what is written below is no longer true.
+        first_class(task, tgid);
+    }
+    0
+}
+
+/// Finds what a process runs that just got its label.
+///
+/// # Safety
+/// `task` is the iterator's, of process `tgid`.
+#[inline(always)]
+unsafe fn first_class(task: *const c_void, tgid: u32) {
+    let Some(s) = SCRATCH.current() else {
+        fail::count(Site::TaskStorage);
+        return;
+    };
+    let Some(label) = LABELS.get_ptr_mut(tgid) else { return };
+    // SAFETY: the caller's promise; the scratch is the current task's own; an element of the label map.
+    unsafe {
+        let execs = read_volatile(&raw const (*label).execs);
+        let file = program::of_task(task);
+        if file.is_null() || program::walk(s, file).is_err() {
+            return; // of no class, and no later exec gives it one
+        }
+        let mounts = program::mounts(s);
+        let Some(standing) = standing((*label).profile) else { return };
+        let (Some(table), generation) = (standing.table(), standing.generation) else { return };
+        let class = program::class_of_walked(s, table, mounts);
+        // The process may be gone and the element another's.
+        let Some(label) = LABELS.get_ptr_mut(tgid) else { return };
+        write_volatile(&raw mut (*label).mounts, mounts);
+        if read_volatile(&raw const (*label).execs) == execs {
+            write_volatile(&raw mut (*label).program, program::identity(file));
+            program::set_cell(label, class, generation, execs);
+        }
+    }
+}
+
+/// `iter/task`: finds the class of every process of a profile by an image that is to be in force, or just is.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+pub fn iterate_classes(ctx: *mut TaskContext) -> i32 {
+    let Some(request) = ATTACH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the iterator's context; null at the end of the walk. Only one pass runs at a time (the daemon's lock).
+    unsafe {
+        let task = (*ctx).task;
+        if task.is_null() {
+            return 0;
+        }
+        let tgid: u32 = typed(task, offset!(task_tgid));
+        let pid: u32 = typed(task, offset!(task_pid));
+        if pid != tgid || !has_bit(tgid) {
+            return 0;
+        }
+        let Some(label) = LABELS.get_ptr_mut(tgid) else { return 0 };
+        if (*label).profile != (*request).profile {
+            return 0;
+        }
+        let (execs, generation) = (read_volatile(&raw const (*label).execs), (*request).generation);
+        if (*label).class(generation) != UNKNOWN_CLASS {
+            return 0; // by the pass before, or by an exec since
+        }
+        let file = program::of_task(task);
+        if file.is_null() || program::identity(file) != (*label).program {
+            return 0; // it says that it runs what it did not execute
+        }
+        let Some(s) = SCRATCH.current() else {
+            fail::count(Site::TaskStorage);
+            (*request).failed += 1;
+            return 0;
+        };
+        let (Some(table), Ok(())) = (table((*request).image), program::walk(s, file)) else { return 0 };
+        let class = program::class_of_walked(s, table, (*label).mounts);
+        // The process may be gone and the element another's.
+        let Some(label) = LABELS.get_ptr_mut(tgid) else { return 0 };
+        program::set_cell(label, class, generation, execs);
+        (*request).labelled += 1;
+    }
+    0
+}
+
+/// `iter/task_file`: the same for the sockets that these processes hold: of each that the same program used last.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+pub fn iterate_socket_classes(ctx: *mut FileContext) -> i32 {
+    let Some(request) = ATTACH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the iterator's context and its own map element.
+    unsafe {
+        let Some((_, label, sk)) = labelled_socket(ctx) else { return 0 };
+        let generation = (*request).generation;
+        let class = label.class(generation);
+        if label.profile != (*request).profile || class == UNKNOWN_CLASS {
+            return 0;
+        }
+        let Some(s) = SOCKETS.get(sk.cast_mut().cast()) else { return 0 };
+        if (*s).agent != label.agent || read_volatile(&raw const (*s).program) != label.program {
+            return 0;
+        }
+        let at = if generation & 1 == 0 { &raw mut (*s).classes[0] } else { &raw mut (*s).classes[1] };
+        write_volatile(at, class_cell(class, generation, 0));
+        // Another program may use it since: it names itself first and clears this cell then.
+        if read_volatile(&raw const (*s).program) != label.program {
+            write_volatile(at, 0);
+        }
+        (*request).sockets += 1;
     }
     0
 }
@@ -147,7 +255,11 @@ pub fn iterate_sockets(ctx: *mut FileContext) -> i32 {
         if label.agent != (*request).agent {
             return 0;
         }
-        if label_socket(sk.cast_mut(), &label) {
+        let Some(policy) = policy(&label) else {
+            fail::count(Site::ImageMissing);
+            return 0;
+        };
+        if label_socket(sk.cast_mut(), &label, policy.generation, policy.class) {
             (*request).sockets += 1;
         } else {
             fail::count(Site::SocketStorage);
@@ -164,7 +276,16 @@ pub fn iterate_stale(ctx: *mut FileContext) -> i32 {
     // SAFETY: the iterator's context; socket fields through typed pointers.
     unsafe {
         let Some((tgid, label, sk)) = labelled_socket(ctx) else { return 0 };
-        let Some(policy) = policy(label.profile) else { return 0 };
+        // Of a socket, its last user's class counts, as in egress.
+        let (policy, server) = match SOCKETS.get(sk.cast_mut().cast()) {
+            Some(s) => (
+                standing((*s).profile as u32)
+                    .and_then(|standing| standing.policy(class_of_socket(s, standing.generation))),
+                (*s).flags & SOCKET_SERVER != 0,
+            ),
+            None => (policy(&label), false),
+        };
+        let Some(policy) = policy else { return 0 };
         if !matches!(policy.mode, Mode::Enforce) {
             return 0;
         }
@@ -173,16 +294,12 @@ pub fn iterate_stale(ctx: *mut FileContext) -> i32 {
             return 0; // not connected
         }
         let protocol = Protocol::from_ip(e.ip_protocol as u32);
-        let server = match SOCKETS.get(sk.cast_mut().cast()) {
-            Some(s) => (*s).flags & SOCKET_SERVER != 0,
-            None => false,
-        };
         let request = if server {
             NetRequest::listen(e.local, e.local_port, protocol)
         } else {
             NetRequest::out(e.remote, e.remote_port, protocol)
         };
-        if decide(&policy.table, request).allowed() {
+        if decide(&policy.table, policy.class, request).allowed() {
             return 0;
         }
         let flow = StaleFlow { tgid, fd: (*ctx).fd, agent: label.agent, port: e.remote_port as u32 };

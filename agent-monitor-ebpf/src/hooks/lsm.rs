@@ -6,7 +6,7 @@
 use agent_monitor_common::counters::{Domain, Effect, Mode, Site};
 use agent_monitor_common::decide::{Decision, decide};
 use agent_monitor_common::event::{Hook, Reason, SocketBody};
-use agent_monitor_common::label::{Label, SOCKET_SERVER};
+use agent_monitor_common::label::{Label, SOCKET_SERVER, class_cell};
 use agent_monitor_common::request::{AF_INET, AF_INET6, NetRequest, Protocol};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_sock_from_file;
@@ -15,14 +15,15 @@ use aya_ebpf::programs::LsmContext;
 use core::ffi::c_void;
 
 use super::network::{
-    EACCES, EAFNOSUPPORT, NOBODY, count_unjudged_socket, destination_errno, label_socket, socket_granted,
+    EACCES, EAFNOSUPPORT, NOBODY, claim_socket, count_unjudged_socket, destination_errno, label_socket,
+    socket_granted,
 };
 use crate::emit::{self, Flow, Outcome};
 use crate::ends::{Ends, ends};
 use crate::fail;
 use crate::kernel::{offset, read, typed};
 use crate::maps::{LABEL_BITS, SOCKETS};
-use crate::subject::{Policy, current_tgid, has_bit, label_of, policy};
+use crate::subject::{Policy, current_tgid, has_bit, label_of, policy, socket_cell};
 
 /// `int socket_create(int family, int type, int protocol, int kern)`: the families that `cgroup/sock_create` does not
 /// see. Sockets that the kernel makes for itself pass.
@@ -46,7 +47,7 @@ pub fn network_socket_create(ctx: LsmContext) -> i32 {
             return -97;
         }
     };
-    let Some(policy) = policy(label.profile) else {
+    let Some(policy) = policy(&label) else {
         count_unjudged_socket(&label, Hook::LsmSocketCreate, body, Site::ImageMissing, Mode::Enforce);
         return -97;
     };
@@ -112,7 +113,7 @@ unsafe fn sock_of(socket: *const c_void) -> *const c_void {
 /// Judges and, on denial, reports. `None`: allowed.
 #[inline(always)]
 fn judge(label: &Label, policy: &Policy, hook: Hook, e: &Ends, request: NetRequest, errno: u16) -> bool {
-    let decision = decide(&policy.table, request);
+    let decision = decide(&policy.table, policy.class, request);
     let listen = matches!(hook, Hook::LsmSocketListen);
     let domain = if listen { Domain::NetworkListen } else { Domain::NetworkOut };
     if decision.allowed() {
@@ -147,7 +148,7 @@ pub fn network_socket_listen(ctx: LsmContext) -> i32 {
         fail::count(Site::LabelMissing);
         return -13;
     };
-    let Some(policy) = policy(label.profile) else {
+    let Some(policy) = policy(&label) else {
         fail::count(Site::ImageMissing);
         return -13;
     };
@@ -162,7 +163,7 @@ pub fn network_socket_listen(ctx: LsmContext) -> i32 {
         if !judge(&label, &policy, Hook::LsmSocketListen, &e, request, EACCES) {
             return -13;
         }
-        if label_socket(sk.cast_mut(), &label) {
+        if label_socket(sk.cast_mut(), &label, policy.generation, policy.class) {
             if let Some(s) = SOCKETS.get(sk.cast_mut()) {
                 (*s).flags |= SOCKET_SERVER;
             }
@@ -196,20 +197,22 @@ pub fn network_file_receive(ctx: LsmContext) -> i32 {
         if socket.is_null() {
             return 0;
         }
+        let Some(policy) = policy(&label) else {
+            fail::count(Site::ImageMissing);
+            return -13;
+        };
         let sk = sock_of(socket);
-        if sk.is_null() || label_socket(sk.cast_mut(), &label) {
+        if sk.is_null() || label_socket(sk.cast_mut(), &label, policy.generation, policy.class) {
             return 0;
         }
-    }
-    fail::count(Site::SocketStorage);
-    match policy(label.profile) {
-        Some(p) if !matches!(p.mode, Mode::Enforce) => 0,
-        _ => -13,
+        fail::count(Site::SocketStorage);
+        if matches!(policy.mode, Mode::Enforce) { -13 } else { 0 }
     }
 }
 
 /// `int socket_sendmsg(struct socket *sock, struct msghdr *msg, int size)`: the label's last chance: a socket that
-/// came by a way no other hook saw is labelled and its peer judged here (not for splice on 6.1).
+/// came by a way no other hook saw is labelled and its peer judged here (not for splice on 6.1). So is one that
+/// another program of the agent connected, if the profile tells the two apart.
 #[lsm(hook = "socket_sendmsg")]
 pub fn network_socket_sendmsg(ctx: LsmContext) -> i32 {
     let tgid = current_tgid();
@@ -231,26 +234,41 @@ pub fn network_socket_sendmsg(ctx: LsmContext) -> i32 {
         if sk.is_null() {
             return 0;
         }
-        if let Some(s) = SOCKETS.get(sk.cast_mut())
-            && (*s).agent == label.agent
-        {
-            return 0; // known: the address hooks and egress have it
-        }
-        let Some(e) = ends(sk) else { return 0 };
-        let Some(policy) = policy(label.profile) else {
+        let Some(policy) = policy(&label) else {
             fail::count(Site::ImageMissing);
             return -101;
         };
-        if !label_socket(sk.cast_mut(), &label) {
+        let mut known = core::ptr::null_mut();
+        let mut server = false;
+        if let Some(s) = SOCKETS.get(sk.cast_mut())
+            && (*s).agent == label.agent
+        {
+            if socket_cell(s, policy.generation) == class_cell(policy.class.number(), policy.generation, 0) {
+                return 0; // the address hooks and egress have it
+            }
+            server = (*s).flags & SOCKET_SERVER != 0;
+            known = s;
+        }
+        let Some(e) = ends(sk) else { return 0 };
+        if known.is_null() && !label_socket(sk.cast_mut(), &label, policy.generation, policy.class) {
             fail::count(Site::SocketStorage);
             return if matches!(policy.mode, Mode::Enforce) { -101 } else { 0 };
         }
         if e.remote_port == 0 {
             return 0; // not connected: sendmsg4/6 judges the address
         }
-        let request = NetRequest::out(e.remote, e.remote_port, Protocol::from_ip(e.ip_protocol as u32));
+        let protocol = Protocol::from_ip(e.ip_protocol as u32);
+        let request = if server {
+            NetRequest::listen(e.local, e.local_port, protocol)
+        } else {
+            NetRequest::out(e.remote, e.remote_port, protocol)
+        };
         let errno = destination_errno(policy.errno);
         if judge(&label, &policy, Hook::LsmSocketSendmsg, &e, request, errno) {
+            // Denied, it stays with the program that it was granted to.
+            if !known.is_null() {
+                claim_socket(known, &label, policy.generation, policy.class);
+            }
             return 0;
         }
         match errno {

@@ -4,7 +4,7 @@
 
 use agent_monitor_common::counters::{Domain, Effect, Mode};
 use agent_monitor_common::event::{Hook, Reason};
-use agent_monitor_common::image::{HAS_EXEC, HAS_FILES, HAS_PRIVILEGES};
+use agent_monitor_common::image::{HAS_EXEC, HAS_FILES, HAS_PRIVILEGES, HAS_PROGRAMS};
 use agent_monitor_common::privilege::{Privilege, granted};
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
@@ -14,6 +14,8 @@ use super::privilege::{self, Asked};
 use crate::emit::{self, Outcome};
 
 const EPERM: u16 = 1;
+/// A profile with rules about paths: of files, of programs that run, of programs that ask.
+const PATHS: u8 = HAS_FILES | HAS_EXEC | HAS_PROGRAMS;
 
 /// A hook about a change of mounts.
 macro_rules! mount_hook {
@@ -21,12 +23,12 @@ macro_rules! mount_hook {
         $(#[$doc])*
         #[lsm(hook = $hook)]
         pub fn $name(ctx: LsmContext) -> i32 {
-            let subject = match enter::<$arguments>(&ctx, Domain::File, HAS_FILES | HAS_EXEC | HAS_PRIVILEGES) {
+            let subject = match enter::<$arguments>(&ctx, Domain::File, PATHS | HAS_PRIVILEGES) {
                 Entry::Settled(verdict) => return verdict,
                 Entry::Judge(subject) => subject,
             };
-            if subject.policy.flags & (HAS_FILES | HAS_EXEC) == 0 {
-                let allowed = granted(&subject.policy.table, Privilege::Mount);
+            if subject.policy.flags & PATHS == 0 {
+                let allowed = granted(&subject.policy.table, subject.policy.class, Privilege::Mount);
                 return privilege::judge(&subject, Hook::$code, allowed, Asked::plain(Privilege::Mount, 0));
             }
             let mode = subject.policy.mode;

@@ -7,18 +7,19 @@
 use agent_monitor_common::counters::{Domain, Effect, Mode, Site};
 use agent_monitor_common::decide::{Decision, decide, decide_socket, forget};
 use agent_monitor_common::event::{Hook, Kind, Reason, SocketBody};
-use agent_monitor_common::label::{Label, SOCKET_SERVER, SocketLabel, flow_tag};
+use agent_monitor_common::image::Class;
+use agent_monitor_common::label::{Label, SOCKET_SERVER, SocketLabel, class_cell, class_of_cell, flow_tag};
 use agent_monitor_common::request::{Address, Direction, NetRequest, Protocol, socket_kind};
 use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{bpf_set_retval, bpf_sk_fullsock, bpf_skb_load_bytes};
 use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext};
-use core::ptr::read_volatile;
+use core::ptr::{read_volatile, write_volatile};
 
 use crate::emit::{self, Flow, Outcome, Record};
 use crate::fail;
 use crate::maps::SOCKETS;
-use crate::subject::{Policy, Standing, current_tgid, has_bit, label_of, policy, standing};
+use crate::subject::{Policy, Standing, current_tgid, has_bit, label_of, policy, socket_cell, standing};
 
 /// The operation goes on.
 const PASS: i32 = 1;
@@ -64,7 +65,7 @@ fn deny_with(errno: u16) -> i32 {
 }
 
 /// A label for records about a process whose label was lost.
-pub const NOBODY: Label = Label { agent: 0, profile: 0, parent: 0, origin: 0 };
+pub const NOBODY: Label = Label::ZERO;
 
 #[inline(always)]
 fn domain(direction: Direction) -> Domain {
@@ -153,9 +154,10 @@ fn judge(
     act: Act,
     unconnected: bool,
 ) -> i32 {
+    let class = standing.class_of(label);
     // A port of 0 asks the kernel to choose: nothing is offered yet. `listen` and the SYN-ACK are judged later.
     if act == Act::Bind && request.port == 0 {
-        claim_socket(s, label);
+        claim_socket(s, label, standing.generation, class);
         return PASS;
     }
     let tag = match request.address.as_v4() {
@@ -166,19 +168,24 @@ fn judge(
     };
     // SAFETY: socket storage; one word each, so a second thread on this socket can't tear them.
     unsafe {
-        if act == Act::Send && tag != 0 && (*s).agent == label.agent && (*s).allowed == tag {
+        if act == Act::Send
+            && tag != 0
+            && (*s).agent == label.agent
+            && (*s).allowed == tag
+            && socket_cell(s, standing.generation) == class_cell(class.number(), standing.generation, 0)
+        {
             emit::decision(Domain::NetworkOut, Effect::Allow, standing.mode);
             return PASS;
         }
     }
-    let Some(policy) = standing.policy() else {
+    let Some(policy) = standing.policy(class) else {
         return unjudged(label, flow, request, Site::ImageMissing, Mode::Enforce);
     };
-    let decision = decide(&policy.table, request);
+    let decision = decide(&policy.table, class, request);
     let domain = domain(request.direction);
     if decision.allowed() {
         emit::decision(domain, Effect::Allow, policy.mode);
-        claim_socket(s, label);
+        claim_socket(s, label, standing.generation, class);
         // SAFETY: as above.
         unsafe {
             match act {
@@ -212,7 +219,7 @@ fn judge(
     emit::denied(label.agent);
     // Denied or not, the socket is the agent's: a kernel-made one has no other label, and a program attached behind
     // ours can take the errno back.
-    claim_socket(s, label);
+    claim_socket(s, label, standing.generation, class);
     if act == Act::Connect {
         // And it is no server any more: a socket bound to a granted port would pass egress by that grant.
         // SAFETY: as above.
@@ -221,9 +228,10 @@ fn judge(
     if enforce { deny_with(errno) } else { PASS }
 }
 
-/// Ties a socket to the agent that uses it now. Another agent's verdicts on it are forgotten.
+/// Ties a socket to the agent and the program that use it now. What another one's verdicts on it were is forgotten.
 #[inline(always)]
-fn claim_socket(s: *mut SocketLabel, label: &Label) {
+pub fn claim_socket(s: *mut SocketLabel, label: &Label, generation: u32, class: Class) {
+    let cell = class_cell(class.number(), generation, 0);
     // SAFETY: socket storage of the hook's own socket.
     unsafe {
         if (*s).agent != label.agent {
@@ -233,6 +241,16 @@ fn claim_socket(s: *mut SocketLabel, label: &Label) {
             (*s).profile = label.profile as u16;
             (*s).agent = label.agent;
         }
+        if socket_cell(s, generation) == cell && (*s).program == label.program {
+            return;
+        }
+        // The program first: `iterate_classes` writes a cell for the program that it read, and looks again.
+        write_volatile(&raw mut (*s).program, label.program);
+        let (now, other) = if generation & 1 == 0 { (0, 1) } else { (1, 0) };
+        write_volatile(&raw mut (*s).classes[other], 0);
+        write_volatile(&raw mut (*s).classes[now], cell);
+        (*s).allowed = 0;
+        (*s).denied = 0;
     }
 }
 
@@ -241,11 +259,11 @@ fn claim_socket(s: *mut SocketLabel, label: &Label) {
 /// # Safety
 /// `sk` is a socket pointer that the verifier knows.
 #[inline(always)]
-pub unsafe fn label_socket(sk: *mut core::ffi::c_void, label: &Label) -> bool {
+pub unsafe fn label_socket(sk: *mut core::ffi::c_void, label: &Label, generation: u32, class: Class) -> bool {
     // SAFETY: the caller's promise.
     match unsafe { SOCKETS.get_or_create(sk) } {
         Some(s) => {
-            claim_socket(s, label);
+            claim_socket(s, label, generation, class);
             true
         }
         None => false,
@@ -309,16 +327,20 @@ pub fn network_sock_create(ctx: SockContext) -> i32 {
         Ok(label) => label,
         Err(site) => return unjudged_socket(&NOBODY, Hook::SockCreate, body, site, Mode::Enforce),
     };
+    let standing = standing(label.profile);
+    let (mode, generation, class) = match standing {
+        Some(standing) => (standing.mode, standing.generation, standing.class_of(&label)),
+        None => (Mode::Enforce, 0, Class::UNKNOWN),
+    };
     // Before the verdict: a program attached behind ours can take the errno back, and then egress must know the socket.
     // SAFETY: the context of this program type is the socket.
-    if !unsafe { label_socket(sk.cast(), &label) } {
-        let mode = standing(label.profile).map_or(Mode::Enforce, |standing| standing.mode);
+    if !unsafe { label_socket(sk.cast(), &label, generation, class) } {
         return unjudged_socket(&label, Hook::SockCreate, body, Site::SocketStorage, mode);
     }
     if socket_kind(family, kind, protocol).is_none() {
         return PASS; // TCP or UDP, which need no grant: their addresses are judged
     }
-    let Some(policy) = policy(label.profile) else {
+    let Some(policy) = standing.and_then(|standing| standing.policy(class)) else {
         return unjudged_socket(&label, Hook::SockCreate, body, Site::ImageMissing, Mode::Enforce);
     };
     if !socket_granted(&label, &policy, Hook::SockCreate, body, EPROTONOSUPPORT) {
@@ -333,7 +355,7 @@ pub fn socket_granted(label: &Label, policy: &Policy, hook: Hook, mut body: Sock
     let Some(kind) = socket_kind(body.family, body.kind, body.protocol) else {
         return true;
     };
-    if decide_socket(&policy.table, kind).allowed() {
+    if decide_socket(&policy.table, policy.class, kind).allowed() {
         emit::decision(Domain::Socket, Effect::Allow, policy.mode);
         return true;
     }
@@ -520,10 +542,15 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
             read_volatile(&raw const (*s).denied),
         )
     };
-    let label = Label { agent, profile, parent: 0, origin: 0 };
+    let mut label = Label { agent, profile, ..Label::ZERO };
     let Some(standing) = standing(profile) else {
         return without_image(agent);
     };
+    // SAFETY: the caller's promise.
+    let cell = unsafe { socket_cell(s, standing.generation) };
+    let class = Class::new(class_of_cell(cell, standing.generation, 0));
+    // For the records.
+    label.classes = [cell; 2];
     let mode = standing.mode;
     // SAFETY: the caller's promise.
     let Some(parsed) = (unsafe { parse(skb) }) else {
@@ -559,10 +586,10 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
     }
     let mut reason = refused;
     if refused == 0 {
-        let Some(policy) = standing.policy() else {
+        let Some(policy) = standing.policy(class) else {
             return without_image(agent);
         };
-        let decision = decide(&policy.table, request);
+        let decision = decide(&policy.table, class, request);
         if decision.allowed() {
             // SAFETY: storage of the packet's socket, one word each.
             unsafe {

@@ -95,7 +95,7 @@ macro_rules! plain_hook {
                 Entry::Settled(verdict) => return verdict,
                 Entry::Judge(subject) => subject,
             };
-            let allowed = granted(&subject.policy.table, Privilege::$privilege);
+            let allowed = granted(&subject.policy.table, subject.policy.class, Privilege::$privilege);
             judge(&subject, Hook::$code, allowed, Asked::plain(Privilege::$privilege, 0))
         }
     };
@@ -116,7 +116,7 @@ pub fn privilege_capable(ctx: LsmContext) -> i32 {
     let (number, options): (i32, u32) = (ctx.arg(2), ctx.arg(3));
     // SAFETY: a trusted argument of the hook.
     let made = unsafe { typed::<i32>(namespace, offset!(userns_level)) } > 0;
-    let allowed = capability_granted(&subject.policy.table, number as u32, made);
+    let allowed = capability_granted(&subject.policy.table, subject.policy.class, number as u32, made);
     let mut asked = Asked::plain(Privilege::Capability, number as u32);
     if !allowed {
         asked.quiet = options & NOAUDIT != 0 || reported(&subject, number as u32);
@@ -250,7 +250,7 @@ pub fn privilege_exec(ctx: LsmContext) -> i32 {
         }
     };
     let Some(id) = gained else { return 0 };
-    let allowed = granted(&subject.policy.table, Privilege::Setuid);
+    let allowed = granted(&subject.policy.table, subject.policy.class, Privilege::Setuid);
     judge(&subject, Hook::LsmBprmCredsFromFile, allowed, Asked::plain(Privilege::Setuid, id))
 }
 
@@ -267,7 +267,7 @@ macro_rules! ids_hook {
             let (new, old): (*const c_void, *const c_void) = (ctx.arg(0), ctx.arg(1));
             // SAFETY: trusted arguments of the hook.
             let Some(id) = (unsafe { $ids(new).beyond(&$ids(old)) }) else { return 0 };
-            let allowed = granted(&subject.policy.table, Privilege::Setuid);
+            let allowed = granted(&subject.policy.table, subject.policy.class, Privilege::Setuid);
             judge(&subject, Hook::$code, allowed, Asked::plain(Privilege::Setuid, id))
         }
     };
@@ -323,7 +323,7 @@ pub fn privilege_ptrace(ctx: LsmContext) -> i32 {
     let mode: u32 = ctx.arg(1);
     // SAFETY: a trusted argument of the hook.
     let (tgid, own) = unsafe { target(&subject, child) };
-    let allowed = target_granted(&subject.policy.table, Privilege::Ptrace, own);
+    let allowed = target_granted(&subject.policy.table, subject.policy.class, Privilege::Ptrace, own);
     let mut asked = aimed(Privilege::Ptrace, mode, tgid, own);
     asked.quiet = mode & PTRACE_NOAUDIT != 0;
     judge(&subject, Hook::LsmPtraceAccessCheck, allowed, asked)
@@ -337,7 +337,7 @@ pub fn privilege_traceme(ctx: LsmContext) -> i32 {
         Entry::Settled(verdict) => return verdict,
         Entry::Judge(subject) => subject,
     };
-    let allowed = target_granted(&subject.policy.table, Privilege::Ptrace, true);
+    let allowed = target_granted(&subject.policy.table, subject.policy.class, Privilege::Ptrace, true);
     judge(&subject, Hook::LsmPtraceTraceme, allowed, Asked::plain(Privilege::Ptrace, 0))
 }
 
@@ -357,7 +357,7 @@ pub fn privilege_signal(ctx: LsmContext) -> i32 {
     }
     // SAFETY: a trusted argument of the hook.
     let (tgid, own) = unsafe { target(&subject, task) };
-    let allowed = target_granted(&subject.policy.table, Privilege::Signal, own);
+    let allowed = target_granted(&subject.policy.table, subject.policy.class, Privilege::Signal, own);
     judge(&subject, Hook::LsmTaskKill, allowed, aimed(Privilege::Signal, signal as u32, tgid, own))
 }
 
@@ -387,7 +387,7 @@ macro_rules! content_hook {
             if !changes_the_kernel(id) {
                 return 0;
             }
-            let allowed = granted(&subject.policy.table, Privilege::Module);
+            let allowed = granted(&subject.policy.table, subject.policy.class, Privilege::Module);
             judge(&subject, Hook::$code, allowed, Asked::plain(Privilege::Module, id))
         }
     };
@@ -421,7 +421,7 @@ pub fn privilege_bpf(ctx: LsmContext) -> i32 {
         Entry::Judge(subject) => subject,
     };
     let command: i32 = ctx.arg(0);
-    let allowed = granted(&subject.policy.table, Privilege::Bpf);
+    let allowed = granted(&subject.policy.table, subject.policy.class, Privilege::Bpf);
     judge(&subject, Hook::LsmBpf, allowed, Asked::plain(Privilege::Bpf, command as u32))
 }
 
@@ -432,7 +432,7 @@ pub fn privilege_perf(_ctx: LsmContext) -> i32 {
         Entry::Settled(verdict) => return verdict,
         Entry::Judge(subject) => subject,
     };
-    let allowed = granted(&subject.policy.table, Privilege::Perf);
+    let allowed = granted(&subject.policy.table, subject.policy.class, Privilege::Perf);
     judge(&subject, Hook::LsmPerfEventOpen, allowed, Asked::plain(Privilege::Perf, 0))
 }
 

@@ -4,6 +4,7 @@
 //! test compares the answers with userspace's `decide()`, the benchmark takes the time.
 
 use agent_monitor_common::decide::decide;
+use agent_monitor_common::image::Class;
 use agent_monitor_common::request::{Address, Direction, NetRequest, PROBE_BATCH, ProbeRequest, Protocol};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -19,7 +20,7 @@ pub const FAILED: i32 = -1;
 /// # Safety
 /// Only test-runs of this program use the map, one at a time.
 #[inline(always)]
-pub unsafe fn next() -> Option<(u32, usize, NetRequest)> {
+pub unsafe fn next() -> Option<(u32, Class, usize, NetRequest)> {
     let probe = PROBE.get_ptr_mut(0)?;
     // SAFETY: an array element of this size; the index is bounded.
     unsafe {
@@ -33,7 +34,7 @@ pub unsafe fn next() -> Option<(u32, usize, NetRequest)> {
             direction: Direction::from_code((*r).direction)?,
             protocol: Protocol::from_code((*r).protocol)?,
         };
-        Some(((*probe).slot as u32, at, request))
+        Some(((*probe).slot, Class::new((*probe).class), at, request))
     }
 }
 
@@ -42,9 +43,9 @@ pub unsafe fn next() -> Option<(u32, usize, NetRequest)> {
 pub fn probe_decide(_ctx: TcContext) -> i32 {
     // SAFETY: see `next`.
     unsafe {
-        let Some((slot, at, request)) = next() else { return FAILED };
+        let Some((slot, class, at, request)) = next() else { return FAILED };
         let Some(table) = table(slot) else { return FAILED };
-        let answer = decide(&table, request) as u32;
+        let answer = decide(&table, class, request) as u32;
         let Some(probe) = PROBE.get_ptr_mut(0) else { return FAILED };
         *(&raw mut (*probe).answers).cast::<u32>().add(below::<PROBE_BATCH>(at)) = answer;
         answer as i32
@@ -56,7 +57,7 @@ pub fn probe_decide(_ctx: TcContext) -> i32 {
 pub fn probe_empty(_ctx: TcContext) -> i32 {
     // SAFETY: see `next`.
     unsafe {
-        let Some((slot, at, request)) = next() else { return FAILED };
+        let Some((slot, _, at, request)) = next() else { return FAILED };
         if table(slot).is_none() {
             return FAILED;
         }

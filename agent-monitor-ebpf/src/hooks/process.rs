@@ -4,7 +4,7 @@ use agent_monitor_common::agent::AgentState;
 use agent_monitor_common::automaton::accept;
 use agent_monitor_common::counters::{Effect, Mode, Ring, Site};
 use agent_monitor_common::event::{ARGV_BYTES, ExecBody, ExitBody, ForkBody, Header, Hook, Kind, PATH_BYTES};
-use agent_monitor_common::image::{CLAIMS_ROW, MAX_PROFILES, field, header};
+use agent_monitor_common::image::{MAX_PROFILES, field, header};
 use agent_monitor_common::label::{Label, LabelOrigin};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_comm, bpf_get_current_uid_gid, bpf_ktime_get_boot_ns, bpf_probe_read_user,
@@ -16,15 +16,15 @@ use core::ffi::c_void;
 use super::network::NOBODY;
 use crate::emit::{self, Outcome, Record};
 use crate::kernel::{offset, typed};
-use crate::maps::{AGENTS, LABELS, NEXT_AGENT, PROFILES, SCRATCH};
-use crate::path::{self, Scratch, bounded_length};
-use crate::subject::{Policy, Table, clear_bit, current_tgid, has_bit, label_of, policy, set_bit};
-use crate::{atomic, fail};
+use crate::maps::{AGENTS, LABELS, NEXT_AGENT, SCRATCH};
+use crate::path::{self, Place, Scratch, bounded_length};
+use crate::subject::{Table, claims, clear_bit, current_tgid, has_bit, label_of, policy, set_bit};
+use crate::{atomic, fail, program};
 
 /// Something that happened and was allowed.
 #[inline(always)]
 fn observed(label: &Label) -> Outcome {
-    let (mode, generation) = match policy(label.profile) {
+    let (mode, generation) = match policy(label) {
         Some(p) => (p.mode, p.generation),
         None => (Mode::Enforce, 0),
     };
@@ -139,12 +139,18 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
         if let Err(site) = walked {
             fail::count(site);
         }
+        // What has no path in a mount namespace (memfd, an unmounted file system) is no program that a rule can name.
+        let named = walked.is_ok() && matches!(path::place(mnt), Ok(Place::Mounted));
+        let identity = program::identity(file);
         let mut claimed = 0;
         let label = match claims {
-            None => match label_of(tgid) {
-                Ok(label) => label,
-                Err(site) => {
-                    fail::count(site);
+            None => match LABELS.get_ptr_mut(tgid) {
+                Some(label) => {
+                    program::executed(label, s, named, identity);
+                    *label
+                }
+                None => {
+                    fail::count(Site::LabelMissing);
                     NOBODY
                 }
             },
@@ -152,12 +158,12 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
                 if walked.is_err() {
                     return 0; // counted; a claim can't be judged without a path
                 }
-                let profile = claimed_by(claims.table, s);
+                let profile = claimed_by(claims, s);
                 if profile == 0 {
                     return 0;
                 }
                 claimed = 1;
-                match new_agent(tgid, profile - 1, task) {
+                match new_agent(tgid, profile - 1, task, s, named, identity) {
                     Some(label) => label,
                     None => NOBODY,
                 }
@@ -171,16 +177,6 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// The claims' image, if any profile claims executables.
-#[inline(always)]
-fn claims() -> Option<Policy> {
-    let word = PROFILES.get(CLAIMS_ROW)?;
-    if *word == 0 {
-        return None;
-    }
-    policy(CLAIMS_ROW)
-}
-
 /// The profile slot + 1 that claims the walked path; 0: none.
 ///
 /// # Safety
@@ -188,7 +184,7 @@ fn claims() -> Option<Policy> {
 #[inline(always)]
 unsafe fn claimed_by(table: Table, s: *mut Scratch) -> u32 {
     // SAFETY: the caller's promise.
-    let state = unsafe { path::run(table, field(&table, header::START_PATH) as u32, s) };
+    let state = unsafe { path::run(table, field(&table, header::START_EXE) as u32, s) };
     let code = accept(&table, state);
     if code as usize > MAX_PROFILES {
         fail::count(Site::ClaimRange);
@@ -200,9 +196,16 @@ unsafe fn claimed_by(table: Table, s: *mut Scratch) -> u32 {
 /// Makes an agent of the current process. `None`: it has its bit and no label, and is denied everything.
 ///
 /// # Safety
-/// `task` is the current task, trusted.
+/// `task` is the current task, trusted; `s` its scratch, with the program's path walked if `named`.
 #[inline(always)]
-unsafe fn new_agent(tgid: u32, profile: u32, task: *const c_void) -> Option<Label> {
+unsafe fn new_agent(
+    tgid: u32,
+    profile: u32,
+    task: *const c_void,
+    s: *mut Scratch,
+    named: bool,
+    identity: u64,
+) -> Option<Label> {
     set_bit(tgid);
     let counter = NEXT_AGENT.get_ptr_mut(0)?;
     // SAFETY: an array element; all writers use atomics. Keys of agents made here stay below 2^31.
@@ -225,7 +228,14 @@ unsafe fn new_agent(tgid: u32, profile: u32, task: *const c_void) -> Option<Labe
         fail::count(Site::AgentInsert);
         return None;
     }
-    let label = Label { agent, profile, parent, origin: LabelOrigin::Exec.code() };
+    let mut label = Label { agent, profile, parent, origin: LabelOrigin::Exec.code(), ..Label::ZERO };
+    // SAFETY: the caller's promise.
+    unsafe {
+        if named {
+            label.mounts = program::mounts(s);
+        }
+        program::executed(&raw mut label, s, named, identity);
+    }
     if LABELS.insert(tgid, label, 0).is_err() {
         fail::count(Site::LabelInsert);
         // No process will ever count this agent out. It was made just above, so it is there to be removed.

@@ -38,7 +38,7 @@ pub fn syscall_enter(ctx: RawTracePointContext) -> i32 {
         fail::count(Site::LabelMissing);
         return 0;
     };
-    let Some(policy) = policy(label.profile) else {
+    let Some(policy) = policy(&label) else {
         fail::count(Site::ImageMissing);
         return 0;
     };

@@ -8,7 +8,7 @@
 
 use std::io;
 
-use agent_monitor_common::image::{HAS_PRIVILEGES, Settings, field, header};
+use agent_monitor_common::image::{Class, HAS_PRIVILEGES, Settings, class, field, header};
 
 use super::capabilities;
 use super::landlock::{self, Bounds, LandlockError, Made, Note, Plan};
@@ -46,7 +46,8 @@ pub fn prepare(image: &[u64]) -> Result<Confinement, ConfineError> {
     let plan = landlock::plan(image, Bounds::default());
     let made = if plan.says_nothing() { None } else { Some(plan.make()?) };
     let settings = Settings::from_word(field(image, header::SETTINGS));
-    let capabilities = (settings.flags & HAS_PRIVILEGES != 0).then(|| field(image, header::CAPABILITIES));
+    let capabilities =
+        (settings.flags & HAS_PRIVILEGES != 0).then(|| Class::UNKNOWN.field(image, class::CAPABILITIES));
     Ok(Confinement { plan, landlock: made, filters: seccomp::filters(image)?, capabilities })
 }
 

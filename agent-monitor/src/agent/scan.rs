@@ -22,7 +22,7 @@ pub struct Claimed {
 /// The slot of the profile that claims `path`, by a claims image.
 #[must_use]
 pub fn claimed_by(image: &[u64], path: &[u8]) -> Option<u32> {
-    answer(image, u32::try_from(field(image, header::START_PATH)).ok()?, path).checked_sub(1)
+    answer(image, u32::try_from(field(image, header::START_EXE)).ok()?, path).checked_sub(1)
 }
 
 /// Claimed processes in `proc`, oldest first. Processes that end meanwhile are left out.

@@ -10,7 +10,9 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use agent_monitor_common::image::{HAS_PRIVILEGES, SYSCALL_WORDS, Settings, field, has_syscall, header};
+use agent_monitor_common::image::{
+    Class, HAS_PRIVILEGES, SYSCALL_WORDS, Settings, class, field, has_syscall, header,
+};
 use agent_monitor_common::privilege::{PTRACE_OWN, Privilege, granted};
 use agent_monitor_common::request::{AF_INET, AF_INET6, SocketKind, socket_kind};
 use seccompiler::{
@@ -91,7 +93,7 @@ impl Filters {
 /// Socket families that the profile does not grant. Kinds of AF_INET and AF_INET6 are judged in the kernel's cgroup
 /// hooks, which tell of them.
 fn families(image: &[u64]) -> Result<Calls, SeccompError> {
-    let granted = |kind: SocketKind| field(image, header::SOCKETS) >> kind.code() & 1 == 1;
+    let granted = |kind: SocketKind| Class::UNKNOWN.field(image, class::SOCKETS) >> kind.code() & 1 == 1;
     let mut rules = Vec::new();
     for family in 0..FAMILIES {
         let exists = match (family, socket_kind(family, 0, 0)) {
@@ -120,7 +122,7 @@ fn unknown(image: &[u64]) -> Calls {
 /// Whether the profile has a section of privileges that does not grant this one.
 fn denies(image: &[u64], privilege: Privilege) -> bool {
     Settings::from_word(field(image, header::SETTINGS)).flags & HAS_PRIVILEGES != 0
-        && !granted(image, privilege)
+        && !granted(image, Class::UNKNOWN, privilege)
 }
 
 /// Calls that are refused: what no agent does, typing into the terminal of whoever started it (`TIOCSTI`, and
@@ -138,7 +140,7 @@ fn refused(image: &[u64]) -> Result<Calls, SeccompError> {
         calls.extend(numbers.iter().map(|&number| (number, Vec::new())));
     }
     // Processes of the same agent are told from others by Landlock, if they may be traced.
-    if denies(image, Privilege::Ptrace) && field(image, header::PRIVILEGES) & PTRACE_OWN == 0 {
+    if denies(image, Privilege::Ptrace) && Class::UNKNOWN.field(image, class::PRIVILEGES) & PTRACE_OWN == 0 {
         calls.extend(TRACING.iter().map(|&number| (number, Vec::new())));
     }
     if denies(image, Privilege::UserNamespace) {

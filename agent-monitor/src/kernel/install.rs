@@ -5,11 +5,13 @@ use std::os::fd::AsFd;
 
 use agent_monitor_common::decide::{Decision, decide};
 use agent_monitor_common::image::{
-    CLAIMS_ROW, IMAGE_WORDS, InForce, MAGIC, MAX_PROFILES, Settings, field, header,
+    CLAIMS_ROW, Class, IMAGE_WORDS, InForce, MAGIC, MAX_PROFILES, PLAIN_CLASS, Settings, UNKNOWN_CLASS,
+    field, header,
 };
 use agent_monitor_common::request::{Address, NetRequest, Protocol};
 use aya::maps::MapError;
 
+use super::labels::LabelError;
 use super::loader::Kernel;
 use super::probe::ProbeError;
 use super::syscalls::{create_words, write_map};
@@ -31,6 +33,8 @@ pub enum InstallError {
         "the kernel judges {request:?} as {kernel:?} and userspace as {user:?}: the image was not put in force"
     )]
     Disagreement { request: NetRequest, kernel: Decision, user: Decision },
+    #[error("cannot find out what the profile's agents run: {0}")]
+    Classes(#[source] LabelError),
     #[error(transparent)]
     Map(#[from] MapError),
 }
@@ -74,11 +78,13 @@ impl Kernel {
     /// test of the image, the layout, both compilers and the running kernel.
     fn try_out(&mut self, slot: u32, image: &[u64]) -> Result<(), InstallError> {
         let requests = trials();
-        let answers = self.probe_image(slot, &requests)?;
-        for (request, kernel) in requests.into_iter().zip(answers) {
-            let user = decide(image, request);
-            if user != kernel {
-                return Err(InstallError::Disagreement { request, kernel, user });
+        for class in [UNKNOWN_CLASS, PLAIN_CLASS] {
+            let answers = self.probe_image(slot, class, &requests)?;
+            for (&request, kernel) in requests.iter().zip(answers) {
+                let user = decide(image, Class::new(class), request);
+                if user != kernel {
+                    return Err(InstallError::Disagreement { request, kernel, user });
+                }
             }
         }
         Ok(())
@@ -97,12 +103,21 @@ impl Kernel {
         words.resize(IMAGE_WORDS, 0);
         let inner = create_words(b"policy_image\0\0\0\0", &words).map_err(InstallError::Write)?;
         write_map(self.maps.images.fd().as_fd(), slot, &inner).map_err(InstallError::Write)?;
+        let governs = row != CLAIMS_ROW && self.agents().iter().any(|(_, agent)| agent.profile == row);
         if row != CLAIMS_ROW {
             self.try_out(slot, image)?;
+        }
+        if governs {
+            // Before the flip, so that what is granted to a program stays granted to it through the flip.
+            self.find_classes(row, slot, generation).map_err(InstallError::Classes)?;
         }
         let mode = Settings::from_word(field(image, header::SETTINGS)).mode;
         self.maps.profiles.set(row, InForce { slot, generation, mode }.to_word(), 0)?;
         self.generations.insert(row, generation);
+        // And again, for what was executed or forked in between.
+        if governs && let Err(error) = self.find_classes(row, slot, generation) {
+            tracing::error!(%error, "some of the agents' programs may be denied what is granted to them: reload again");
+        }
         Ok(generation)
     }
 }

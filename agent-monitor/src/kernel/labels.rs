@@ -175,6 +175,28 @@ impl Kernel {
         Ok(bytes.chunks_exact(size_of::<StaleFlow>()).filter_map(StaleFlow::read_from).collect())
     }
 
+    /// Finds the class of every process of a profile, and of its sockets, by the image in slot `image`.
+    pub(super) fn find_classes(
+        &mut self,
+        profile: u32,
+        image: u32,
+        generation: u32,
+    ) -> Result<Labelled, LabelError> {
+        let mut total = Labelled::default();
+        for name in ["iterate_classes", "iterate_socket_classes"] {
+            let request = AttachRequest { profile, image, generation, ..AttachRequest::ZERO };
+            self.maps.attach.set(0, AttachPod(request), 0)?;
+            self.run_iterator(name)?;
+            let done: AttachRequest = self.maps.attach.get(&0, 0)?.0;
+            if done.failed > 0 {
+                return Err(LabelError::Incomplete { failed: done.failed });
+            }
+            total.processes += done.labelled;
+            total.sockets += done.sockets;
+        }
+        Ok(total)
+    }
+
     fn pass(
         &mut self,
         name: &'static str,

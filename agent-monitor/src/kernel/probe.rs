@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use agent_monitor_common::decide::Decision;
-use agent_monitor_common::image::InForce;
+use agent_monitor_common::image::{InForce, PLAIN_CLASS};
 use agent_monitor_common::request::{NetRequest, PROBE_BATCH, ProbeRequest};
 use agent_monitor_common::wire::Wire;
 use aya::maps::MapError;
@@ -38,25 +38,32 @@ pub struct ProbeRun {
     pub each: Duration,
 }
 
-/// Words of the probe's table: next, slot, requests, answers.
+/// Words of the probe's table: next, slot and class, requests, answers.
 const REQUEST_WORDS: usize = size_of::<ProbeRequest>() / 8;
 const TABLE_WORDS: usize = 2 + PROBE_BATCH * REQUEST_WORDS + PROBE_BATCH / 2;
 
 impl Kernel {
-    /// The kernel's decisions on `requests` (at most [`PROBE_BATCH`]) by the image in force in `slot`.
-    pub fn decide_probe(&mut self, slot: u32, requests: &[NetRequest]) -> Result<Vec<Decision>, ProbeError> {
+    /// The kernel's decisions on `requests` (at most [`PROBE_BATCH`]) of a program of `class`, by the image in force in
+    /// `slot`.
+    pub fn decide_probe(
+        &mut self,
+        slot: u32,
+        class: u32,
+        requests: &[NetRequest],
+    ) -> Result<Vec<Decision>, ProbeError> {
         let word = self.maps.profiles.get(&slot, 0)?;
         let image = InForce::from_word(word).ok_or(ProbeError::NoImage(slot))?.slot;
-        self.probe_image(image, requests)
+        self.probe_image(image, class, requests)
     }
 
     /// The kernel's decisions by the image in an image slot, in force or not.
     pub(super) fn probe_image(
         &mut self,
         image: u32,
+        class: u32,
         requests: &[NetRequest],
     ) -> Result<Vec<Decision>, ProbeError> {
-        self.fill(image, requests)?;
+        self.fill(image, class, requests)?;
         self.run_probe("probe_decide", requests.len() as u32)?;
         let mut table = vec![0_u64; TABLE_WORDS];
         read_words(self.maps.probe.fd().as_fd(), 0, &mut table).map_err(ProbeError::Map)?;
@@ -78,15 +85,15 @@ impl Kernel {
     pub fn fill_probe(&mut self, slot: u32, requests: &[NetRequest]) -> Result<(), ProbeError> {
         let word = self.maps.profiles.get(&slot, 0)?;
         let image = InForce::from_word(word).ok_or(ProbeError::NoImage(slot))?.slot;
-        self.fill(image, requests)
+        self.fill(image, PLAIN_CLASS, requests)
     }
 
-    fn fill(&mut self, image: u32, requests: &[NetRequest]) -> Result<(), ProbeError> {
+    fn fill(&mut self, image: u32, class: u32, requests: &[NetRequest]) -> Result<(), ProbeError> {
         if requests.is_empty() || requests.len() > PROBE_BATCH {
             return Err(ProbeError::Batch(requests.len()));
         }
         let mut table = vec![0_u64; TABLE_WORDS];
-        table[1] = u64::from(image);
+        table[1] = u64::from(image) | u64::from(class) << 32;
         // No decision has this code: a run that fails leaves it, and is not taken for a denial.
         table[2 + PROBE_BATCH * REQUEST_WORDS..].fill(u64::MAX);
         for (cell, request) in table[2..2 + PROBE_BATCH * REQUEST_WORDS]

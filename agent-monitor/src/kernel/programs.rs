@@ -316,6 +316,22 @@ pub const PROGRAMS: &[Entry] = &[
         "sockets that a process held before its label",
     ),
     entry(
+        "iterate_classes",
+        Kind::Iterator,
+        "task",
+        "iter/task (classes)",
+        true,
+        "what living processes run, after a reload",
+    ),
+    entry(
+        "iterate_socket_classes",
+        Kind::Iterator,
+        "task_file",
+        "iter/task_file (classes)",
+        true,
+        "which program a socket belongs to, after a reload",
+    ),
+    entry(
         "iterate_stale",
         Kind::Iterator,
         "task_file",

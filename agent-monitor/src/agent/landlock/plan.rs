@@ -21,7 +21,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use agent_monitor_common::automaton::{TERMINAL, accept, step};
-use agent_monitor_common::image::{HAS_EXEC, HAS_FILES, HAS_PRIVILEGES, Settings, field, header};
+use agent_monitor_common::image::{
+    Class, HAS_EXEC, HAS_FILES, HAS_PRIVILEGES, Settings, class, field, header,
+};
 use agent_monitor_common::path::{Right, Rights, directory_answer};
 use agent_monitor_common::privilege::{Privilege, granted};
 use rustix::fs::{
@@ -158,12 +160,13 @@ pub fn plan_below(image: &[u64], root: &Path, bounds: Bounds) -> Plan {
     if flags & HAS_EXEC != 0 {
         handled |= EXECUTE;
     }
-    let denies = |privilege| flags & HAS_PRIVILEGES != 0 && !granted(image, privilege);
+    // A domain holds for every program of the tree: what a rule grants to one, it can't grant to that one only.
+    let denies = |privilege| flags & HAS_PRIVILEGES != 0 && !granted(image, Class::UNKNOWN, privilege);
     let (trace, signals) = (denies(Privilege::Ptrace), denies(Privilege::Signal));
     if handled == 0 {
         return Plan { trace, signals, ..Plan::default() };
     }
-    let start = field(image, header::START_PATH) as u32;
+    let start = Class::UNKNOWN.field(image, class::START_PATH) as u32;
     let mut planner = Planner {
         image,
         reaches: Reaches::of(image, start),

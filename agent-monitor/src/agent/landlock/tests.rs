@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use agent_monitor_common::automaton::{TERMINAL, step};
 use agent_monitor_common::decide::Decision;
-use agent_monitor_common::image::{field, header};
+use agent_monitor_common::image::{Class, class};
 use agent_monitor_common::path::{Right, Rights, decide_path, directory_answer};
 use proptest::prelude::*;
 
@@ -248,7 +248,7 @@ proptest! {
         let words = compile::profile(&profile(&root, lists_of)).unwrap().words;
         let plan = plan_below(&words, &root, Bounds::default());
         let decide = |path: &Path, right: Rights| {
-            decide_path(words.as_slice(), path.to_str().unwrap().as_bytes(), right)
+            decide_path(words.as_slice(), Class::UNKNOWN, path.to_str().unwrap().as_bytes(), right)
         };
         let mut found = vec![(root.clone(), true)];
         walk(&root, &mut found);
@@ -274,7 +274,7 @@ proptest! {
             }
             if lists(&plan, path) {
                 let state = path.to_str().unwrap().bytes().fold(
-                    field(words.as_slice(), header::START_PATH) as u32,
+                    Class::UNKNOWN.field(words.as_slice(), class::START_PATH) as u32,
                     |state, byte| if state & TERMINAL == 0 { step(words.as_slice(), state, byte) } else { state },
                 );
                 let listable = directory_answer(words.as_slice(), state) & READ != 0;

@@ -6,7 +6,8 @@
 use agent_monitor_common::automaton::{TERMINAL, Words};
 use agent_monitor_common::counters;
 use agent_monitor_common::image::{
-    DeniedErrno, HAS_EXEC, HAS_FILES, HAS_PRIVILEGES, HAS_SYSCALLS, MAGIC, Settings, header,
+    Class, DeniedErrno, HAS_EXEC, HAS_FILES, HAS_PRIVILEGES, HAS_SYSCALLS, MAGIC, MAX_CLASSES, Settings,
+    class, header,
 };
 use agent_monitor_common::privilege::{
     CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SETIDS, PTRACE_OWN, Privilege,
@@ -22,6 +23,21 @@ pub struct Image {
     pub words: Vec<u64>,
 }
 
+/// What a profile grants beside addresses and paths.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Masks {
+    sockets: u64,
+    privileges: u64,
+    capabilities: u64,
+}
+
+impl Masks {
+    pub(super) fn of(profile: &ResolvedProfile) -> Self {
+        let (privileges, capabilities) = profile.privileges.as_ref().map_or((0, 0), privileges);
+        Masks { sockets: sockets(&profile.network), privileges, capabilities }
+    }
+}
+
 impl Image {
     /// Words in use, header included.
     #[must_use]
@@ -34,9 +50,23 @@ impl Image {
     pub(super) fn seal(mut words: Vec<u64>) -> Self {
         words[header::MAGIC] = MAGIC;
         words[header::LENGTH] = words.len() as u64;
-        words[header::START_V4..header::START_V4 + 2 * STARTS].fill(u64::from(TERMINAL));
-        words[header::START_PATH] = u64::from(TERMINAL);
+        words[header::START_EXE] = u64::from(TERMINAL);
+        for number in 0..MAX_CLASSES {
+            let first = Class::new(number as u32).at(class::START_V4);
+            words[first..=first + class::START_PATH].fill(u64::from(TERMINAL));
+        }
         Image { words }
+    }
+
+    /// Writes the record of a class; `starts`: the start states for IPv4, then those for IPv6, then the paths'.
+    pub(super) fn set_class(&mut self, class: Class, starts: &[u32], masks: Masks) {
+        debug_assert_eq!(starts.len(), 2 * STARTS + 1);
+        for (index, &start) in starts.iter().enumerate() {
+            self.words[class.at(class::START_V4 + index)] = u64::from(start);
+        }
+        self.words[class.at(class::SOCKETS)] = masks.sockets;
+        self.words[class.at(class::PRIVILEGES)] = masks.privileges;
+        self.words[class.at(class::CAPABILITIES)] = masks.capabilities;
     }
 }
 

@@ -26,8 +26,9 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use agent_monitor_common::automaton::TERMINAL;
-use agent_monitor_common::image::{IMAGE_WORDS, MAX_PROFILES, SYSCALL_WORDS, header};
+use agent_monitor_common::image::{
+    Class, IMAGE_WORDS, MAX_PROFILES, PLAIN_CLASS, SYSCALL_WORDS, UNKNOWN_CLASS, header,
+};
 
 pub use self::cost::RuleCost;
 pub use self::error::CompileError;
@@ -66,20 +67,13 @@ fn profile_within(profile: &ResolvedProfile, limit: usize) -> Result<Image, Comp
     let mut states = network.states;
     let mut roots = network.roots.concat();
     roots.push(state::append(&mut states, files.states, files.root));
-    let Packed { words, mut roots } =
+    let Packed { words, roots } =
         rows::pack(&states, &roots, limit).map_err(|Overflow { words }| too_large(words))?;
     let mut image = Image::seal(words);
-    image.words[header::START_PATH] = roots.pop().map_or(u64::from(TERMINAL), u64::from);
-    for (word, root) in image.words[header::START_V4..header::START_PATH].iter_mut().zip(roots) {
-        *word = u64::from(root);
+    for number in [UNKNOWN_CLASS, PLAIN_CLASS] {
+        image.set_class(Class::new(number), &roots, image::Masks::of(profile));
     }
     image.words[header::SETTINGS] = image::settings(profile);
-    image.words[header::SOCKETS] = image::sockets(&profile.network);
-    if let Some(policy) = &profile.privileges {
-        let (privileges, capabilities) = image::privileges(policy);
-        image.words[header::PRIVILEGES] = privileges;
-        image.words[header::CAPABILITIES] = capabilities;
-    }
     for call in &profile.syscalls {
         let (word, bit) = ((call.nr >> 6) as usize, 1 << (call.nr & 63));
         if word >= SYSCALL_WORDS {
@@ -97,7 +91,7 @@ fn profile_within(profile: &ResolvedProfile, limit: usize) -> Result<Image, Comp
 /// What [`claims`] makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
-    /// Path automaton from `header::START_PATH`; the answer for a path is its profile's slot + 1, 0 for nobody's.
+    /// Path automaton from `header::START_EXE`; the answer for a path is its profile's slot + 1, 0 for nobody's.
     pub image: Image,
     /// Paths that several profiles claim, for a warning.
     pub overlaps: Vec<Overlap>,
@@ -166,7 +160,7 @@ fn path_image(claims: &[(u32, String)], limit: usize) -> Result<Result<Claims, u
         Err(Overflow { words }) => return Ok(Err(words)),
     };
     let mut image = Image::seal(packed.words);
-    image.words[header::START_PATH] = packed.roots.first().copied().map_or(0, u64::from);
+    image.words[header::START_EXE] = packed.roots.first().copied().map_or(0, u64::from);
     let overlaps = overlaps
         .into_iter()
         .map(|((wins, loses), path)| Overlap {

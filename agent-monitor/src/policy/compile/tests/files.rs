@@ -6,7 +6,7 @@ use std::sync::Arc;
 use agent_monitor_common::automaton::{TERMINAL, accept, step};
 use agent_monitor_common::decide::Decision;
 use agent_monitor_common::event::Reason;
-use agent_monitor_common::image::{HAS_EXEC, HAS_FILES, Settings, field, header};
+use agent_monitor_common::image::{Class, HAS_EXEC, HAS_FILES, Settings, class, field, header};
 use agent_monitor_common::path::{
     ALL_RIGHTS, DENIED_BELOW, Right, Rights, decide_answer, decide_directory, decide_path, directory_answer,
 };
@@ -61,13 +61,13 @@ fn expected(rules: &[(usize, String)], path: &str, needed: Rights) -> Decision {
 
 /// Where the walk over a path ends.
 fn state(image: &Image, path: &str) -> u32 {
-    path.bytes().fold(field(image, header::START_PATH) as u32, |state, byte| {
+    path.bytes().fold(Class::PLAIN.field(image, class::START_PATH) as u32, |state, byte| {
         if state & TERMINAL == 0 { step(image, state, byte) } else { state }
     })
 }
 
 fn decide(image: &Image, path: &str, right: Right) -> Decision {
-    decide_path(image, path.as_bytes(), right as Rights)
+    decide_path(image, Class::PLAIN, path.as_bytes(), right as Rights)
 }
 
 fn rules() -> impl Strategy<Value = Vec<(usize, String)>> {
@@ -87,7 +87,7 @@ proptest! {
         let matcher = PathMatcher::new(&profile);
         for (path, needed) in &paths {
             let wanted = expected(&rules, path, *needed);
-            prop_assert_eq!(decide_path(&image, path.as_bytes(), *needed), wanted, "{:?} {} {}", rules, path, needed);
+            prop_assert_eq!(decide_path(&image, Class::PLAIN, path.as_bytes(), *needed), wanted, "{:?} {} {}", rules, path, needed);
             let denying = matcher.denying(path.as_bytes(), *needed);
             prop_assert_eq!(denying.is_some(), wanted == Decision::DenyRule, "{:?} {}", rules, path);
             if wanted == Decision::Allow {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use agent_monitor_common::automaton::{FREE_CELL, PORTS, TERMINAL};
 use agent_monitor_common::decide::{Decision, decide, decide_socket};
-use agent_monitor_common::image::{HAS_SYSCALLS, IMAGE_WORDS, MAGIC, Settings, field, has_syscall, header};
+use agent_monitor_common::image::{
+    Class, HAS_SYSCALLS, IMAGE_WORDS, MAGIC, MAX_CLASSES, Settings, class, field, has_syscall, header,
+};
 use agent_monitor_common::request::{self, Address, Direction, NetRequest, STARTS};
 use ipnet::IpNet;
 use proptest::prelude::*;
@@ -69,7 +71,7 @@ fn tcp(address: &str, port: u16) -> NetRequest {
 /// Asks the automaton, the naive matcher and the index; they must agree.
 fn ask(profile: &ResolvedProfile, request: NetRequest) -> Decision {
     let image = compile::profile(profile).unwrap();
-    let decision = decide(&image, request);
+    let decision = decide(&image, Class::PLAIN, request);
     assert_eq!(naive::decide(&profile.network, request).0, decision, "{request:?}");
     assert_eq!(Attributor::new(Arc::new(profile.clone())).network(request).decision, decision, "{request:?}");
     decision
@@ -142,7 +144,7 @@ proptest! {
         let index = Attributor::new(Arc::new(profile.clone()));
         for request in sample::requests(&profile, 1_200, seed) {
             let (decision, rule) = naive::decide(&profile.network, request);
-            prop_assert_eq!(decide(&image, request), decision, "{:?}", request);
+            prop_assert_eq!(decide(&image, Class::PLAIN, request), decision, "{:?}", request);
             let attribution = index.network(request);
             prop_assert_eq!(attribution.decision, decision);
             prop_assert_eq!(attribution.rule, rule, "{:?}", request);
@@ -181,8 +183,8 @@ proptest! {
     fn garbage_tables_give_a_decision(words in prop::collection::vec(any::<u64>(), 0..600), address: [u8; 16], port: u16) {
         for protocol in request::Protocol::ALL {
             let address = Address::from_bytes(address);
-            decide(words.as_slice(), NetRequest::out(address, port, *protocol));
-            decide(words.as_slice(), NetRequest::listen(address, port, *protocol));
+            decide(words.as_slice(), Class::PLAIN, NetRequest::out(address, port, *protocol));
+            decide(words.as_slice(), Class::PLAIN, NetRequest::listen(address, port, *protocol));
         }
     }
 }
@@ -196,7 +198,7 @@ fn a_thousand_rules_decide_as_the_rules_do() {
     let mut decisions = [0; 3];
     for request in sample::requests(&profile, 20_000, 2) {
         let attribution = index.network(request);
-        assert_eq!(decide(&image, request), attribution.decision, "{request:?}");
+        assert_eq!(decide(&image, Class::PLAIN, request), attribution.decision, "{request:?}");
         decisions[attribution.decision.code() as usize] += 1;
     }
     assert!(decisions.iter().all(|&count| count > 500), "the requests are one-sided: {decisions:?}");
@@ -292,7 +294,7 @@ fn each_start_state_is_its_own() {
                                 NetRequest { direction: asked, protocol: *kind, ..tcp(address, 80) };
                             let hit = asked == direction && *kind as u8 == protocol as u8 && family == net;
                             assert_eq!(
-                                decide(&image, request).allowed(),
+                                decide(&image, Class::PLAIN, request).allowed(),
                                 hit,
                                 "{request:?} of {net} {protocol:?}"
                             );
@@ -300,8 +302,8 @@ fn each_start_state_is_its_own() {
                     }
                 }
                 let denied = NetRequest { direction: Direction::Listen, ..tcp("11.0.0.1", 80) };
-                assert_eq!(decide(&image, denied), Decision::DenyDefault);
-                assert_eq!(decide(&image, tcp("11.0.0.1", 80)), Decision::DenyRule);
+                assert_eq!(decide(&image, Class::PLAIN, denied), Decision::DenyDefault);
+                assert_eq!(decide(&image, Class::PLAIN, tcp("11.0.0.1", 80)), Decision::DenyRule);
             }
         }
     }
@@ -311,10 +313,12 @@ fn each_start_state_is_its_own() {
 fn no_rules_are_no_states() {
     let image = compile::profile(&profile(vec![], vec![], vec![])).unwrap();
     assert_eq!(image.words_used(), header::END);
-    for word in header::START_V4..=header::START_PATH {
-        assert_eq!(field(&image, word), u64::from(TERMINAL));
+    for number in 0..MAX_CLASSES as u32 {
+        for word in class::START_V4..=class::START_PATH {
+            assert_eq!(Class::new(number).field(&image, word), u64::from(TERMINAL));
+        }
     }
-    assert_eq!(decide(&image, tcp("10.0.0.1", 80)), Decision::DenyDefault);
+    assert_eq!(decide(&image, Class::PLAIN, tcp("10.0.0.1", 80)), Decision::DenyDefault);
 }
 
 #[test]
@@ -341,7 +345,7 @@ fn the_header_says_what_the_profile_says() {
     );
     for kind in request::SocketKind::ALL {
         let granted = matches!(kind, request::SocketKind::Smc | request::SocketKind::Netlink);
-        assert_eq!(decide_socket(&image, *kind).allowed(), granted, "{kind:?}");
+        assert_eq!(decide_socket(&image, Class::PLAIN, *kind).allowed(), granted, "{kind:?}");
         let attribution = attribute::socket(&policy, *kind);
         assert_eq!(attribution.decision.allowed(), granted);
         assert_eq!(attribution.id, if granted { "sample:network.sockets" } else { "sample:network.default" });
@@ -391,8 +395,8 @@ fn what_does_not_fit_is_refused_by_name() {
 
 /// What the walk takes for granted of a table: states behind the header, and no index beyond the image.
 fn check_layout(words: &[u64], limit: usize) {
-    let mut open: Vec<u32> =
-        words[header::START_V4..header::START_V4 + 2 * STARTS].iter().map(|&w| w as u32).collect();
+    let starts = Class::PLAIN.at(class::START_V4);
+    let mut open: Vec<u32> = words[starts..starts + 2 * STARTS].iter().map(|&w| w as u32).collect();
     let mut states = BTreeSet::new();
     while let Some(next) = open.pop() {
         let state = next & !PORTS;

@@ -229,7 +229,7 @@ fn claims_that_do_not_fit_are_refused_by_name() {
 fn settled_paths_end_the_walk() {
     let Claims { image, .. } = compile(&[(3, "/opt/agents/**")]);
     let walk = |path: &str| {
-        path.bytes().try_fold(field(&image, header::START_PATH) as u32, |state, byte| {
+        path.bytes().try_fold(field(&image, header::START_EXE) as u32, |state, byte| {
             if state & TERMINAL != 0 { Err(state) } else { Ok(step(&image, state, byte)) }
         })
     };

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use agent_monitor_common::event::Reason;
-use agent_monitor_common::image::{HAS_PRIVILEGES, Settings, field, header};
+use agent_monitor_common::image::{Class, HAS_PRIVILEGES, Settings, field, header};
 use agent_monitor_common::privilege::{Privilege, capability_granted, granted, target_granted};
 
 use crate::policy::compile::{self, Image, sample};
@@ -57,7 +57,7 @@ fn each_key_grants_its_own_privilege_only() {
         grant(&mut policy, one);
         let image = image(policy);
         for other in PLAIN {
-            assert_eq!(granted(&image, other), other == one, "{one:?}: {other:?}");
+            assert_eq!(granted(&image, Class::PLAIN, other), other == one, "{one:?}: {other:?}");
         }
     }
 }
@@ -78,7 +78,7 @@ fn without_the_section_nothing_is_judged() {
 fn capabilities_are_granted_by_number() {
     let chown = capabilities::mask("chown").unwrap();
     let image = image(PrivilegesPolicy { capabilities: chown, ..PrivilegesPolicy::nothing(source(1)) });
-    assert!((0..64).all(|number| capability_granted(&image, number, false) == (number == 0)));
+    assert!((0..64).all(|number| capability_granted(&image, Class::PLAIN, number, false) == (number == 0)));
 }
 
 #[test]
@@ -87,15 +87,15 @@ fn what_a_grant_can_not_be_used_without_comes_with_it() {
     let mut policy = PrivilegesPolicy::nothing(source(1));
     grant(&mut policy, Privilege::Setuid);
     let setuid = image(policy.clone());
-    assert!(capability_granted(&setuid, number("setuid"), false));
-    assert!(capability_granted(&setuid, number("setgid"), false));
-    assert!(!capability_granted(&setuid, number("setpcap"), false));
+    assert!(capability_granted(&setuid, Class::PLAIN, number("setuid"), false));
+    assert!(capability_granted(&setuid, Class::PLAIN, number("setgid"), false));
+    assert!(!capability_granted(&setuid, Class::PLAIN, number("setpcap"), false));
     let modes = capabilities::mask("dac_override").unwrap();
     let modes = image(PrivilegesPolicy { capabilities: modes, ..PrivilegesPolicy::nothing(source(1)) });
-    assert!(capability_granted(&modes, number("dac_read_search"), false));
+    assert!(capability_granted(&modes, Class::PLAIN, number("dac_read_search"), false));
     let reads = capabilities::mask("dac_read_search").unwrap();
     let reads = image(PrivilegesPolicy { capabilities: reads, ..PrivilegesPolicy::nothing(source(1)) });
-    assert!(!capability_granted(&reads, number("dac_override"), false));
+    assert!(!capability_granted(&reads, Class::PLAIN, number("dac_override"), false));
 }
 
 #[test]
@@ -105,13 +105,19 @@ fn targets_are_the_agent_s_own_unless_said_otherwise() {
             ptrace: Granted::left_out(targets),
             ..PrivilegesPolicy::nothing(source(1))
         });
-        (target_granted(&image, Privilege::Ptrace, true), target_granted(&image, Privilege::Ptrace, false))
+        (
+            target_granted(&image, Class::PLAIN, Privilege::Ptrace, true),
+            target_granted(&image, Class::PLAIN, Privilege::Ptrace, false),
+        )
     };
     assert_eq!(judged(Targets::None), (false, false));
     assert_eq!(judged(Targets::Own), (true, false));
     assert_eq!(judged(Targets::Any), (true, true));
     let own = image(PrivilegesPolicy::nothing(source(1)));
-    assert!(target_granted(&own, Privilege::Signal, true) && !target_granted(&own, Privilege::Signal, false));
+    assert!(
+        target_granted(&own, Class::PLAIN, Privilege::Signal, true)
+            && !target_granted(&own, Class::PLAIN, Privilege::Signal, false)
+    );
 }
 
 #[test]
