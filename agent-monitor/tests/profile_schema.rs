@@ -67,9 +67,17 @@ fn violates(
                 invalid(rule.get(key).unwrap_or(&Value::Bool(true)), value, &format!("{at}.{key}"))
             });
         }
+        ("additionalProperties", Value::Object(keys)) if rule.is_object() => {
+            return keys.iter().find_map(|(key, value)| invalid(rule, value, &format!("{at}.{key}")));
+        }
         ("additionalProperties", Value::Object(keys)) => {
             assert_eq!(rule, false);
             keys.keys().all(|key| schema["properties"].get(key).is_some())
+        }
+        ("propertyNames", Value::Object(keys)) => {
+            return keys
+                .keys()
+                .find_map(|key| invalid(rule, &Value::String(key.clone()), &format!("{at}.{key}")));
         }
         (
             "$schema"
@@ -88,7 +96,8 @@ fn violates(
             | "required"
             | "items"
             | "properties"
-            | "additionalProperties",
+            | "additionalProperties"
+            | "propertyNames",
             _,
         ) => true,
         (unknown, _) => panic!("the schema uses `{unknown}`, which is not judged here"),

@@ -1,7 +1,7 @@
 //! The kernel's `decide()` against the one that explains, and both against the rules read one by one.
 
 use agent_monitor::policy::compile::{self, sample};
-use agent_monitor::policy::naive;
+use agent_monitor::policy::{Membership, naive};
 use agent_monitor_common::decide::{Decision, decide};
 use agent_monitor_common::image::{Class, PLAIN_CLASS};
 use agent_monitor_common::request::PROBE_BATCH;
@@ -45,7 +45,7 @@ fn alike(lab: &mut Lab) -> Result<()> {
         ensure!(kernel.len() == requests.len(), "{} answers for {} requests", kernel.len(), requests.len());
         for (request, kernel) in requests.iter().zip(kernel) {
             let user = decide(&image, Class::PLAIN, *request);
-            let (rules_say, _) = naive::decide(&profile.network, *request);
+            let (rules_say, _) = naive::decide(&profile.network, &Membership::PLAIN, *request);
             ensure!(
                 kernel == user && user == rules_say,
                 "seed {seed}, {rules} rules, {request:?}: kernel {kernel:?}, userspace {user:?}, rules {rules_say:?}"

@@ -23,7 +23,7 @@ use crate::ends::{Ends, ends};
 use crate::fail;
 use crate::kernel::{offset, read, typed};
 use crate::maps::{LABEL_BITS, SOCKETS};
-use crate::subject::{Policy, current_tgid, has_bit, label_of, policy, socket_cell};
+use crate::subject::{Policy, current_tgid, has_bit, label_of, policy, socket_cell, standing};
 
 /// `int socket_create(int family, int type, int protocol, int kern)`: the families that `cgroup/sock_create` does not
 /// see. Sockets that the kernel makes for itself pass.
@@ -234,22 +234,29 @@ pub fn network_socket_sendmsg(ctx: LsmContext) -> i32 {
         if sk.is_null() {
             return 0;
         }
-        let Some(policy) = policy(&label) else {
-            fail::count(Site::ImageMissing);
-            return -101;
-        };
         let mut known = core::ptr::null_mut();
         let mut server = false;
         if let Some(s) = SOCKETS.get(sk.cast_mut())
             && (*s).agent == label.agent
         {
-            if socket_cell(s, policy.generation) == class_cell(policy.class.number(), policy.generation, 0) {
-                return 0; // the address hooks and egress have it
-            }
             server = (*s).flags & SOCKET_SERVER != 0;
             known = s;
         }
+        let standing = standing(label.profile);
+        if !known.is_null() {
+            let Some(standing) = standing else {
+                return 0; // the address hooks and egress deny it
+            };
+            let class = standing.class_of(&label).number();
+            if socket_cell(known, standing.generation) == class_cell(class, standing.generation, 0) {
+                return 0; // the address hooks and egress have it
+            }
+        }
         let Some(e) = ends(sk) else { return 0 };
+        let Some(policy) = standing.and_then(|standing| standing.policy(standing.class_of(&label))) else {
+            fail::count(Site::ImageMissing);
+            return -101;
+        };
         if known.is_null() && !label_socket(sk.cast_mut(), &label, policy.generation, policy.class) {
             fail::count(Site::SocketStorage);
             return if matches!(policy.mode, Mode::Enforce) { -101 } else { 0 };

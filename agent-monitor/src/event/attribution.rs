@@ -98,7 +98,7 @@ pub struct Attributor {
     /// [`Generations::changes`] that the answers rest on.
     seen: u64,
     profiles: HashMap<(u32, u32), Option<attribute::Attributor>>,
-    answers: HashMap<(u32, u32, Question), Option<Arc<DecidedBy>>>,
+    answers: HashMap<(u32, u32, u32, Question), Option<Arc<DecidedBy>>>,
 }
 
 impl Attributor {
@@ -128,13 +128,28 @@ impl Attributor {
         self.profiles.get(&(slot, generation))?.as_ref().map(|rules| &**rules.profile())
     }
 
-    /// The rule behind a verdict of `slot` at `generation`; `None` where no kept profile has one.
-    pub fn decided_by(&mut self, slot: u32, generation: u32, question: Question) -> Option<Arc<DecidedBy>> {
-        let key = (slot, generation, question);
+    /// The names of the sets that a program of this class is in, where the profile was asked for before.
+    #[must_use]
+    pub fn known_program(&self, slot: u32, generation: u32, class: u32) -> &[String] {
+        let rules = self.profiles.get(&(slot, generation)).and_then(Option::as_ref);
+        rules.map_or(&[], |rules| rules.program_names(class))
+    }
+
+    /// The rule behind a verdict of `slot` at `generation` about a program of `class`; `None` where no kept profile has
+    /// one.
+    pub fn decided_by(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        class: u32,
+        question: Question,
+    ) -> Option<Arc<DecidedBy>> {
+        let key = (slot, generation, class, question);
         if let Some(known) = self.answers.get(&key) {
             return known.clone();
         }
-        let answer = self.rules(slot, generation).and_then(|rules| answer(rules, &key.2)).map(Arc::new);
+        let answer =
+            self.rules(slot, generation).and_then(|rules| answer(rules, class, &key.3)).map(Arc::new);
         if self.answers.len() >= MAX_ANSWERS {
             self.answers.clear();
         }
@@ -154,7 +169,7 @@ impl Attributor {
 }
 
 /// Asks the profile's rules.
-fn answer(rules: &attribute::Attributor, question: &Question) -> Option<DecidedBy> {
+fn answer(rules: &attribute::Attributor, class: u32, question: &Question) -> Option<DecidedBy> {
     let profile = rules.profile();
     match question {
         Question::NetworkDefault => {
@@ -172,16 +187,16 @@ fn answer(rules: &attribute::Attributor, question: &Question) -> Option<DecidedB
             Some(DecidedBy::new(id, source))
         }
         Question::Path { path, rights, reason } => {
-            let found = rules.path(path, *rights, *reason);
+            let found = rules.path(class, path, *rights, *reason);
             Some(DecidedBy::new(&*found.id, found.source))
         }
         Question::PathDefault(rights) => {
-            let found = rules.path(b"", *rights, Reason::Default);
+            let found = rules.path(class, b"", *rights, Reason::Default);
             Some(DecidedBy::new(&*found.id, found.source))
         }
         &Question::Network { address, port, direction, protocol } => {
             let request = NetRequest { address: Address::from_bytes(address), port, direction, protocol };
-            let found = rules.network(request);
+            let found = rules.network(class, request);
             Some(DecidedBy::new(&*found.id, found.source))
         }
     }

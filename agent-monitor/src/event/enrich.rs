@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use agent_monitor_common::event::{FileBody, NetBody, PrivilegeBody, Reason};
+use agent_monitor_common::image::PLAIN_CLASS;
 use agent_monitor_common::label::LabelOrigin;
 use agent_monitor_common::path::{Right, Rights};
 use agent_monitor_common::privilege;
@@ -142,6 +143,8 @@ impl Enricher {
         let this: &Self = self;
         let mut event = Event::new(id, time, kind);
         event.agent = this.agent(header.agent, slot, header.generation);
+        event.program =
+            Cow::Borrowed(this.attributor.known_program(slot, header.generation, u32::from(header.class)));
         event.process =
             (header.tgid != 0).then(|| this.processes.describe(header.tgid, header.tid, header.cgroup));
         match record.body {
@@ -234,6 +237,12 @@ impl Enricher {
 
     /// Type and reason; a reason where there is a verdict, and then its rule is in `decided_by`.
     fn judge(&mut self, record: &Record<'_>) -> (EventType, Option<&'static str>) {
+        let (slot, generation) = (u32::from(record.header.profile), record.header.generation);
+        let class = u32::from(record.header.class);
+        if class > PLAIN_CLASS {
+            // So that its name is known, whatever is asked below.
+            self.attributor.profile(slot, generation);
+        }
         let (kind, question, reason) = match record.body {
             Body::Network { body, direction, protocol, reason } => {
                 let question = Question::network(body.address, body.port, direction, protocol, reason);
@@ -258,9 +267,8 @@ impl Enricher {
             Body::Fork(_) => return (EventType::Fork, None),
             Body::Exit(_) => return (EventType::Exit, None),
         };
-        let (slot, generation) = (u32::from(record.header.profile), record.header.generation);
         self.decided_by =
-            question.and_then(|question| self.attributor.decided_by(slot, generation, question));
+            question.and_then(|question| self.attributor.decided_by(slot, generation, class, question));
         (kind, Some(reason))
     }
 }

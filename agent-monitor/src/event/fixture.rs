@@ -11,7 +11,8 @@ use super::model::{
     ProfileChange, Socket, Syscall, Verdict, VerdictEffect,
 };
 use crate::policy::{
-    Denied, Mode, NetRule, NetworkPolicy, ProtocolSet, ResolvedProfile, SocketKinds, Source, SyscallRule,
+    Condition, Denied, Mode, NetRule, NetworkPolicy, Programs, ProtocolSet, ResolvedProfile, SocketKinds,
+    Source, SyscallRule,
 };
 
 /// A profile that denies 10.0.0.0/8, allows 10.1.0.0/16, 192.0.2.0/24 port 443 and NAT64, and watches `ptrace`.
@@ -24,6 +25,7 @@ pub(crate) fn profile(name: &str) -> Arc<ResolvedProfile> {
         nets: vec![net.parse().unwrap()],
         ports: vec![ports],
         protocols: ProtocolSet::ANY,
+        programs: Condition::default(),
     };
     let (allow, deny) = (
         vec![
@@ -40,6 +42,7 @@ pub(crate) fn profile(name: &str) -> Arc<ResolvedProfile> {
         file: Arc::clone(&file),
         files: vec![Arc::clone(&file)],
         claims: Vec::new(),
+        programs: Programs::new(),
         network: NetworkPolicy {
             denied: Denied::Unreachable,
             allow,
@@ -78,6 +81,7 @@ pub(crate) fn full_event() -> Event<'static> {
             cgroup_id: Some(9),
             ..Process::numbered(4)
         }),
+        program: vec!["shell".to_owned()].into(),
         network: Some(Network {
             direction: "out".into(),
             address: Some("10.0.0.5".parse().unwrap()),

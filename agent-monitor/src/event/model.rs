@@ -34,6 +34,10 @@ pub struct Event<'a> {
     /// Who did it. Left out where the kernel can't know it (a packet on its way out).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<Process<'a>>,
+    /// Names of the profile's `programs` that the program is in, by which the kernel judged it; left out where it is in
+    /// none. Of a packet, the program that used its socket last.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub program: Cow<'a, [String]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,6 +75,7 @@ impl Event<'_> {
             kind,
             agent: None,
             process: None,
+            program: Cow::Borrowed(&[]),
             network: None,
             socket: None,
             syscall: None,

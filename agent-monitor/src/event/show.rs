@@ -27,6 +27,9 @@ pub fn line(event: &Event<'_>, colour: bool) -> String {
     if let Some(process) = &event.process {
         let _ = write!(out, " {}[{}]", name(process), process.pid);
     }
+    if !event.program.is_empty() {
+        let _ = write!(out, " ({})", event.program.join("+"));
+    }
     details(event, &mut out);
     if let Some(verdict) = &event.verdict {
         verdict_tail(verdict, &mut out, paint(DIM), paint(PLAIN));

@@ -16,9 +16,9 @@ use agent_monitor_common::privilege::Privilege;
 use agent_monitor_common::request::{self, Direction, NetRequest};
 use ipnet::IpNet;
 
-use super::compile::{PathMatcher, kernel_kind};
+use super::compile::{self, PathMatcher, kernel_kind};
 use super::naive;
-use super::{NetRule, PathRule, ResolvedProfile, Source, SyscallRule};
+use super::{Membership, NetRule, PathRule, ResolvedProfile, Source, SyscallRule};
 
 /// What decided, and where a person finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,10 +32,14 @@ pub struct Attribution<'p> {
     pub source: &'p Source,
 }
 
-/// Which rule decides `request`. For single questions; for a stream of events see [`Attributor`].
+/// Which rule decides `request` of a program. For single questions; for a stream of events see [`Attributor`].
 #[must_use]
-pub fn network(profile: &ResolvedProfile, request: NetRequest) -> Attribution<'_> {
-    let (decision, rule) = naive::decide(&profile.network, request);
+pub fn network<'p>(
+    profile: &'p ResolvedProfile,
+    program: &Membership,
+    request: NetRequest,
+) -> Attribution<'p> {
+    let (decision, rule) = naive::decide(&profile.network, program, request);
     match rule {
         Some(rule) => {
             Attribution { decision, rule: Some(rule), id: Cow::Borrowed(&rule.id), source: &rule.source }
@@ -88,6 +92,7 @@ pub fn privilege(profile: &ResolvedProfile, privilege: Privilege) -> Option<(Str
 pub fn path<'p>(
     profile: &'p ResolvedProfile,
     matcher: &'p PathMatcher,
+    program: &Membership,
     path: &[u8],
     needed: Rights,
     reason: Reason,
@@ -99,9 +104,11 @@ pub fn path<'p>(
         source: &rule.source,
     };
     let denying = match reason {
-        Reason::DeniedBelow => matcher.denying_below(path),
+        Reason::DeniedBelow => matcher.denying_below(program, path),
         // An open directory is judged by what lies in it too.
-        _ => matcher.denying(path, needed).or_else(|| matcher.denying(&[path, b"/"].concat(), needed)),
+        _ => matcher
+            .denying(program, path, needed)
+            .or_else(|| matcher.denying(program, &[path, b"/"].concat(), needed)),
     };
     if let Some(rule) = denying.filter(|_| matches!(reason, Reason::Rule | Reason::DeniedBelow)) {
         return by(Decision::DenyRule, rule);
@@ -139,6 +146,10 @@ pub struct Attributor {
     deny: Index,
     listen: Index,
     paths: PathMatcher,
+    /// By class number; a class that the profile does not have is not known.
+    classes: Vec<Membership>,
+    /// The names of each class' sets.
+    names: Vec<Vec<String>>,
     /// Id of the default deny.
     default: String,
 }
@@ -147,7 +158,11 @@ impl Attributor {
     #[must_use]
     pub fn new(profile: Arc<ResolvedProfile>) -> Self {
         let policy = &profile.network;
+        // A profile whose classes can't be had has no image, and so no events.
+        let classes = compile::memberships(&profile).unwrap_or_default();
         Attributor {
+            names: classes.iter().map(|class| class.names().map(str::to_owned).collect()).collect(),
+            classes,
             allow: Index::new(&policy.allow),
             deny: Index::new(&policy.deny),
             listen: Index::new(&policy.listen),
@@ -163,16 +178,29 @@ impl Attributor {
         &self.profile
     }
 
-    /// Which rule decides `request`; the same as [`network`].
+    /// The sets that a program of this class is in.
     #[must_use]
-    pub fn network(&self, request: NetRequest) -> Attribution<'_> {
+    pub fn program(&self, class: u32) -> &Membership {
+        self.classes.get(class as usize).unwrap_or(&Membership::Unknown)
+    }
+
+    /// The names of these sets.
+    #[must_use]
+    pub fn program_names(&self, class: u32) -> &[String] {
+        self.names.get(class as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// Which rule decides `request` of a program of this class; the same as [`network`].
+    #[must_use]
+    pub fn network(&self, class: u32, request: NetRequest) -> Attribution<'_> {
+        let program = self.program(class);
         if let Some(v4) = request.address.as_v4() {
-            return self.judge(request, Key::v4(v4));
+            return self.judge(program, request, Key::v4(v4));
         }
-        let outer = self.judge(request, Key::v6(request.address.bytes()));
+        let outer = self.judge(program, request, Key::v6(request.address.bytes()));
         match request.address.embedded_v4() {
             Some(v4) if outer.decision.allowed() && request.direction == Direction::Out => {
-                let inner = self.judge(request, Key::v4(v4));
+                let inner = self.judge(program, request, Key::v4(v4));
                 if inner.decision.allowed() { outer } else { inner }
             }
             _ => outer,
@@ -181,17 +209,19 @@ impl Attributor {
 
     /// What decides about a path; see [`path`].
     #[must_use]
-    pub fn path(&self, path: &[u8], needed: Rights, reason: Reason) -> Attribution<'_> {
-        self::path(&self.profile, &self.paths, path, needed, reason)
+    pub fn path(&self, class: u32, path: &[u8], needed: Rights, reason: Reason) -> Attribution<'_> {
+        self::path(&self.profile, &self.paths, self.program(class), path, needed, reason)
     }
 
-    fn judge(&self, request: NetRequest, key: Key) -> Attribution<'_> {
+    fn judge(&self, program: &Membership, request: NetRequest, key: Key) -> Attribution<'_> {
         let policy = &self.profile.network;
+        let grants = |rule: &NetRule| rule.programs.grants(program);
+        let denies = |rule: &NetRule| rule.programs.denies(program);
         let (found, decision) = match request.direction {
-            Direction::Listen => (self.listen.find(&policy.listen, request, key), Decision::Allow),
-            Direction::Out => match self.deny.find(&policy.deny, request, key) {
+            Direction::Listen => (self.listen.find(&policy.listen, request, key, grants), Decision::Allow),
+            Direction::Out => match self.deny.find(&policy.deny, request, key, denies) {
                 Some(rule) => (Some(rule), Decision::DenyRule),
-                None => (self.allow.find(&policy.allow, request, key), Decision::Allow),
+                None => (self.allow.find(&policy.allow, request, key, grants), Decision::Allow),
             },
         };
         match found {
@@ -260,13 +290,21 @@ impl Index {
         Index { lengths: lengths.collect() }
     }
 
-    /// The most specific of `rules` (those the index was made of) that matches.
-    fn find<'p>(&self, rules: &'p [NetRule], request: NetRequest, key: Key) -> Option<&'p NetRule> {
+    /// The most specific of `rules` (those the index was made of) that matches and `holds`.
+    fn find<'p>(
+        &self,
+        rules: &'p [NetRule],
+        request: NetRequest,
+        key: Key,
+        holds: impl Fn(&NetRule) -> bool,
+    ) -> Option<&'p NetRule> {
         let protocol = naive::protocol(request.protocol);
         let lengths = self.lengths.iter().filter(|(v6, ..)| *v6 == key.v6);
         let positions = lengths.filter_map(|(_, length, networks)| networks.get(&key.network(*length).bits));
         positions.flatten().map(|&position| &rules[position as usize]).find(|rule| {
-            rule.protocols.contains(protocol) && rule.ports.iter().any(|range| range.contains(&request.port))
+            rule.protocols.contains(protocol)
+                && rule.ports.iter().any(|range| range.contains(&request.port))
+                && holds(rule)
         })
     }
 }

@@ -8,15 +8,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use agent_monitor_common::path::{Right, Rights};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 
 use super::diagnostic::{Code, Diagnostic};
 use super::model::{
-    AgentClaim, BaseName, DeniedWord, ExecSection, FilesSection, ListenProtocolWord, ListenRule, ModeWord,
-    Name, NetworkSection, OneOrMany, PathGlob, PeerRule, Ports, PrivilegesSection, ProfileFile, ProtocolWord,
-    PtraceWord, SignalsWord, Spanned, Syscall, SyscallSection,
+    AccessWord, AgentClaim, BaseName, DeniedFile, DeniedProgram, DeniedWord, ExecSection, FilesSection,
+    GrantedPath, ListenProtocolWord, ListenRule, ModeWord, Name, NetworkSection, OneOrMany, PathGlob,
+    PathItem, PeerRule, Ports, PrivilegesSection, ProfileFile, Program, ProtocolWord, PtraceWord,
+    SignalsWord, Spanned, Syscall, SyscallSection,
 };
+use super::programs::{Condition, ProgramRef, Programs};
 use super::reader::Reader;
 use super::resolved::{
     Claim, ClaimKind, Denied, ExecPolicy, FilesPolicy, Mode, NetRule, PathRule, Protocol, ProtocolSet,
@@ -48,6 +51,9 @@ pub struct FileProfile {
     pub filesystem: Option<FilesPolicy>,
     pub exec: Option<ExecPolicy>,
     pub privileges: Option<FilePrivileges>,
+    pub programs: Programs,
+    /// Each set that a rule names, and where.
+    pub named_programs: Vec<Spanned<String>>,
     /// The `network:` key, else the name, else the beginning.
     pub network_root: Span,
 }
@@ -120,7 +126,7 @@ pub fn check_file(source: &Arc<SourceFile>, diagnostics: &mut Vec<Diagnostic>) -
             return None;
         }
     };
-    Some(FileChecker { source, diagnostics }.profile(model, keys))
+    Some(FileChecker { source, diagnostics, named_programs: Vec::new() }.profile(model, keys))
 }
 
 fn key_span(tree: &Node, name: &str) -> Option<Span> {
@@ -134,6 +140,46 @@ fn key_span(tree: &Node, name: &str) -> Option<Span> {
 struct FileChecker<'a> {
     source: &'a Arc<SourceFile>,
     diagnostics: &'a mut Vec<Diagnostic>,
+    named_programs: Vec<Spanned<String>>,
+}
+
+/// What any rule about paths may say.
+#[derive(Default)]
+struct RuleParts {
+    path: Option<PathGlob>,
+    exe: OneOrMany<Spanned<Program>>,
+    except: OneOrMany<Spanned<Program>>,
+    access: Vec<AccessWord>,
+}
+
+impl From<GrantedPath> for RuleParts {
+    fn from(rule: GrantedPath) -> Self {
+        RuleParts { path: rule.path.map(|path| path.value), exe: rule.exe, ..RuleParts::default() }
+    }
+}
+
+impl From<DeniedFile> for RuleParts {
+    fn from(rule: DeniedFile) -> Self {
+        let path = rule.path.map(|path| path.value);
+        RuleParts { path, exe: rule.exe, except: rule.except, access: rule.access.0 }
+    }
+}
+
+impl From<DeniedProgram> for RuleParts {
+    fn from(rule: DeniedProgram) -> Self {
+        let path = rule.path.map(|path| path.value);
+        RuleParts { path, exe: rule.exe, except: rule.except, ..RuleParts::default() }
+    }
+}
+
+impl From<AccessWord> for Right {
+    fn from(word: AccessWord) -> Self {
+        match word {
+            AccessWord::Read => Right::Read,
+            AccessWord::Write => Right::Write,
+            AccessWord::Execute => Right::Execute,
+        }
+    }
 }
 
 /// The part of a rule's id that all rules of a file share.
@@ -150,6 +196,11 @@ impl FileChecker<'_> {
         // A file without a name is refused; its rules are still checked.
         let name = model.name.as_ref().map_or("", |name| name.value.0.as_str()).to_owned();
         let network_root = network_key.or(model.name.as_ref().map(|name| name.span)).unwrap_or_default();
+        let programs = model
+            .programs
+            .into_iter()
+            .map(|(name, globs)| (name, globs.0.into_iter().map(|glob| glob.value.0).collect()))
+            .collect();
         let mut profile = FileProfile {
             source: Arc::clone(self.source),
             name: model.name,
@@ -178,6 +229,8 @@ impl FileChecker<'_> {
             privileges: model
                 .privileges
                 .map(|section| FilePrivileges::of(section, privileges_key.unwrap_or_default())),
+            programs,
+            named_programs: Vec::new(),
             network_root,
         };
         if let Some(NetworkSection { denied, allow, deny, listen, sockets }) = model.network {
@@ -187,6 +240,7 @@ impl FileChecker<'_> {
             profile.listen = self.listen_rules(&name, listen);
             profile.sockets = sockets.into_iter().collect();
         }
+        profile.named_programs = std::mem::take(&mut self.named_programs);
         profile
     }
 
@@ -210,13 +264,45 @@ impl FileChecker<'_> {
         claims
     }
 
-    fn path_rules(&self, profile: &str, list: &str, globs: Vec<Spanned<PathGlob>>) -> Vec<PathRule> {
-        let rules = globs.into_iter().enumerate().map(|(index, glob)| PathRule {
-            id: rule_id(profile, list, index),
-            source: self.source.place(glob.span),
-            glob: glob.value.0,
+    fn path_rules<M: Into<RuleParts>>(
+        &mut self,
+        profile: &str,
+        list: &str,
+        items: Vec<Spanned<PathItem<M>>>,
+    ) -> Vec<PathRule> {
+        let rules = items.into_iter().enumerate().filter_map(|(index, item)| {
+            let parts = match item.value {
+                PathItem::Glob(glob) => RuleParts { path: Some(glob), ..RuleParts::default() },
+                PathItem::Rule(rule) => rule.into(),
+            };
+            Some(PathRule {
+                id: rule_id(profile, list, index),
+                source: self.source.place(item.span),
+                // Missing only if that was reported.
+                glob: parts.path?.0,
+                programs: self.condition(parts.exe, parts.except),
+                access: (!parts.access.is_empty())
+                    .then(|| parts.access.iter().fold(0, |all, word| all | Right::from(*word) as Rights)),
+            })
         });
         rules.collect()
+    }
+
+    /// What a rule asks of the program. Names are looked up when the whole chain is known.
+    fn condition(
+        &mut self,
+        exe: OneOrMany<Spanned<Program>>,
+        except: OneOrMany<Spanned<Program>>,
+    ) -> Condition {
+        for program in exe.0.iter().chain(&except.0) {
+            if let ProgramRef::Name(name) = &program.value.0 {
+                self.named_programs.push(Spanned { value: name.clone(), span: program.span });
+            }
+        }
+        let refs = |programs: OneOrMany<Spanned<Program>>| {
+            programs.0.into_iter().map(|program| program.value.0).collect()
+        };
+        Condition { exe: refs(exe), except: refs(except) }
     }
 
     fn peer_rules(
@@ -247,9 +333,24 @@ impl FileChecker<'_> {
                     ),
                 );
             }
+            if let Some(except) = rule.except.0.first()
+                && list != "network.deny"
+            {
+                self.diagnostics.push(
+                    Diagnostic::error(
+                        Code::ExceptOnGrant,
+                        self.source,
+                        except.span,
+                        "`except` belongs to a `deny`: a grant has no exceptions",
+                    )
+                    .hint("name the programs that the grant is for under `exe`, or write a `deny` with `except`"),
+                );
+            }
             let protocols = rule.protocol.0.iter().map(|&word| ProtocolSet::from(word));
+            let programs = self.condition(rule.exe, rule.except);
             resolved.push(Spanned {
                 value: NetRule {
+                    programs,
                     id: rule_id(profile, list, index),
                     source: self.source.place(span),
                     nets: nets.chain(addresses).collect(),
@@ -280,12 +381,14 @@ impl FileChecker<'_> {
         );
     }
 
-    fn listen_rules(&self, profile: &str, rules: Vec<Spanned<ListenRule>>) -> Vec<Spanned<NetRule>> {
-        let resolve = |(index, Spanned { value: rule, span }): (usize, Spanned<ListenRule>)| {
+    fn listen_rules(&mut self, profile: &str, rules: Vec<Spanned<ListenRule>>) -> Vec<Spanned<NetRule>> {
+        let mut resolve = |(index, Spanned { value: rule, span }): (usize, Spanned<ListenRule>)| {
+            let programs = self.condition(rule.exe, OneOrMany::default());
             let protocols = rule.protocol.0.iter().map(|&word| ProtocolSet::from(word));
             let nets: Vec<IpNet> = rule.address.0.iter().flat_map(|address| listen_nets(address.0)).collect();
             Spanned {
                 value: NetRule {
+                    programs,
                     id: rule_id(profile, "network.listen", index),
                     source: self.source.place(span),
                     nets: if nets.is_empty() { loopback() } else { nets },
@@ -295,7 +398,7 @@ impl FileChecker<'_> {
                 span,
             }
         };
-        rules.into_iter().enumerate().map(resolve).collect()
+        rules.into_iter().enumerate().map(&mut resolve).collect()
     }
 
     fn syscalls(&self, profile: &str, section: Option<SyscallSection>) -> Vec<SyscallRule> {

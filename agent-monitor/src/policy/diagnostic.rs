@@ -81,6 +81,10 @@ codes! {
     PortsWithoutTransport = "ports-without-transport",
     UnknownSyscall = "unknown-syscall",
     UnknownCapability = "unknown-capability",
+    /// `exe` or `except` names a set that `programs` does not have.
+    UnknownProgram = "unknown-program",
+    /// `except` at a rule that grants.
+    ExceptOnGrant = "except-on-grant",
     UnknownBase = "unknown-base",
     Cycle = "cycle",
     /// The `extends` chain is too long.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use super::check::{FileProfile, check_file};
 use super::diagnostic::{Code, Diagnostic, MAX_REPORTED, ProfileErrors, Severity, nearest, quoted};
 use super::merge::{self, Chain};
+use super::programs::Programs;
 use super::resolved::{
     ExecPolicy, FilesPolicy, NetworkPolicy, PrivilegesPolicy, ResolvedProfile, SyscallRule,
 };
@@ -48,6 +49,7 @@ pub struct Base {
     pub description: Option<String>,
     /// How many claims, with those of its own bases; so are the rules.
     pub claims: usize,
+    pub programs: Programs,
     pub network: NetworkPolicy,
     pub filesystem: Option<FilesPolicy>,
     pub exec: Option<ExecPolicy>,

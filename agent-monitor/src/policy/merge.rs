@@ -10,11 +10,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::check::{FilePrivileges, FileProfile};
-use super::diagnostic::{Code, Diagnostic, quoted};
+use super::diagnostic::{Code, Diagnostic, nearest, quoted};
 use super::homes;
 use super::load::{Base, Checked, LinkedFile, Loaded};
 use super::model::Spanned;
 use super::overlap::Coverage;
+use super::programs::Programs;
 use super::resolved::{
     Claim, Denied, ExecPolicy, FilesPolicy, Granted, NetRule, NetworkPolicy, PrivilegesPolicy, Protocol,
     ResolvedProfile, SyscallRule,
@@ -101,6 +102,8 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
         );
     }
     let sockets = chain.0.iter().map(|file| file.profile.sockets).fold(SocketKinds::NONE, SocketKinds::union);
+    let programs = programs(chain);
+    unknown_programs(chain, &programs, diagnostics);
     // What is taken out of a faulty profile could make another rule look useless.
     if sound {
         pointless_rules(chain, diagnostics);
@@ -133,6 +136,7 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
             files,
             description: own.description.clone(),
             claims: distinct_claims(chain).len(),
+            programs,
             network,
             filesystem,
             exec,
@@ -148,6 +152,7 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
         file: Arc::clone(file),
         files,
         claims: distinct_claims(chain),
+        programs,
         network,
         filesystem,
         exec,
@@ -189,6 +194,40 @@ fn distinct_claims(chain: &Chain) -> Vec<Claim> {
         .filter(|claim| seen.insert(&claim.what))
         .cloned()
         .collect()
+}
+
+/// The sets of programs of the chain, those of one name added up.
+fn programs(chain: &Chain) -> Programs {
+    let mut all = Programs::new();
+    for (name, globs) in chain.0.iter().flat_map(|file| &file.profile.programs) {
+        let known = all.entry(name.clone()).or_default();
+        known.extend(globs.iter().cloned());
+        known.sort_unstable();
+        known.dedup();
+    }
+    all
+}
+
+/// A name that `programs` does not have would be a grant to nobody, or a denial without its exception.
+fn unknown_programs(chain: &Chain, programs: &Programs, diagnostics: &mut Vec<Diagnostic>) {
+    for (source, name) in chain.all(|file| &file.profile.named_programs) {
+        if programs.contains_key(&name.value) {
+            continue;
+        }
+        let message = format!("`programs` has no set {}", quoted(&name.value));
+        let mut diagnostic = Diagnostic::error(Code::UnknownProgram, source, name.span, message);
+        if let Some(near) = nearest(&name.value, programs.keys().map(String::as_str)) {
+            diagnostic = diagnostic.here(format!("did you mean `{near}`?"));
+        }
+        let hint = match programs.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>() {
+            known if known.is_empty() => {
+                "name the set under `programs`, for example `programs: { git: [/usr/bin/git] }`, or write a path here"
+                    .to_owned()
+            }
+            known => format!("the sets here are {}; a path such as `/usr/bin/git` does as well", known.join(", ")),
+        };
+        diagnostics.push(diagnostic.hint(hint));
+    }
 }
 
 /// The `files` sections of the chain added up.

@@ -20,6 +20,7 @@ mod merge;
 mod model;
 pub mod naive;
 mod overlap;
+pub mod programs;
 mod reader;
 pub mod resolved;
 pub mod schema;
@@ -33,6 +34,7 @@ mod words;
 pub use diagnostic::{Diagnostic, ProfileErrors, Severity};
 pub use directory::{Directory, FailedProfile, load_directory};
 pub use load::{Base, Checked, Loaded, check_profile, load_profile};
+pub use programs::{Condition, Membership, ProgramRef, Programs};
 pub use resolved::{
     Claim, ClaimKind, Denied, ExecPolicy, FilesPolicy, Granted, Mode, NetRule, NetworkPolicy, PathRule,
     PrivilegesPolicy, Protocol, ProtocolSet, ResolvedProfile, Source, SyscallRule, Targets,

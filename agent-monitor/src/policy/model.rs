@@ -6,6 +6,7 @@
 //! them does not fail.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -13,9 +14,11 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
 use super::globs;
+use super::programs::ProgramRef;
 use super::reader::SPANNED;
 use super::sockets::SocketKind;
 use super::source::Span;
@@ -58,6 +61,13 @@ pub struct ProfileFile {
     #[serde(default)]
     #[schemars(extend("examples" = [[{"exe": "/usr/bin/codex"}, {"cgroup": "/system.slice/agent-*.service"}]]))]
     pub agents: Vec<Spanned<AgentClaim>>,
+    /// Names for sets of executables, for `exe` and `except` at rules. A program is in a
+    /// set by the path that the kernel resolved when it was executed, and is what it was
+    /// then: a script is its interpreter. Sets of the same name in bases add up.
+    #[serde(default)]
+    #[schemars(schema_with = "program_sets")]
+    #[schemars(extend("examples" = [{"git": ["/usr/bin/git", "/usr/lib/git-core/**"]}]))]
+    pub programs: BTreeMap<String, OneOrMany<Spanned<ExeGlob>>>,
     /// Which network paths exist.
     #[schemars(extend("examples" = [{"allow": [{"cidr": "10.20.0.0/16", "ports": [443]}]}]))]
     pub network: Option<NetworkSection>,
@@ -169,6 +179,16 @@ pub struct PeerRule {
     #[serde(default)]
     #[schemars(extend("examples" = [["tcp", "udp"]]))]
     pub protocol: OneOrMany<ProtocolWord>,
+    /// The programs that the rule is about, by names of `programs` or by globs; every
+    /// program if left out.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["git", ["npm", "/usr/bin/node"]]))]
+    pub exe: OneOrMany<Spanned<Program>>,
+    /// Under `deny` only: programs for which the rule does not hold, by names of
+    /// `programs` or by globs.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["model-client"]))]
+    pub except: OneOrMany<Spanned<Program>>,
     /// Why the rule is there; shown where the rule is named.
     #[schemars(extend("examples" = ["our model proxy"]))]
     #[expect(dead_code, reason = "part of the language, for people who read the file")]
@@ -207,6 +227,11 @@ pub struct ListenRule {
     #[serde(default)]
     #[schemars(extend("examples" = ["udp"]))]
     pub protocol: OneOrMany<ListenProtocolWord>,
+    /// The programs that the rule is about, by names of `programs` or by globs; every
+    /// program if left out.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["git", ["npm", "/usr/bin/node"]]))]
+    pub exe: OneOrMany<Spanned<Program>>,
     /// Why the rule is there; shown where the rule is named.
     #[schemars(extend("examples" = ["our model proxy"]))]
     #[expect(dead_code, reason = "part of the language, for people who read the file")]
@@ -231,18 +256,18 @@ pub enum ListenProtocolWord {
 pub struct FilesSection {
     /// Files that may be opened for reading.
     #[serde(default)]
-    #[schemars(extend("examples" = [["/usr/**", "/etc/ssl/**"]]))]
-    pub read: Vec<Spanned<PathGlob>>,
+    #[schemars(extend("examples" = [["/usr/**", "/etc/ssl/**"], [{"path": "~/.npmrc", "exe": "npm"}]]))]
+    pub read: Vec<Spanned<PathItem<GrantedPath>>>,
     /// Files that may be opened for writing, created, removed, renamed, linked,
     /// truncated or given another mode or owner. It does not include reading.
     #[serde(default)]
     #[schemars(extend("examples" = [["~/src/**", "/tmp/**"]]))]
-    pub write: Vec<Spanned<PathGlob>>,
+    pub write: Vec<Spanned<PathItem<GrantedPath>>>,
     /// Files that never exist for the agent, whatever is granted: not read, not
     /// written, not executed; and no directory above them is moved.
     #[serde(default)]
-    #[schemars(extend("examples" = [["~/.ssh/**", "**/.env*"]]))]
-    pub deny: Vec<Spanned<PathGlob>>,
+    #[schemars(extend("examples" = [["~/.ssh/**", "**/.env*"], [{"path": "~/.npmrc", "except": "npm"}]]))]
+    pub deny: Vec<Spanned<PathItem<DeniedFile>>>,
 }
 
 /// The programs of an agent: executables, their interpreters, and every file
@@ -253,11 +278,147 @@ pub struct ExecSection {
     /// What may be executed.
     #[serde(default)]
     #[schemars(extend("examples" = [["/usr/**", "~/src/**"]]))]
-    pub allow: Vec<Spanned<PathGlob>>,
+    pub allow: Vec<Spanned<PathItem<GrantedPath>>>,
     /// What is never executed, whatever is allowed.
     #[serde(default)]
     #[schemars(extend("examples" = [["/usr/bin/nc*"]]))]
-    pub deny: Vec<Spanned<PathGlob>>,
+    pub deny: Vec<Spanned<PathItem<DeniedProgram>>>,
+}
+
+/// A rule about paths that grants.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GrantedPath {
+    /// The paths that the rule is about, as a glob.
+    #[schemars(required, extend("examples" = ["~/.npmrc"]))]
+    pub path: Option<Spanned<PathGlob>>,
+    /// The programs that the rule is about, by names of `programs` or by globs; every
+    /// program if left out.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["git", ["npm", "/usr/bin/node"]]))]
+    pub exe: OneOrMany<Spanned<Program>>,
+    /// Why the rule is there; shown where the rule is named.
+    #[schemars(extend("examples" = ["our model proxy"]))]
+    #[expect(dead_code, reason = "part of the language, for people who read the file")]
+    pub comment: Option<String>,
+}
+
+/// A rule about files that denies.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeniedFile {
+    /// The paths that the rule is about, as a glob.
+    #[schemars(required, extend("examples" = ["~/.npmrc"]))]
+    pub path: Option<Spanned<PathGlob>>,
+    /// The programs that the rule is about, by names of `programs` or by globs; every
+    /// program if left out.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["git", ["npm", "/usr/bin/node"]]))]
+    pub exe: OneOrMany<Spanned<Program>>,
+    /// Programs for which the rule does not hold, by names of `programs` or by globs.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["npm"]))]
+    pub except: OneOrMany<Spanned<Program>>,
+    /// What is denied; reading, writing and executing if left out.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["write", ["write", "execute"]]))]
+    pub access: OneOrMany<AccessWord>,
+    /// Why the rule is there; shown where the rule is named.
+    #[schemars(extend("examples" = ["our model proxy"]))]
+    #[expect(dead_code, reason = "part of the language, for people who read the file")]
+    pub comment: Option<String>,
+}
+
+/// A rule about programs that denies.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeniedProgram {
+    /// The paths that the rule is about, as a glob.
+    #[schemars(required, extend("examples" = ["/usr/bin/nc*"]))]
+    pub path: Option<Spanned<PathGlob>>,
+    /// The programs that the rule is about, by names of `programs` or by globs; every
+    /// program if left out.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["git", ["npm", "/usr/bin/node"]]))]
+    pub exe: OneOrMany<Spanned<Program>>,
+    /// Programs for which the rule does not hold, by names of `programs` or by globs.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["npm"]))]
+    pub except: OneOrMany<Spanned<Program>>,
+    /// Why the rule is there; shown where the rule is named.
+    #[schemars(extend("examples" = ["our model proxy"]))]
+    #[expect(dead_code, reason = "part of the language, for people who read the file")]
+    pub comment: Option<String>,
+}
+
+/// What can be done to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessWord {
+    /// Opened for reading, or listed.
+    Read,
+    /// Opened for writing, created, removed, renamed, linked, truncated or given another mode or owner.
+    Write,
+    /// Run, or mapped as code.
+    Execute,
+}
+
+/// A glob, or a rule that says more about it.
+#[derive(Debug)]
+pub enum PathItem<M> {
+    Glob(PathGlob),
+    Rule(M),
+}
+
+impl<'de, M: Deserialize<'de>> Deserialize<'de> for PathItem<M> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either<M>(PhantomData<M>);
+
+        impl<'de, M: Deserialize<'de>> Visitor<'de> for Either<M> {
+            type Value = PathItem<M>;
+
+            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str("a glob or a rule")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                PathGlob::deserialize(text.into_deserializer()).map(PathItem::Glob)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                M::deserialize(MapAccessDeserializer::new(map)).map(PathItem::Rule)
+            }
+        }
+
+        deserializer.deserialize_any(Either(PhantomData))
+    }
+}
+
+impl<M: JsonSchema> JsonSchema for PathItem<M> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("PathItem_{}", M::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (glob, rule) = (generator.subschema_for::<PathGlob>(), generator.subschema_for::<M>());
+        json_schema!({ "anyOf": [glob, rule] })
+    }
+}
+
+/// `programs`: the author's names, each with globs.
+fn program_sets(generator: &mut SchemaGenerator) -> Schema {
+    let globs = generator.subschema_for::<OneOrMany<Spanned<ExeGlob>>>();
+    let name = json_schema!({
+        "type": "string",
+        "pattern": "^[a-z0-9][a-z0-9._-]*$",
+        "maxLength": words::MAX_NAME_CHARS,
+        "format": Word::ProgramName.format(),
+    });
+    json_schema!({ "type": "object", "propertyNames": name, "additionalProperties": globs })
 }
 
 /// The privileges of an agent. Of each key the nearest file's value counts;
@@ -529,6 +690,11 @@ word_types! {
         "type": "string",
         "pattern": "^[a-z_]+$",
         "examples": ["net_bind_service", "any"],
+    }
+    Program(ProgramRef) = Word::Program, words::program => {
+        "type": "string",
+        "pattern": "^(~?/|\\*\\*/|\\{|\\$\\{|[a-z0-9][a-z0-9._-]*$)",
+        "examples": ["git", "/usr/bin/git"],
     }
     /// The call's number.
     Syscall(u32) = Word::Syscall, words::syscall => {

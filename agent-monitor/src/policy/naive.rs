@@ -4,8 +4,8 @@
 //! requests. It shares nothing with the automaton, not even the code that finds an IPv4 address inside an IPv6 one.
 //! Time is linear in the networks of all rules.
 //!
-//! The meaning: a rule matches when one of its networks holds the address, one of its ranges the port, and its set
-//! the protocol. A destination that a deny rule matches is denied; else one that an allow rule matches is granted;
+//! The meaning: a rule matches when one of its networks holds the address, one of its ranges the port, its set the
+//! protocol, and it is about the program that asks. A destination that a deny rule matches is denied; else one that an allow rule matches is granted;
 //! else it is denied by default. A listen asks the listen rules only. IPv4 and its mapped form are one thing, and no
 //! IPv6 network (`::/0`) speaks about it. A destination of an IPv6 form that carries an IPv4 address must be granted
 //! in both forms.
@@ -17,22 +17,26 @@ use agent_monitor_common::decide::Decision;
 use agent_monitor_common::request::{self, Direction, NetRequest};
 use ipnet::IpNet;
 
-use super::{NetRule, NetworkPolicy, Protocol};
+use super::{Membership, NetRule, NetworkPolicy, Protocol};
 
 /// The decision, and the rule that made it (`None`: the default).
 ///
 /// Of several rules that decide alike, the one that is named is the most specific: the longest prefix, then the
 /// fewest ports, then the lowest id. So the order of rules does not show here either.
 #[must_use]
-pub fn decide(policy: &NetworkPolicy, request: NetRequest) -> (Decision, Option<&NetRule>) {
+pub fn decide<'p>(
+    policy: &'p NetworkPolicy,
+    program: &Membership,
+    request: NetRequest,
+) -> (Decision, Option<&'p NetRule>) {
     let address = Ipv6Addr::from(request.address.bytes());
     if let Some(v4) = address.to_ipv4_mapped() {
-        return judge(policy, request, IpAddr::V4(v4));
+        return judge(policy, program, request, IpAddr::V4(v4));
     }
-    let (decision, rule) = judge(policy, request, IpAddr::V6(address));
+    let (decision, rule) = judge(policy, program, request, IpAddr::V6(address));
     match carried(address) {
         Some(v4) if decision.allowed() && request.direction == Direction::Out => {
-            let inner = judge(policy, request, IpAddr::V4(v4));
+            let inner = judge(policy, program, request, IpAddr::V4(v4));
             if inner.0.allowed() { (decision, rule) } else { inner }
         }
         _ => (decision, rule),
@@ -40,23 +44,35 @@ pub fn decide(policy: &NetworkPolicy, request: NetRequest) -> (Decision, Option<
 }
 
 /// Judges one form of the request's address.
-fn judge(policy: &NetworkPolicy, request: NetRequest, address: IpAddr) -> (Decision, Option<&NetRule>) {
+fn judge<'p>(
+    policy: &'p NetworkPolicy,
+    program: &Membership,
+    request: NetRequest,
+    address: IpAddr,
+) -> (Decision, Option<&'p NetRule>) {
     let (deny, allow): (&[NetRule], &[NetRule]) = match request.direction {
         Direction::Out => (&policy.deny, &policy.allow),
         Direction::Listen => (&[], &policy.listen),
     };
-    if let Some(rule) = most_specific(deny, request, address) {
+    let denies = |rule: &NetRule| rule.programs.denies(program);
+    if let Some(rule) = most_specific(deny, request, address, denies) {
         return (Decision::DenyRule, Some(rule));
     }
-    match most_specific(allow, request, address) {
+    match most_specific(allow, request, address, |rule| rule.programs.grants(program)) {
         Some(rule) => (Decision::Allow, Some(rule)),
         None => (Decision::DenyDefault, None),
     }
 }
 
-fn most_specific(rules: &[NetRule], request: NetRequest, address: IpAddr) -> Option<&NetRule> {
+fn most_specific(
+    rules: &[NetRule],
+    request: NetRequest,
+    address: IpAddr,
+    holds: impl Fn(&NetRule) -> bool,
+) -> Option<&NetRule> {
     rules
         .iter()
+        .filter(|rule| holds(rule))
         .filter(|rule| rule.ports.iter().any(|range| range.contains(&request.port)))
         .filter(|rule| rule.protocols.contains(protocol(request.protocol)))
         .filter_map(|rule| Some((rule, prefix_length(rule, address)?)))

@@ -81,9 +81,18 @@ impl<'a> Coverage<'a> {
     }
 }
 
+/// Whether `wide` is about every program that `narrow` is about. Globs are not compared.
+fn same_programs(wide: &NetRule, narrow: &NetRule) -> bool {
+    let (wide, narrow) = (&wide.programs, &narrow.programs);
+    wide.except.iter().all(|program| narrow.except.contains(program))
+        && (wide.exe.is_empty()
+            || !narrow.exe.is_empty() && narrow.exe.iter().all(|program| wide.exe.contains(program)))
+}
+
 /// Whether `wide` matches every request that `narrow` matches.
 fn covers(wide: &NetRule, narrow: &NetRule) -> bool {
-    wide.protocols.covers(narrow.protocols)
+    same_programs(wide, narrow)
+        && wide.protocols.covers(narrow.protocols)
         && narrow.nets.iter().all(|net| wide.nets.iter().any(|other| other.contains(net)))
         && narrow
             .ports
@@ -95,6 +104,7 @@ fn covers(wide: &NetRule, narrow: &NetRule) -> bool {
 mod tests {
     use std::path::Path;
 
+    use super::super::programs::Condition;
     use super::super::resolved::{Protocol, ProtocolSet, Source};
     use super::*;
 
@@ -105,6 +115,7 @@ mod tests {
             nets: nets.iter().map(|net| net.parse().unwrap()).collect(),
             ports: vec![ports],
             protocols,
+            programs: Condition::default(),
         }
     }
 

@@ -11,8 +11,10 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use agent_monitor_common::path::Rights;
 use ipnet::IpNet;
 
+use super::programs::{Condition, Programs};
 use super::sockets::SocketKinds;
 
 /// A place in a profile file; line and column count from 1, columns in
@@ -206,6 +208,8 @@ pub struct NetRule {
     pub ports: Vec<RangeInclusive<u16>>,
     /// Never empty.
     pub protocols: ProtocolSet,
+    /// The programs that it is about.
+    pub programs: Condition,
 }
 
 /// The `network:` section with those of all bases added.
@@ -224,7 +228,7 @@ pub struct NetworkPolicy {
     pub source: Source,
 }
 
-/// One rule about paths: a glob.
+/// One rule about paths: a glob, the programs it is about, and what it denies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathRule {
     /// `coding-agent:files.read[2]`.
@@ -232,6 +236,10 @@ pub struct PathRule {
     pub source: Source,
     /// As it was written: `~` is not expanded.
     pub glob: String,
+    /// The programs that it is about.
+    pub programs: Condition,
+    /// Of a rule in `files.deny`: the rights that it takes away; `None`: all. Of any other, `None`: its list says.
+    pub access: Option<Rights>,
 }
 
 /// The `files:` section with those of all bases added.
@@ -379,6 +387,8 @@ pub struct ResolvedProfile {
     /// Every file that took part, `file` first; for watching and reloading.
     pub files: Vec<Arc<Path>>,
     pub claims: Vec<Claim>,
+    /// The named sets of programs, with those of all bases added.
+    pub programs: Programs,
     pub network: NetworkPolicy,
     /// `None`: the profile does not speak about files, so none is judged.
     pub filesystem: Option<FilesPolicy>,

@@ -10,7 +10,7 @@
 //! model's schema uses; a test checks that there are no others.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value as Json;
 
@@ -22,8 +22,11 @@ use super::words::{Problem, Word};
 
 /// Keys that later versions of the language add, so that a profile from there
 /// gets a truthful answer: the key is right, this program is too old.
-const LATER_TOP_LEVEL: &[&str] = &["programs", "unix", "limits", "respond", "secrets"];
-const LATER_NETWORK_RULE: &[&str] = &["host", "exe", "except", "ask", "then"];
+const LATER_TOP_LEVEL: &[&str] = &["unix", "limits", "respond", "secrets"];
+const LATER_NETWORK_RULE: &[&str] = &["host", "ask", "then"];
+
+/// The properties of a mapping that has none of its own.
+static NO_PROPERTIES: OnceLock<serde_json::Map<String, Json>> = OnceLock::new();
 
 pub struct Structure<'a> {
     file: &'a Arc<SourceFile>,
@@ -122,7 +125,13 @@ impl<'a> Structure<'a> {
         schema: &'a Json,
         path: &Path<'_>,
     ) -> Option<Node> {
-        let properties = schema.get("properties").and_then(Json::as_object)?;
+        // A mapping whose keys are the author's own names, all with values of one kind.
+        let open = schema.get("additionalProperties").filter(|values| values.is_object());
+        let none = NO_PROPERTIES.get_or_init(serde_json::Map::new);
+        let properties = match schema.get("properties").and_then(Json::as_object) {
+            Some(properties) => properties,
+            None => open.map(|_| none)?,
+        };
         let reported_before = self.diagnostics.len();
         let first_key = entries.first().map(|(key, _)| key.span);
         let mut seen: HashMap<String, Span> = HashMap::new();
@@ -143,7 +152,15 @@ impl<'a> Structure<'a> {
                 );
                 continue;
             };
-            let Some(property) = properties.get(name) else {
+            let named =
+                schema.get("propertyNames").and_then(|names| names.get("format")).and_then(Json::as_str);
+            if let Some(word) = named.and_then(Word::of_format)
+                && let Err(Problem { code, message, hint }) = word.check_text(name)
+            {
+                self.report(code, key.span, message, "", hint);
+                continue;
+            }
+            let Some(property) = properties.get(name).or(open) else {
                 meant.extend(self.unknown_key(name, key.span, properties, path));
                 continue;
             };
@@ -401,8 +418,9 @@ mod tests {
             "properties",
             "required",
             "type",
-            // Always false here: unknown keys are errors everywhere.
+            // False: unknown keys are errors. A schema: every key's value is like that.
             "additionalProperties",
+            "propertyNames",
         ];
         // Said by `format` in our own words.
         const BY_FORMAT: &[&str] = &["pattern", "minimum", "maximum", "maxLength"];
@@ -420,7 +438,11 @@ mod tests {
                         value.as_array().unwrap().iter().for_each(|schema| collect(schema, found))
                     }
                     "format" => assert!(Word::of_format(value.as_str().unwrap()).is_some(), "{value}"),
+                    "additionalProperties" if value.is_object() => collect(value, found),
                     "additionalProperties" => assert_eq!(value, &Json::Bool(false)),
+                    "propertyNames" => {
+                        assert!(Word::of_format(value["format"].as_str().unwrap()).is_some(), "{value}");
+                    }
                     word if by_format && BY_FORMAT.contains(&word) => {}
                     _ => {}
                 }

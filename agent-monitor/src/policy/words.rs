@@ -12,6 +12,7 @@ use std::ops::RangeInclusive;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::diagnostic::{Code, nearest, quoted};
+use super::programs::ProgramRef;
 use super::{capabilities, globs, syscalls};
 
 /// The only version of the language so far.
@@ -50,10 +51,12 @@ pub enum Word {
     CgroupGlob,
     Syscall,
     Capability,
+    ProgramName,
+    Program,
 }
 
 impl Word {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Version,
         Self::ProfileName,
         Self::BaseName,
@@ -65,6 +68,8 @@ impl Word {
         Self::CgroupGlob,
         Self::Syscall,
         Self::Capability,
+        Self::ProgramName,
+        Self::Program,
     ];
 
     #[must_use]
@@ -81,6 +86,8 @@ impl Word {
             Self::CgroupGlob => "cgroup-glob",
             Self::Syscall => "system-call",
             Self::Capability => "capability",
+            Self::ProgramName => "program-name",
+            Self::Program => "program",
         }
     }
 
@@ -99,6 +106,8 @@ impl Word {
             Self::CgroupGlob => "`/system.slice/agent-*.service`",
             Self::Syscall => "`ptrace`",
             Self::Capability => "`net_bind_service`",
+            Self::ProgramName => "`git`",
+            Self::Program => "`git` or `/usr/bin/git`",
         }
     }
 
@@ -125,6 +134,8 @@ impl Word {
             Self::CgroupGlob => globs::cgroup_glob(text).map(drop),
             Self::Syscall => syscall(text).map(drop),
             Self::Capability => capability(text).map(drop),
+            Self::ProgramName => program_name(text).map(drop),
+            Self::Program => program(text).map(drop),
         }
     }
 
@@ -169,6 +180,26 @@ pub fn profile_name(text: &str) -> Result<String, Problem> {
             "use lower-case letters, digits, `-`, `_` and `.`, at most {MAX_NAME_CHARS}, beginning with a letter or digit"
         ),
     )
+}
+
+/// Reads the name of a set of programs.
+pub fn program_name(text: &str) -> Result<String, Problem> {
+    profile_name(text).map_err(|problem| Problem {
+        message: format!("{} can't be the name of a set of programs", quoted(text)),
+        ..problem
+    })
+}
+
+/// Reads what `exe` and `except` hold: a name of `programs`, or a glob.
+pub fn program(text: &str) -> Result<ProgramRef, Problem> {
+    if text.contains(['/', '*', '{', '~', '$']) {
+        return globs::exe_glob(text).map(ProgramRef::Glob);
+    }
+    profile_name(text).map(ProgramRef::Name).map_err(|_| Problem {
+        code: Code::BadName,
+        message: format!("{} is no name of a set of programs and no glob", quoted(text)),
+        hint: "write a key of `programs`, such as `git`, or a path such as `/usr/bin/git`".to_owned(),
+    })
 }
 
 /// Reads the name of a base under `extends`: a file's name without the rest.

@@ -32,6 +32,8 @@ fn profile(root: &Path, lists: [&[String]; 5]) -> ResolvedProfile {
                 id: format!("t:{i}"),
                 source: source.clone(),
                 glob: glob.replace('@', root.to_str().unwrap()),
+                programs: crate::policy::Condition::default(),
+                access: None,
             })
             .collect()
     };

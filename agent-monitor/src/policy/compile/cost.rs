@@ -6,9 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use agent_monitor_common::image::IMAGE_WORDS;
+
 use super::state::{State, Target, index, is_answer};
-use super::{files, network};
-use crate::policy::{NetworkPolicy, ResolvedProfile, Source};
+use super::{files, network, programs};
+use crate::policy::{Membership, ResolvedProfile, Source};
 
 /// A rule's share of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +24,7 @@ pub struct RuleCost {
 /// The `most` dearest rules of a profile, dearest first: network rules by their shares, path rules by what each needs
 /// alone (together they may need less, or, with many `**`, more).
 pub(super) fn dearest(profile: &ResolvedProfile, most: usize) -> Vec<RuleCost> {
-    let mut costs = network_costs(&profile.network);
+    let mut costs = network_costs(profile);
     costs.extend(files::alone(profile).map(|(rule, states)| RuleCost {
         id: rule.id.clone(),
         source: rule.source.clone(),
@@ -33,11 +35,15 @@ pub(super) fn dearest(profile: &ResolvedProfile, most: usize) -> Vec<RuleCost> {
     costs
 }
 
-fn network_costs(policy: &NetworkPolicy) -> Vec<RuleCost> {
+fn network_costs(profile: &ResolvedProfile) -> Vec<RuleCost> {
+    let policy = &profile.network;
+    // The classes that can't be had are too many themselves: then the rules are weighed for one.
+    let classes = programs::build(profile, IMAGE_WORDS).ok().and_then(Result::ok);
+    let classes = classes.map_or_else(|| vec![Membership::PLAIN], |classes| classes.memberships);
     let mut ledger = Ledger::default();
-    let network = network::build(policy, Some(&mut ledger));
+    let network = network::build(policy, &classes, Some(&mut ledger));
     ledger.price(&network.states);
-    network::build(policy, Some(&mut ledger));
+    network::build(policy, &classes, Some(&mut ledger));
     network::rules(policy)
         .zip(ledger.charged.iter().copied().chain(std::iter::repeat(0.0)))
         .map(|((rule, ..), words)| RuleCost {

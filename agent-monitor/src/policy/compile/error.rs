@@ -33,6 +33,21 @@ pub enum CompileError {
         #[source]
         error: GlobError,
     },
+    /// A program's glob can't be read.
+    #[error("a set of programs of profile `{profile}`: `{glob}`: {error}")]
+    ProgramGlob {
+        profile: String,
+        glob: String,
+        #[source]
+        error: GlobError,
+    },
+    /// The sets of programs overlap in more ways than an image has classes for.
+    #[error(
+        "the sets of programs that the rules of profile `{profile}` name overlap in {classes} ways, and an image has room \
+         for {most}; make sets disjoint, or put them together; the rules that name any:{}",
+        places(rules)
+    )]
+    TooManyClasses { profile: String, classes: usize, most: usize, rules: Vec<(String, Source)> },
     /// A claim's glob can't be read.
     #[error("claim `{glob}`: {error}")]
     Glob {
@@ -58,6 +73,16 @@ pub enum CompileError {
         largest: String,
         largest_words: usize,
     },
+}
+
+/// Rules that an error lists.
+const LISTED: usize = 10;
+
+fn places(rules: &[(String, Source)]) -> String {
+    let more = rules.len().saturating_sub(LISTED);
+    let listed: String =
+        rules.iter().take(LISTED).map(|(id, source)| format!("\n  {id} ({source})")).collect();
+    if more == 0 { listed } else { format!("{listed}\n  and {more} more") }
 }
 
 fn list(dearest: &[RuleCost]) -> String {

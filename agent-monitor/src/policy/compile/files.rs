@@ -13,7 +13,7 @@ use super::home::expand_home;
 pub(super) use super::path::TooMany;
 use super::path::{self, Paths};
 use super::state::State;
-use crate::policy::{PathRule, ResolvedProfile};
+use crate::policy::{Membership, PathRule, ResolvedProfile};
 
 /// Where the denied rights lie in an answer.
 const DENIED: u32 = path_answer(0, 1, false).trailing_zeros();
@@ -23,6 +23,21 @@ const DENIED: u32 = path_answer(0, 1, false).trailing_zeros();
 struct Says {
     granted: Rights,
     denied: Rights,
+}
+
+impl Says {
+    /// Whether a rule of the list holds for a program.
+    fn holds(self, rule: &PathRule, program: &Membership) -> bool {
+        if self.denied == 0 { rule.programs.grants(program) } else { rule.programs.denies(program) }
+    }
+
+    /// What a rule of the list says: it may be about fewer rights.
+    fn of(self, rule: &PathRule) -> Self {
+        match rule.access {
+            Some(access) => Says { denied: self.denied & access, ..self },
+            None => self,
+        }
+    }
 }
 
 /// The lists of a profile, and what each says.
@@ -45,14 +60,23 @@ fn lists(profile: &ResolvedProfile) -> impl Iterator<Item = (&[PathRule], Says)>
     files.chain(exec)
 }
 
-/// The automaton of `profile`'s path rules; without any, one that grants nothing.
+/// Which path rules, in the order of [`lists`], hold for a program. Where two classes agree, so do their automata.
+pub(super) fn holding(profile: &ResolvedProfile, program: &Membership) -> Vec<bool> {
+    lists(profile).flat_map(|(rules, says)| rules.iter().map(move |rule| says.holds(rule, program))).collect()
+}
+
+/// The automaton of `profile`'s path rules for a program; without any, one that grants nothing.
 ///
 /// # Errors
 /// [`CompileError::PathGlob`] for a glob that can't be read: the loader lets none through.
-pub(super) fn build(profile: &ResolvedProfile, limit: usize) -> Result<Result<Paths, TooMany>, CompileError> {
+pub(super) fn build(
+    profile: &ResolvedProfile,
+    program: &Membership,
+    limit: usize,
+) -> Result<Result<Paths, TooMany>, CompileError> {
     let mut nfa = Nfa::new();
     for (rules, says) in lists(profile) {
-        for rule in rules {
+        for rule in rules.iter().filter(|rule| says.holds(rule, program)) {
             add(&mut nfa, profile, rule, says).map_err(|error| CompileError::PathGlob {
                 rule: rule.id.clone(),
                 at: rule.source.clone(),
@@ -74,6 +98,7 @@ pub(super) fn alone(profile: &ResolvedProfile) -> impl Iterator<Item = (&PathRul
 }
 
 fn add(nfa: &mut Nfa, profile: &ResolvedProfile, rule: &PathRule, says: Says) -> Result<(), GlobError> {
+    let says = says.of(rule);
     let accept = path_answer(says.granted, says.denied, false) as u16;
     let above = if says.denied == 0 { 0 } else { DENIED_BELOW as u16 };
     for glob in expand_home(&rule.glob, &profile.homes) {
@@ -105,31 +130,37 @@ impl PathMatcher {
             let mut nfa = Nfa::new();
             // A glob that can't be read stopped the compiler before: no image has this rule.
             let _ = add(&mut nfa, profile, rule, says);
-            (rule.clone(), says, nfa)
+            (rule.clone(), says.of(rule), nfa)
         });
         PathMatcher { rules: rules.collect() }
     }
 
-    /// The rule that denies one of `needed` on `path`; the one with the lowest id of several.
+    /// The rule that denies a program one of `needed` on `path`; the one with the lowest id of several.
     #[must_use]
-    pub fn denying(&self, path: &[u8], needed: Rights) -> Option<&PathRule> {
-        self.first(|says| says.denied & needed != 0, |answer| answer & !DENIED_BELOW != 0, path)
+    pub fn denying(&self, program: &Membership, path: &[u8], needed: Rights) -> Option<&PathRule> {
+        self.first(program, |says| says.denied & needed != 0, |answer| answer & !DENIED_BELOW != 0, path)
     }
 
-    /// The rule that denies something below the directory `path`.
+    /// The rule that denies a program something below the directory `path`.
     #[must_use]
-    pub fn denying_below(&self, path: &[u8]) -> Option<&PathRule> {
-        self.first(|says| says.denied != 0, |answer| answer & DENIED_BELOW != 0, path)
+    pub fn denying_below(&self, program: &Membership, path: &[u8]) -> Option<&PathRule> {
+        self.first(program, |says| says.denied != 0, |answer| answer & DENIED_BELOW != 0, path)
     }
 
-    /// The rule that grants `right` on `path`; the one with the lowest id of several.
+    /// The rule that grants a program `right` on `path`; the one with the lowest id of several.
     #[must_use]
-    pub fn granting(&self, path: &[u8], right: Right) -> Option<&PathRule> {
-        self.first(|says| says.granted & right as Rights != 0, |answer| answer != 0, path)
+    pub fn granting(&self, program: &Membership, path: &[u8], right: Right) -> Option<&PathRule> {
+        self.first(program, |says| says.granted & right as Rights != 0, |answer| answer != 0, path)
     }
 
-    fn first(&self, of: impl Fn(Says) -> bool, hit: impl Fn(u32) -> bool, path: &[u8]) -> Option<&PathRule> {
-        let rules = self.rules.iter().filter(|(_, says, _)| of(*says));
+    fn first(
+        &self,
+        program: &Membership,
+        of: impl Fn(Says) -> bool,
+        hit: impl Fn(u32) -> bool,
+        path: &[u8],
+    ) -> Option<&PathRule> {
+        let rules = self.rules.iter().filter(|(rule, says, _)| of(*says) && says.holds(rule, program));
         let matching = rules.filter(|(_, _, nfa)| hit(u32::from(nfa.answers(path))));
         matching.map(|(rule, ..)| rule).min_by(|a, b| a.id.cmp(&b.id))
     }

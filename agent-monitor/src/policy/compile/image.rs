@@ -6,14 +6,15 @@
 use agent_monitor_common::automaton::{TERMINAL, Words};
 use agent_monitor_common::counters;
 use agent_monitor_common::image::{
-    Class, DeniedErrno, HAS_EXEC, HAS_FILES, HAS_PRIVILEGES, HAS_SYSCALLS, MAGIC, MAX_CLASSES, Settings,
-    class, header,
+    Class, DeniedErrno, HAS_EXEC, HAS_FILES, HAS_PRIVILEGES, HAS_PROGRAMS, HAS_SYSCALLS, MAGIC, MAX_CLASSES,
+    Settings, class, header,
 };
 use agent_monitor_common::privilege::{
     CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SETIDS, PTRACE_OWN, Privilege,
 };
 use agent_monitor_common::request::{self, STARTS};
 
+use super::programs;
 use crate::policy::{Denied, Mode, NetworkPolicy, PrivilegesPolicy, ResolvedProfile, SocketKind, Targets};
 
 /// A policy image. Deterministic: the same profile (rules in any order) gives the same words.
@@ -94,6 +95,7 @@ pub(super) fn settings(profile: &ResolvedProfile) -> u64 {
         (profile.filesystem.is_some(), HAS_FILES),
         (profile.exec.is_some(), HAS_EXEC),
         (profile.privileges.is_some(), HAS_PRIVILEGES),
+        (programs::conditions(profile).any(|(condition, ..)| !condition.is_any()), HAS_PROGRAMS),
     ];
     let flags = flags.into_iter().filter(|(has, _)| *has).fold(0, |all, (_, flag)| all | flag);
     Settings { mode: mode.code(), errno: errno.code(), flags }.to_word()

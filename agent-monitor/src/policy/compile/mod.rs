@@ -19,16 +19,20 @@ mod minimise;
 mod network;
 mod path;
 mod ports;
+mod programs;
 mod rows;
 pub mod sample;
+mod share;
 mod single;
 mod state;
 #[cfg(test)]
 mod tests;
 
-use agent_monitor_common::image::{
-    Class, IMAGE_WORDS, MAX_PROFILES, PLAIN_CLASS, SYSCALL_WORDS, UNKNOWN_CLASS, header,
-};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use agent_monitor_common::automaton::TERMINAL;
+use agent_monitor_common::image::{Class, IMAGE_WORDS, MAX_PROFILES, SYSCALL_WORDS, header};
 
 pub use self::cost::RuleCost;
 pub use self::error::CompileError;
@@ -38,6 +42,8 @@ pub use self::glob::{GlobError, check_glob};
 pub use self::home::expand_home;
 pub use self::image::{Image, kernel_kind};
 use self::path::Paths;
+use self::programs::Classes;
+pub use self::programs::memberships;
 use self::rows::{Overflow, Packed};
 pub use self::single::Glob;
 use super::ResolvedProfile;
@@ -56,23 +62,48 @@ pub fn profile(profile: &ResolvedProfile) -> Result<Image, CompileError> {
 
 /// [`profile`] with another budget, so that tests reach the limit with few rules.
 fn profile_within(profile: &ResolvedProfile, limit: usize) -> Result<Image, CompileError> {
-    let network = network::build(&profile.network, None);
-    let too_large = |words| CompileError::TooLarge {
-        profile: profile.name.clone(),
-        words,
-        limit,
-        dearest: cost::dearest(profile, DEAREST),
-    };
-    let files = files::build(profile, limit)?.map_err(|files::TooMany| too_large(limit + 1))?;
-    let mut states = network.states;
-    let mut roots = network.roots.concat();
-    roots.push(state::append(&mut states, files.states, files.root));
-    let Packed { words, roots } =
-        rows::pack(&states, &roots, limit).map_err(|Overflow { words }| too_large(words))?;
-    let mut image = Image::seal(words);
-    for number in [UNKNOWN_CLASS, PLAIN_CLASS] {
-        image.set_class(Class::new(number), &roots, image::Masks::of(profile));
+    let too_large = |words| too_large(profile, words, limit);
+    let Classes { memberships, paths: exe } =
+        programs::build(profile, limit)?.map_err(|path::TooMany| too_large(limit + 1))?;
+    let network = network::build(&profile.network, &memberships, None);
+
+    // The path automata of all classes, equal states once.
+    let (mut states, mut built, mut files) = (Vec::new(), HashMap::new(), Vec::new());
+    for class in &memberships {
+        let root = match built.entry(files::holding(profile, class)) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(new) => {
+                let paths =
+                    files::build(profile, class, limit)?.map_err(|path::TooMany| too_large(limit + 1))?;
+                *new.insert(state::append(&mut states, paths.states, paths.root))
+            }
+        };
+        files.push(root);
     }
+    if built.len() > 1 {
+        (states, files) = share::merge(&states, &files);
+    }
+
+    // Before them the network, behind them the programs.
+    let mut roots = Vec::new();
+    let mut all = network.states;
+    let first = all.len() as state::Target;
+    state::append(&mut all, states, TERMINAL);
+    for (network, files) in network.roots.iter().zip(files) {
+        roots.extend(network.as_flattened());
+        roots.push(if state::is_answer(files) { files } else { files + first });
+    }
+    roots.push(state::append(&mut all, exe.states, exe.root));
+    let Packed { words, roots } =
+        rows::pack(&all, &roots, limit).map_err(|Overflow { words }| too_large(words))?;
+
+    let mut image = Image::seal(words);
+    let masks = image::Masks::of(profile);
+    let (starts, start_exe) = roots.split_at(roots.len() - 1);
+    for (number, starts) in starts.chunks_exact(starts.len() / memberships.len()).enumerate() {
+        image.set_class(Class::new(number as u32), starts, masks);
+    }
+    image.words[header::START_EXE] = u64::from(start_exe[0]);
     image.words[header::SETTINGS] = image::settings(profile);
     for call in &profile.syscalls {
         let (word, bit) = ((call.nr >> 6) as usize, 1 << (call.nr & 63));
@@ -86,6 +117,11 @@ fn profile_within(profile: &ResolvedProfile, limit: usize) -> Result<Image, Comp
         }
     }
     Ok(image)
+}
+
+fn too_large(profile: &ResolvedProfile, words: usize, limit: usize) -> CompileError {
+    let dearest = cost::dearest(profile, DEAREST);
+    CompileError::TooLarge { profile: profile.name.clone(), words, limit, dearest }
 }
 
 /// What [`claims`] makes.

@@ -27,13 +27,13 @@ use ipnet::IpNet;
 use super::cost::Ledger;
 use super::ports::{NOTHING, PortMap, PortMaps};
 use super::state::{State, Target, is_answer};
-use crate::policy::{NetRule, NetworkPolicy, Protocol};
+use crate::policy::{Membership, NetRule, NetworkPolicy, Protocol};
 
 /// The automaton of a profile's network rules.
 pub(super) struct Network {
     pub(super) states: Vec<State>,
-    /// Roots by address family (IPv4, IPv6), each by `NetRequest::start()`.
-    pub(super) roots: [[Target; STARTS]; 2],
+    /// Of each class: roots by address family (IPv4, IPv6), each by `NetRequest::start()`.
+    pub(super) roots: Vec<[[Target; STARTS]; 2]>,
 }
 
 /// The rules of a policy in the order of [`Entry::rule`].
@@ -44,25 +44,66 @@ pub(super) fn rules(policy: &NetworkPolicy) -> impl Iterator<Item = (&NetRule, D
     allow.chain(deny).chain(listen)
 }
 
-/// Builds the automaton; `ledger` hears which rules each state is made for.
-pub(super) fn build(policy: &NetworkPolicy, mut ledger: Option<&mut Ledger>) -> Network {
+/// Which rules, in the order of [`rules`], hold for a program.
+fn holding(policy: &NetworkPolicy, program: &Membership) -> Vec<bool> {
+    let holds = |(rule, _, decision): (&NetRule, Direction, Decision)| match decision {
+        Decision::DenyRule => rule.programs.denies(program),
+        _ => rule.programs.grants(program),
+    };
+    rules(policy).map(holds).collect()
+}
+
+/// Builds the automaton for programs of these classes; `ledger` hears which rules each state is made for.
+pub(super) fn build(
+    policy: &NetworkPolicy,
+    classes: &[Membership],
+    mut ledger: Option<&mut Ledger>,
+) -> Network {
     let mut builder = Builder::new();
-    let mut roots = [[TERMINAL; STARTS]; 2];
-    for direction in [Direction::Out, Direction::Listen] {
-        let [v4, v6] = entries(policy, direction, &mut builder.maps);
-        for (family, entries) in [(0, v4), (1, v6)] {
-            for protocol in Protocol::ALL {
-                let bit = 1 << protocol as u8;
-                let entries: Vec<Entry> =
-                    entries.iter().filter(|entry| entry.protocols & bit != 0).cloned().collect();
-                let start = (direction as usize) << 2 | protocol as usize;
-                let ledger = ledger.as_deref_mut();
-                let mut trie = Trie { builder: &mut builder, entries: &entries, ledger, ended: Vec::new() };
-                roots[family][start] = trie.root();
+    // Most classes differ in few rules or none: states are one where they are equal, and equal roots are built once.
+    let mut built: HashMap<Vec<bool>, [[Target; STARTS]; 2]> = HashMap::new();
+    let mut roots = Vec::with_capacity(classes.len());
+    for class in classes {
+        let holding = holding(policy, class);
+        let of_class = match built.get(&holding) {
+            Some(known) => *known,
+            None => {
+                let new = builder.roots(policy, &holding, ledger.as_deref_mut());
+                built.insert(holding, new);
+                new
             }
-        }
+        };
+        roots.push(of_class);
     }
     Network { states: builder.states, roots }
+}
+
+impl Builder {
+    /// The roots for programs for which the rules that are `holding` hold.
+    fn roots(
+        &mut self,
+        policy: &NetworkPolicy,
+        holding: &[bool],
+        mut ledger: Option<&mut Ledger>,
+    ) -> [[Target; STARTS]; 2] {
+        let builder = self;
+        let mut roots = [[TERMINAL; STARTS]; 2];
+        for direction in [Direction::Out, Direction::Listen] {
+            let [v4, v6] = entries(policy, direction, holding, &mut builder.maps);
+            for (family, entries) in [(0, v4), (1, v6)] {
+                for protocol in Protocol::ALL {
+                    let bit = 1 << protocol as u8;
+                    let entries: Vec<Entry> =
+                        entries.iter().filter(|entry| entry.protocols & bit != 0).cloned().collect();
+                    let start = (direction as usize) << 2 | protocol as usize;
+                    let ledger = ledger.as_deref_mut();
+                    let mut trie = Trie { builder, entries: &entries, ledger, ended: Vec::new() };
+                    roots[family][start] = trie.root();
+                }
+            }
+        }
+        roots
+    }
 }
 
 /// One network of one rule.
@@ -80,10 +121,15 @@ pub(super) struct Entry {
 }
 
 /// The networks of one direction by address family, in trie order.
-fn entries(policy: &NetworkPolicy, direction: Direction, maps: &mut PortMaps) -> [Vec<Entry>; 2] {
+fn entries(
+    policy: &NetworkPolicy,
+    direction: Direction,
+    holding: &[bool],
+    maps: &mut PortMaps,
+) -> [Vec<Entry>; 2] {
     let mut families = [Vec::new(), Vec::new()];
     for (index, (rule, rule_direction, decision)) in rules(policy).enumerate() {
-        if rule_direction != direction {
+        if rule_direction != direction || !holding[index] {
             continue;
         }
         let ports = maps.of(&rule.ports, decision);

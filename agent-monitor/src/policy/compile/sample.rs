@@ -12,7 +12,8 @@ use agent_monitor_common::request::{self, Address, NetRequest};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::policy::{
-    Denied, Mode, NetRule, NetworkPolicy, Protocol, ProtocolSet, ResolvedProfile, SocketKinds, Source,
+    Condition, Denied, Mode, NetRule, NetworkPolicy, Programs, Protocol, ProtocolSet, ResolvedProfile,
+    SocketKinds, Source,
 };
 
 /// A profile of `rules` network rules: 3 % listen rules, 20 % denies, the rest grants; two thirds speak about IPv4.
@@ -38,6 +39,7 @@ pub fn network_profile(rules: usize, seed: u64) -> ResolvedProfile {
             nets: vec![net],
             ports: random.ports(),
             protocols: random.protocols(),
+            programs: Condition::default(),
         });
     }
     ResolvedProfile {
@@ -47,6 +49,7 @@ pub fn network_profile(rules: usize, seed: u64) -> ResolvedProfile {
         file: file.clone(),
         files: vec![file.clone()],
         claims: Vec::new(),
+        programs: Programs::new(),
         network: NetworkPolicy {
             denied: Denied::Unreachable,
             allow,

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use super::path::{glob, naive, path};
 use crate::policy::attribute;
 use crate::policy::compile::{self, CompileError, Image, PathMatcher, profile_within, sample};
-use crate::policy::{ExecPolicy, FilesPolicy, PathRule, ResolvedProfile, Source};
+use crate::policy::{Condition, ExecPolicy, FilesPolicy, Membership, PathRule, ResolvedProfile, Source};
 
 const LISTS: [&str; 5] = ["files.read", "files.write", "files.deny", "exec.allow", "exec.deny"];
 
@@ -24,7 +24,7 @@ fn source(line: usize) -> Source {
 }
 
 /// A profile of (index in [`LISTS`], glob) pairs.
-fn profile(rules: &[(usize, String)]) -> ResolvedProfile {
+pub(super) fn profile(rules: &[(usize, String)]) -> ResolvedProfile {
     let list = |wanted: usize| -> Vec<PathRule> {
         let globs = rules.iter().filter(|(list, _)| *list == wanted).enumerate();
         globs
@@ -32,6 +32,8 @@ fn profile(rules: &[(usize, String)]) -> ResolvedProfile {
                 id: format!("t:{}[{i}]", LISTS[*list]),
                 source: source(i + 1),
                 glob: glob.clone(),
+                programs: Condition::default(),
+                access: None,
             })
             .collect()
     };
@@ -88,11 +90,11 @@ proptest! {
         for (path, needed) in &paths {
             let wanted = expected(&rules, path, *needed);
             prop_assert_eq!(decide_path(&image, Class::PLAIN, path.as_bytes(), *needed), wanted, "{:?} {} {}", rules, path, needed);
-            let denying = matcher.denying(path.as_bytes(), *needed);
+            let denying = matcher.denying(&Membership::PLAIN, path.as_bytes(), *needed);
             prop_assert_eq!(denying.is_some(), wanted == Decision::DenyRule, "{:?} {}", rules, path);
             if wanted == Decision::Allow {
                 for right in Right::ALL.into_iter().filter(|right| needed & *right as Rights != 0) {
-                    prop_assert!(matcher.granting(path.as_bytes(), right).is_some());
+                    prop_assert!(matcher.granting(&Membership::PLAIN, path.as_bytes(), right).is_some());
                 }
             }
         }
@@ -108,7 +110,7 @@ proptest! {
         let matcher = PathMatcher::new(&profile);
         for path in &paths {
             let marked = accept(&image, state(&image, path)) & DENIED_BELOW != 0;
-            prop_assert_eq!(marked, matcher.denying_below(path.as_bytes()).is_some(), "{:?} {}", rules, path);
+            prop_assert_eq!(marked, matcher.denying_below(&Membership::PLAIN, path.as_bytes()).is_some(), "{:?} {}", rules, path);
         }
     }
 
@@ -185,7 +187,9 @@ fn the_rule_behind_a_verdict_is_named() {
     let profile = written(&[(0, "/a/**"), (2, "/a/b/**"), (4, "/a/x")]);
     let matcher = PathMatcher::new(&profile);
     let by = |path: &str, right: Right, reason| {
-        attribute::path(&profile, &matcher, path.as_bytes(), right as Rights, reason).id.into_owned()
+        attribute::path(&profile, &matcher, &Membership::PLAIN, path.as_bytes(), right as Rights, reason)
+            .id
+            .into_owned()
     };
     assert_eq!(by("/a/b/c", Right::Read, Reason::Rule), "t:files.deny[0]");
     assert_eq!(by("/a/b", Right::Read, Reason::Rule), "t:files.deny[0]", "a listed directory");

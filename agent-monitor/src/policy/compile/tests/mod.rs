@@ -4,3 +4,4 @@ mod files;
 mod network;
 mod path;
 mod privileges;
+mod programs;

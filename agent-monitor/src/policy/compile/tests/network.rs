@@ -9,7 +9,8 @@ use std::sync::Arc;
 use agent_monitor_common::automaton::{FREE_CELL, PORTS, TERMINAL};
 use agent_monitor_common::decide::{Decision, decide, decide_socket};
 use agent_monitor_common::image::{
-    Class, HAS_SYSCALLS, IMAGE_WORDS, MAGIC, MAX_CLASSES, Settings, class, field, has_syscall, header,
+    Class, HAS_SYSCALLS, IMAGE_WORDS, MAGIC, MAX_CLASSES, PLAIN_CLASS, Settings, class, field, has_syscall,
+    header,
 };
 use agent_monitor_common::request::{self, Address, Direction, NetRequest, STARTS};
 use ipnet::IpNet;
@@ -18,8 +19,8 @@ use proptest::prelude::*;
 use crate::policy::attribute::{self, Attributor};
 use crate::policy::compile::{self, CompileError, Image, profile_within, sample};
 use crate::policy::{
-    Denied, Mode, NetRule, Protocol, ProtocolSet, ResolvedProfile, SocketKind, SocketKinds, Source,
-    SyscallRule, naive,
+    Condition, Denied, Membership, Mode, NetRule, Protocol, ProtocolSet, ResolvedProfile, SocketKind,
+    SocketKinds, Source, SyscallRule, naive,
 };
 
 const LISTS: [&str; 3] = ["allow", "deny", "listen"];
@@ -38,10 +39,11 @@ fn rule(
         nets: nets.iter().map(|net| net.parse().unwrap()).collect(),
         ports: ports.to_vec(),
         protocols,
+        programs: Condition::default(),
     }
 }
 
-fn profile(allow: Vec<NetRule>, deny: Vec<NetRule>, listen: Vec<NetRule>) -> ResolvedProfile {
+pub(super) fn profile(allow: Vec<NetRule>, deny: Vec<NetRule>, listen: Vec<NetRule>) -> ResolvedProfile {
     let mut profile = sample::network_profile(0, 0);
     profile.network.allow = allow;
     profile.network.deny = deny;
@@ -72,8 +74,12 @@ fn tcp(address: &str, port: u16) -> NetRequest {
 fn ask(profile: &ResolvedProfile, request: NetRequest) -> Decision {
     let image = compile::profile(profile).unwrap();
     let decision = decide(&image, Class::PLAIN, request);
-    assert_eq!(naive::decide(&profile.network, request).0, decision, "{request:?}");
-    assert_eq!(Attributor::new(Arc::new(profile.clone())).network(request).decision, decision, "{request:?}");
+    assert_eq!(naive::decide(&profile.network, &Membership::PLAIN, request).0, decision, "{request:?}");
+    assert_eq!(
+        Attributor::new(Arc::new(profile.clone())).network(PLAIN_CLASS, request).decision,
+        decision,
+        "{request:?}"
+    );
     decision
 }
 
@@ -129,7 +135,7 @@ fn net_rules(list: usize, most: usize) -> impl Strategy<Value = Vec<NetRule>> {
     })
 }
 
-fn profiles() -> impl Strategy<Value = ResolvedProfile> {
+pub(super) fn profiles() -> impl Strategy<Value = ResolvedProfile> {
     (net_rules(0, 12), net_rules(1, 6), net_rules(2, 4))
         .prop_map(|(allow, deny, listen)| profile(allow, deny, listen))
 }
@@ -143,12 +149,12 @@ proptest! {
         let image = compile::profile(&profile).unwrap();
         let index = Attributor::new(Arc::new(profile.clone()));
         for request in sample::requests(&profile, 1_200, seed) {
-            let (decision, rule) = naive::decide(&profile.network, request);
+            let (decision, rule) = naive::decide(&profile.network, &Membership::PLAIN, request);
             prop_assert_eq!(decide(&image, Class::PLAIN, request), decision, "{:?}", request);
-            let attribution = index.network(request);
+            let attribution = index.network(PLAIN_CLASS, request);
             prop_assert_eq!(attribution.decision, decision);
             prop_assert_eq!(attribution.rule, rule, "{:?}", request);
-            prop_assert_eq!(attribution, attribute::network(&profile, request));
+            prop_assert_eq!(attribution, attribute::network(&profile, &Membership::PLAIN, request));
         }
     }
 
@@ -197,13 +203,16 @@ fn a_thousand_rules_decide_as_the_rules_do() {
     let index = Attributor::new(Arc::new(profile.clone()));
     let mut decisions = [0; 3];
     for request in sample::requests(&profile, 20_000, 2) {
-        let attribution = index.network(request);
+        let attribution = index.network(PLAIN_CLASS, request);
         assert_eq!(decide(&image, Class::PLAIN, request), attribution.decision, "{request:?}");
         decisions[attribution.decision.code() as usize] += 1;
     }
     assert!(decisions.iter().all(|&count| count > 500), "the requests are one-sided: {decisions:?}");
     for request in sample::requests(&profile, 300, 3) {
-        assert_eq!(index.network(request), attribute::network(&profile, request));
+        assert_eq!(
+            index.network(PLAIN_CLASS, request),
+            attribute::network(&profile, &Membership::PLAIN, request)
+        );
     }
 }
 
@@ -268,9 +277,12 @@ fn carried_addresses_need_both_grants() {
         vec![],
     );
     assert_eq!(ask(&both, tcp(nat64, 80)), Decision::DenyRule);
-    assert_eq!(attribute::network(&both, tcp(nat64, 80)).id, "t:network.deny[0]");
+    assert_eq!(attribute::network(&both, &Membership::PLAIN, tcp(nat64, 80)).id, "t:network.deny[0]");
     assert_eq!(ask(&both, tcp("64:ff9b::10.0.0.1", 80)), Decision::Allow);
-    assert_eq!(attribute::network(&both, tcp("64:ff9b::10.0.0.1", 80)).id, "t:network.allow[0]");
+    assert_eq!(
+        attribute::network(&both, &Membership::PLAIN, tcp("64:ff9b::10.0.0.1", 80)).id,
+        "t:network.allow[0]"
+    );
 }
 
 /// Every direction × protocol has a start of its own, in both families; denies do not reach listens.
