@@ -37,6 +37,8 @@ pub mod header {
     /// Start state of the automaton over executables' paths. Its answer is, in the claims' image, the profile slot that
     /// claims the program + 1; in a profile's, how far behind [`super::PLAIN_CLASS`] the program's class lies.
     pub const START_EXE: usize = 3;
+    /// Number of classes in use; the records behind them grant nothing.
+    pub const CLASS_COUNT: usize = 4;
     /// Bit mask of watched system calls, [`super::SYSCALL_WORDS`] words.
     pub const SYSCALL_WATCH: usize = 24;
     /// Bit mask of killed system calls (each is watched too).

@@ -13,6 +13,7 @@ pub mod child;
 pub mod monitor;
 pub mod netlink;
 pub mod peer;
+pub mod program;
 pub mod record;
 pub mod socket;
 pub mod talker;

@@ -1,9 +1,9 @@
 //! The kernel's `decide()` against the one that explains, and both against the rules read one by one.
 
 use agent_monitor::policy::compile::{self, sample};
-use agent_monitor::policy::{Membership, naive};
+use agent_monitor::policy::naive;
 use agent_monitor_common::decide::{Decision, decide};
-use agent_monitor_common::image::{Class, PLAIN_CLASS};
+use agent_monitor_common::image::Class;
 use agent_monitor_common::request::PROBE_BATCH;
 use agent_monitor_tests::monitor::SLOT;
 use anyhow::{Context, Result, ensure};
@@ -37,18 +37,25 @@ fn alike(lab: &mut Lab) -> Result<()> {
             break;
         }
         let seed = first.wrapping_add(round as u64);
-        let profile = sample::network_profile(*rules, seed);
+        // Every class of a profile with rules about programs; without such rules every class is alike.
+        let profile = match round % 2 {
+            0 => sample::network_profile(*rules, seed),
+            _ => sample::profile_of_programs(*rules, seed),
+        };
+        let classes = compile::memberships(&profile)?;
+        let class = (round / 2 % classes.len()) as u32;
+        let program = &classes[class as usize];
         let image = compile::profile(&profile)?;
         monitor.kernel.install(SLOT, &image.words)?;
         let requests = sample::requests(&profile, PROBE_BATCH, seed);
-        let kernel = monitor.kernel.decide_probe(SLOT, PLAIN_CLASS, &requests)?;
+        let kernel = monitor.kernel.decide_probe(SLOT, class, &requests)?;
         ensure!(kernel.len() == requests.len(), "{} answers for {} requests", kernel.len(), requests.len());
         for (request, kernel) in requests.iter().zip(kernel) {
-            let user = decide(&image, Class::PLAIN, *request);
-            let (rules_say, _) = naive::decide(&profile.network, &Membership::PLAIN, *request);
+            let user = decide(&image, Class::new(class), *request);
+            let (rules_say, _) = naive::decide(&profile.network, program, *request);
             ensure!(
                 kernel == user && user == rules_say,
-                "seed {seed}, {rules} rules, {request:?}: kernel {kernel:?}, userspace {user:?}, rules {rules_say:?}"
+                "seed {seed}, {rules} rules, {program:?}, {request:?}: kernel {kernel:?}, userspace {user:?}, rules {rules_say:?}"
             );
             allowed += usize::from(kernel == Decision::Allow);
             by_rule += usize::from(kernel == Decision::DenyRule);

@@ -20,16 +20,27 @@ mod lost;
 mod network_out;
 mod privileges;
 mod process;
+mod programs;
 mod shared;
 mod sockets;
 mod source_routing;
 mod telemetry;
 
+use agent_monitor_tests::program;
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     if std::env::args().nth(1).as_deref() == Some(process::IMAGE_ARGUMENT) {
         std::process::exit(process::image_main());
+    }
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.split_first() {
+        Some((first, rest)) if first == program::ARGUMENT => std::process::exit(program::main(rest)),
+        // The kernel puts the script's name before the words.
+        Some((first, [_, _, rest @ ..])) if first == programs::OF_SCRIPT => {
+            std::process::exit(program::main(rest))
+        }
+        _ => {}
     }
     let mut arguments = Arguments::from_args();
     // Forking asks for one thread; `--test-threads` would only make the children's memory a lottery.
@@ -57,6 +68,7 @@ fn main() {
         files::trials(),
         privileges::trials(),
         landlock::trials(),
+        programs::trials(),
     ];
     trials.extend(others.into_iter().flatten());
     trials.extend(catalogue::trials(&trials));

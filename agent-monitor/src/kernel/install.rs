@@ -5,8 +5,7 @@ use std::os::fd::AsFd;
 
 use agent_monitor_common::decide::{Decision, decide};
 use agent_monitor_common::image::{
-    CLAIMS_ROW, Class, IMAGE_WORDS, InForce, MAGIC, MAX_PROFILES, PLAIN_CLASS, Settings, UNKNOWN_CLASS,
-    field, header,
+    CLAIMS_ROW, Class, IMAGE_WORDS, InForce, MAGIC, MAX_CLASSES, MAX_PROFILES, Settings, field, header,
 };
 use agent_monitor_common::request::{Address, NetRequest, Protocol};
 use aya::maps::MapError;
@@ -78,7 +77,7 @@ impl Kernel {
     /// test of the image, the layout, both compilers and the running kernel.
     fn try_out(&mut self, slot: u32, image: &[u64]) -> Result<(), InstallError> {
         let requests = trials();
-        for class in [UNKNOWN_CLASS, PLAIN_CLASS] {
+        for class in 0..(field(image, header::CLASS_COUNT) as u32).min(MAX_CLASSES as u32) {
             let answers = self.probe_image(slot, class, &requests)?;
             for (&request, kernel) in requests.iter().zip(answers) {
                 let user = decide(image, Class::new(class), request);

@@ -104,6 +104,7 @@ fn profile_within(profile: &ResolvedProfile, limit: usize) -> Result<Image, Comp
         image.set_class(Class::new(number as u32), starts, masks);
     }
     image.words[header::START_EXE] = u64::from(start_exe[0]);
+    image.words[header::CLASS_COUNT] = memberships.len() as u64;
     image.words[header::SETTINGS] = image::settings(profile);
     for call in &profile.syscalls {
         let (word, bit) = ((call.nr >> 6) as usize, 1 << (call.nr & 63));

@@ -12,8 +12,8 @@ use agent_monitor_common::request::{self, Address, NetRequest};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::policy::{
-    Condition, Denied, Mode, NetRule, NetworkPolicy, Programs, Protocol, ProtocolSet, ResolvedProfile,
-    SocketKinds, Source,
+    Condition, Denied, Mode, NetRule, NetworkPolicy, ProgramRef, Programs, Protocol, ProtocolSet,
+    ResolvedProfile, SocketKinds, Source,
 };
 
 /// A profile of `rules` network rules: 3 % listen rules, 20 % denies, the rest grants; two thirds speak about IPv4.
@@ -64,6 +64,32 @@ pub fn network_profile(rules: usize, seed: u64) -> ResolvedProfile {
         homes: Vec::new(),
         syscalls: Vec::new(),
     }
+}
+
+/// The same with rules for some programs only: a third of all, by four sets that overlap.
+#[must_use]
+pub fn profile_of_programs(rules: usize, seed: u64) -> ResolvedProfile {
+    let mut profile = network_profile(rules, seed);
+    let mut random = Random::new(seed ^ 0x70_726f_6772_616d);
+    let sets =
+        [("git", "/usr/bin/git"), ("tools", "/usr/bin/*"), ("own", "/home/*/bin/**"), ("node", "**/node")];
+    profile.programs =
+        sets.iter().map(|(name, glob)| ((*name).to_owned(), vec![(*glob).to_owned()])).collect();
+    let network = &mut profile.network;
+    for (rule, denies) in (network.allow.iter_mut().chain(&mut network.listen).map(|rule| (rule, false)))
+        .chain(network.deny.iter_mut().map(|rule| (rule, true)))
+    {
+        if random.below(3) == 0 {
+            let (name, _) = random.pick(&sets);
+            let set = vec![ProgramRef::Name(name.to_owned())];
+            let except = denies && random.below(2) == 0;
+            rule.programs = match except {
+                true => Condition { exe: Vec::new(), except: set },
+                false => Condition { exe: set, except: Vec::new() },
+            };
+        }
+    }
+    profile
 }
 
 /// Requests about a profile: most at the edges of its networks and port ranges, where mistakes would be, some through
