@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use agent_monitor::policy::compile;
 use agent_monitor::policy::diagnostic::Code;
 use agent_monitor::policy::{
-    Checked, ClaimKind, Denied, Loaded, Mode, Protocol, ProtocolSet, SocketKind, Targets, check_profile,
-    load_directory, load_profile,
+    Checked, ClaimKind, Denied, Loaded, Mode, ProgramRef, Protocol, ProtocolSet, SocketKind, Targets,
+    check_profile, load_directory, load_profile,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -186,6 +186,51 @@ fn capabilities_add_up_and_the_nearest_privilege_counts() {
     assert_eq!(policy.mounts.source, None);
     assert_eq!(files.load("none.yaml").profile.privileges, None);
     assert_eq!(files.codes("both.yaml"), [Code::ConflictingBases]);
+}
+
+#[test]
+fn sets_of_programs_and_workspaces_add_up_and_are_used_by_any_file() {
+    let files = Files::new(&[
+        (
+            "base.yaml",
+            "version: 1
+name: base
+abstract: true
+workspace: /srv/work
+programs: { git: [/usr/bin/git], node: /usr/bin/node }
+files: { read: ['${workspace}/**'], deny: [{ path: ~/.npmrc, except: node, access: [read, write] }] }
+",
+        ),
+        (
+            "p.yaml",
+            "version: 1
+name: p
+extends: base
+mode: enforce
+workspace: ['~/src/*']
+programs: { git: ['/usr/lib/git-core/**', /usr/bin/git] }
+network:
+  allow:
+    - { cidr: 192.0.2.0/24, exe: [git, /opt/tool] }
+files: { write: ['${workspace}/**', '${tmp}/x'] }
+",
+        ),
+    ]);
+    let profile = files.load("p.yaml").profile;
+    assert_eq!(profile.programs["git"], ["/usr/bin/git", "/usr/lib/git-core/**"]);
+    assert_eq!(profile.programs["node"], ["/usr/bin/node"]);
+    let (name, glob) =
+        (|text: &str| ProgramRef::Name(text.into()), |text: &str| ProgramRef::Glob(text.into()));
+    assert_eq!(profile.network.allow[0].programs.exe, [name("git"), glob("/opt/tool")]);
+    let filesystem = profile.filesystem.as_ref().unwrap();
+    assert_eq!(filesystem.read[0].glob, "{/srv/work,~/src/*}/**");
+    assert_eq!(filesystem.write[0].glob, "{/srv/work,~/src/*}/**");
+    assert_eq!(filesystem.write[1].glob, "{/tmp,/var/tmp}/x");
+    let deny = &filesystem.deny[0];
+    assert_eq!((deny.programs.except.as_slice(), deny.access), (&[name("node")][..], Some(3)));
+    // Unknown, in no set, git, node, the tool: none of them overlap.
+    assert_eq!(compile::memberships(&profile).unwrap().len(), 5);
+    assert!(compile::profile(&profile).is_ok());
 }
 
 #[test]

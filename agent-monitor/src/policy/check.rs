@@ -13,6 +13,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 
 use super::diagnostic::{Code, Diagnostic};
+use super::globs::{self, Variable};
 use super::model::{
     AccessWord, AgentClaim, BaseName, DeniedFile, DeniedProgram, DeniedWord, ExecSection, FilesSection,
     GrantedPath, ListenProtocolWord, ListenRule, ModeWord, Name, NetworkSection, OneOrMany, PathGlob,
@@ -52,6 +53,10 @@ pub struct FileProfile {
     pub exec: Option<ExecPolicy>,
     pub privileges: Option<FilePrivileges>,
     pub programs: Programs,
+    /// What `${workspace}` stands for.
+    pub workspace: Vec<String>,
+    /// Where `${workspace}` is used.
+    pub workspace_uses: Vec<Spanned<()>>,
     /// Each set that a rule names, and where.
     pub named_programs: Vec<Spanned<String>>,
     /// The `network:` key, else the name, else the beginning.
@@ -126,7 +131,10 @@ pub fn check_file(source: &Arc<SourceFile>, diagnostics: &mut Vec<Diagnostic>) -
             return None;
         }
     };
-    Some(FileChecker { source, diagnostics, named_programs: Vec::new() }.profile(model, keys))
+    Some(
+        FileChecker { source, diagnostics, named_programs: Vec::new(), workspace_uses: Vec::new() }
+            .profile(model, keys),
+    )
 }
 
 fn key_span(tree: &Node, name: &str) -> Option<Span> {
@@ -141,6 +149,7 @@ struct FileChecker<'a> {
     source: &'a Arc<SourceFile>,
     diagnostics: &'a mut Vec<Diagnostic>,
     named_programs: Vec<Spanned<String>>,
+    workspace_uses: Vec<Spanned<()>>,
 }
 
 /// What any rule about paths may say.
@@ -230,6 +239,8 @@ impl FileChecker<'_> {
                 .privileges
                 .map(|section| FilePrivileges::of(section, privileges_key.unwrap_or_default())),
             programs,
+            workspace: model.workspace.0.into_iter().map(|glob| glob.value.0).collect(),
+            workspace_uses: Vec::new(),
             named_programs: Vec::new(),
             network_root,
         };
@@ -241,6 +252,7 @@ impl FileChecker<'_> {
             profile.sockets = sockets.into_iter().collect();
         }
         profile.named_programs = std::mem::take(&mut self.named_programs);
+        profile.workspace_uses = std::mem::take(&mut self.workspace_uses);
         profile
     }
 
@@ -275,6 +287,11 @@ impl FileChecker<'_> {
                 PathItem::Glob(glob) => RuleParts { path: Some(glob), ..RuleParts::default() },
                 PathItem::Rule(rule) => rule.into(),
             };
+            if let Some(PathGlob(glob)) = &parts.path
+                && matches!(globs::variable_of(glob), Some((Variable::Workspace, _)))
+            {
+                self.workspace_uses.push(Spanned { value: (), span: item.span });
+            }
             Some(PathRule {
                 id: rule_id(profile, list, index),
                 source: self.source.place(item.span),

@@ -85,6 +85,8 @@ codes! {
     UnknownProgram = "unknown-program",
     /// `except` at a rule that grants.
     ExceptOnGrant = "except-on-grant",
+    /// A path begins with `${workspace}`, and there is no `workspace`.
+    NoWorkspace = "no-workspace",
     UnknownBase = "unknown-base",
     Cycle = "cycle",
     /// The `extends` chain is too long.

@@ -21,7 +21,68 @@ pub fn exe_glob(text: &str) -> Result<String, Problem> {
 
 /// Reads a glob of file paths; `~` stays as it is.
 pub fn path_glob(text: &str) -> Result<String, Problem> {
-    absolute(text, "write a path such as `/usr/**`, `~/.ssh/**` (in every user's home) or `**/.env*`")
+    // What stands around a variable is checked; any directory will do for it.
+    let plain = match variable_of(text) {
+        Some((_, rest)) => format!("/tmp{rest}"),
+        None => text.to_owned(),
+    };
+    let hint =
+        "write a path such as `/usr/**`, `~/.ssh/**` (in every user's home), `${workspace}/**` or `**/.env*`";
+    absolute(&plain, hint).map_err(|problem| match plain == text {
+        true => problem,
+        false => Problem { message: problem.message.replace(&quoted(&plain), &quoted(text)), ..problem },
+    })?;
+    Ok(text.to_owned())
+}
+
+/// A directory that a glob of file paths can begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variable {
+    /// `${workspace}`: what the profile's `workspace` lists.
+    Workspace,
+    /// `${tmp}`: the host's directories for temporary files.
+    Tmp,
+}
+
+/// What `${tmp}` stands for.
+const TMP: [&str; 2] = ["/tmp", "/var/tmp"];
+
+/// The variable that a glob begins with, and what follows it.
+pub fn variable_of(glob: &str) -> Option<(Variable, &str)> {
+    let (name, rest) = glob.strip_prefix("${")?.split_once('}')?;
+    let variable = match name {
+        "workspace" => Variable::Workspace,
+        "tmp" => Variable::Tmp,
+        _ => return None,
+    };
+    (rest.is_empty() || rest.starts_with('/')).then_some((variable, rest))
+}
+
+/// A glob with its variable replaced by what it stands for, as alternatives.
+pub fn without_variable(glob: &str, workspace: &[String]) -> String {
+    let Some((variable, rest)) = variable_of(glob) else { return glob.to_owned() };
+    let directories: Vec<String> = match variable {
+        Variable::Workspace => workspace.iter().map(|glob| one_alternative(glob)).collect(),
+        Variable::Tmp => TMP.map(str::to_owned).into(),
+    };
+    format!("{{{}}}{rest}", directories.join(","))
+}
+
+/// A glob as one alternative of a brace: its commas outside of braces of its own stand for themselves.
+fn one_alternative(glob: &str) -> String {
+    let (mut depth, mut escaped) = (0_u32, false);
+    let mut alternative = String::with_capacity(glob.len());
+    for character in glob.chars() {
+        match character {
+            ',' if depth == 0 && !escaped => alternative.push('\\'),
+            '{' if !escaped => depth += 1,
+            '}' if !escaped => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        escaped = character == '\\' && !escaped;
+        alternative.push(character);
+    }
+    alternative
 }
 
 fn absolute(text: &str, hint: &str) -> Result<String, Problem> {
@@ -52,7 +113,8 @@ fn variable(text: &str) -> Option<Problem> {
     text.contains("${").then(|| Problem {
         code: Code::BadGlob,
         message: format!("a variable in {}", quoted(text)),
-        hint: "variables are not supported by this version: write the path out".to_owned(),
+        hint: "`${workspace}` and `${tmp}` can begin a path under `files` and `exec`; write other paths out"
+            .to_owned(),
     })
 }
 
@@ -144,6 +206,34 @@ mod tests {
         }
         assert!(cgroup_glob("/system.slice/agent-*.service").is_ok());
         assert_eq!(code(cgroup_glob("system.slice/x")), Code::BadGlob);
+    }
+
+    #[test]
+    fn variables_begin_a_path_and_become_alternatives() {
+        for good in ["${workspace}/**", "${tmp}/x", "${workspace}"] {
+            assert_eq!(path_glob(good), Ok(good.to_owned()), "{good}");
+        }
+        for bad in [
+            "${home}/x",
+            "/a/${tmp}",
+            "${tmp}x",
+            "${workspace}//x",
+            "${workspace}/[",
+            "${tmp",
+            "${workspace}/${tmp}",
+        ] {
+            let problem = path_glob(bad).unwrap_err();
+            assert_eq!(problem.code, Code::BadGlob, "{bad}");
+            assert!(problem.message.contains(&quoted(bad)), "{}", problem.message);
+        }
+        let workspace = ["~/src/*".to_owned(), "/w{a,b}".to_owned(), "/x,y".to_owned(), "/z\\,".to_owned()];
+        assert_eq!(without_variable("${workspace}/**", &workspace), "{~/src/*,/w{a,b},/x\\,y,/z\\,}/**");
+        assert_eq!(without_variable("${tmp}/x", &[]), "{/tmp,/var/tmp}/x");
+        assert_eq!(without_variable("/tmp/x", &[]), "/tmp/x");
+        let expanded =
+            compile::expand_home(&without_variable("${workspace}/a", &workspace), &["/home/ann".into()]);
+        assert_eq!(expanded, ["{/home/ann/src/*,/w{a,b},/x\\,y,/z\\,}/a"]);
+        assert!(compile::check_glob(&expanded[0]).is_ok());
     }
 
     #[test]

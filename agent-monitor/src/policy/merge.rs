@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use super::check::{FilePrivileges, FileProfile};
 use super::diagnostic::{Code, Diagnostic, nearest, quoted};
-use super::homes;
 use super::load::{Base, Checked, LinkedFile, Loaded};
 use super::model::Spanned;
 use super::overlap::Coverage;
@@ -22,6 +21,7 @@ use super::resolved::{
 };
 use super::sockets::{SocketKind, SocketKinds};
 use super::source::{SourceFile, Span};
+use super::{globs, homes};
 
 /// The files of a chain, the profile itself first.
 #[derive(Debug)]
@@ -104,6 +104,7 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
     let sockets = chain.0.iter().map(|file| file.profile.sockets).fold(SocketKinds::NONE, SocketKinds::union);
     let programs = programs(chain);
     unknown_programs(chain, &programs, diagnostics);
+    let workspace = workspace(chain, diagnostics);
     // What is taken out of a faulty profile could make another rule look useless.
     if sound {
         pointless_rules(chain, diagnostics);
@@ -124,7 +125,8 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
         sockets,
         source: own.source.place(own.network_root),
     };
-    let (filesystem, exec) = (filesystem(chain), exec(chain));
+    let (mut filesystem, mut exec) = (filesystem(chain), exec(chain));
+    replace_variables(filesystem.as_mut(), exec.as_mut(), &workspace);
     let privileges = privileges(chain, diagnostics);
     if filesystem.is_some() || exec.is_some() {
         mounts_beside_paths(chain, diagnostics);
@@ -227,6 +229,32 @@ fn unknown_programs(chain: &Chain, programs: &Programs, diagnostics: &mut Vec<Di
             known => format!("the sets here are {}; a path such as `/usr/bin/git` does as well", known.join(", ")),
         };
         diagnostics.push(diagnostic.hint(hint));
+    }
+}
+
+/// What `${workspace}` stands for. Where it is used it must stand for something: a denial of nothing would be none.
+fn workspace(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Vec<String> {
+    let mut all: Vec<String> = chain.0.iter().flat_map(|file| &file.profile.workspace).cloned().collect();
+    all.sort_unstable();
+    all.dedup();
+    if all.is_empty() {
+        for (source, used) in chain.all(|file| &file.profile.workspace_uses) {
+            let message = "`${workspace}` stands for nothing: there is no `workspace`";
+            diagnostics.push(
+                Diagnostic::error(Code::NoWorkspace, source, used.span, message)
+                    .hint("add where the agent's work lies, for example `workspace: [~/src/*]`"),
+            );
+        }
+    }
+    all
+}
+
+/// Puts what they stand for in the place of variables.
+fn replace_variables(files: Option<&mut FilesPolicy>, exec: Option<&mut ExecPolicy>, workspace: &[String]) {
+    let files = files.into_iter().flat_map(|files| [&mut files.read, &mut files.write, &mut files.deny]);
+    let exec = exec.into_iter().flat_map(|exec| [&mut exec.allow, &mut exec.deny]);
+    for rule in files.chain(exec).flatten() {
+        rule.glob = globs::without_variable(&rule.glob, workspace);
     }
 }
 

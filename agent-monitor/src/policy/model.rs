@@ -61,6 +61,12 @@ pub struct ProfileFile {
     #[serde(default)]
     #[schemars(extend("examples" = [[{"exe": "/usr/bin/codex"}, {"cgroup": "/system.slice/agent-*.service"}]]))]
     pub agents: Vec<Spanned<AgentClaim>>,
+    /// Directories that `${workspace}` stands for in paths under `files` and `exec`:
+    /// where the agent's work lies, for every agent of the profile. Those of bases add
+    /// up. (`${tmp}` is `/tmp` and `/var/tmp`.)
+    #[serde(default)]
+    #[schemars(extend("examples" = [["~/src/*"], "/srv/work"]))]
+    pub workspace: OneOrMany<Spanned<WorkspaceGlob>>,
     /// Names for sets of executables, for `exe` and `except` at rules. A program is in a
     /// set by the path that the kernel resolved when it was executed, and is what it was
     /// then: a script is its interpreter. Sets of the same name in bases add up.
@@ -675,9 +681,14 @@ word_types! {
         "pattern": "^(~?/|\\*\\*/)",
         "examples": ["/usr/bin/codex", "~/.local/share/claude/versions/*"],
     }
-    PathGlob(String) = Word::PathGlob, globs::path_glob => {
+    WorkspaceGlob(String) = Word::ExeGlob, globs::exe_glob => {
         "type": "string",
         "pattern": "^(~?/|\\*\\*/|\\{)",
+        "examples": ["~/src/*"],
+    }
+    PathGlob(String) = Word::PathGlob, globs::path_glob => {
+        "type": "string",
+        "pattern": "^(~?/|\\*\\*/|\\{|\\$\\{)",
         "examples": ["/usr/**", "~/.ssh/**"],
     }
     CgroupGlob(String) = Word::CgroupGlob, globs::cgroup_glob => {

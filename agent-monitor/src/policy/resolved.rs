@@ -234,7 +234,7 @@ pub struct PathRule {
     /// `coding-agent:files.read[2]`.
     pub id: String,
     pub source: Source,
-    /// As it was written: `~` is not expanded.
+    /// As it was written, with variables replaced: `~` is not expanded.
     pub glob: String,
     /// The programs that it is about.
     pub programs: Condition,

@@ -73,6 +73,9 @@ fn shape(glob: &str) -> Shape<'_> {
 }
 
 fn grant(profile: &ResolvedProfile, rule: &PathRule, right: Rights, plan: &Plan) -> Expressed {
+    if !rule.programs.exe.is_empty() {
+        return Expressed::Not("it can't tell programs apart, and grants this to none".to_owned());
+    }
     let Ok(glob) = Glob::read(&rule.glob, &profile.homes) else {
         return Expressed::Not("its glob can't be read".to_owned());
     };
@@ -179,6 +182,9 @@ fn denial(profile: &ResolvedProfile, rule: &PathRule, rights: Rights, plan: &Pla
         .filter(reached)
         .collect();
     let mut differs = Vec::new();
+    if !rule.programs.is_any() {
+        differs.push("it can't tell programs apart, and denies this to all".to_owned());
+    }
     if let Some(places) = named(&later) {
         differs.push(format!("what comes to exist later is not denied below {places}"));
     }
