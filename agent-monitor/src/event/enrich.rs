@@ -403,6 +403,33 @@ mod tests {
     }
 
     #[test]
+    fn a_verdict_names_the_program_and_the_rule_that_is_about_it() {
+        let mut edited = (*profile("coding-agent")).clone();
+        edited.programs = [("git".to_owned(), vec!["/usr/bin/git".to_owned()])].into();
+        let git = crate::policy::ProgramRef::Name("git".to_owned());
+        // The default denies what is allowed to git alone; the denial of all but git is not about git.
+        edited.network.allow[0].programs.exe = vec![git.clone()];
+        edited.network.deny[0].programs.except = vec![git];
+        let generations = Arc::new(Generations::default());
+        generations.install(2, Arc::new(edited), || Ok::<_, ()>(3)).unwrap();
+        let processes = Processes::new(Path::new("/nowhere"), Path::new("/nowhere"));
+        let mut enricher = Enricher::new(processes, Arc::new(Registry::default()), generations);
+        enricher.begin_batch();
+        let mut of_class = |class| {
+            let mut record = denied("10.1.0.5", 22, Reason::Rule);
+            record[std::mem::offset_of!(Header, class)] = class;
+            let event = event(&mut enricher, &record).1;
+            (event.program.into_owned(), event.verdict.unwrap().rule.unwrap().into_owned())
+        };
+        let none = Vec::<String>::new();
+        let [unknown, plain, git, beyond] = [0, 1, 2, 63].map(&mut of_class);
+        assert_eq!(unknown, (none.clone(), "coding-agent:network.deny[0]".to_owned()));
+        assert_eq!(plain, unknown);
+        assert_eq!(git, (vec!["git".to_owned()], "coding-agent:network.allow[0]".to_owned()));
+        assert_eq!(beyond, unknown, "a class that the profile does not have is not known");
+    }
+
+    #[test]
     fn a_default_denial_points_at_the_section_that_grants_nothing() {
         let (_, event) = event(&mut enricher(), &denied("198.51.100.1", 80, Reason::Default));
         let verdict = event.verdict.unwrap();
