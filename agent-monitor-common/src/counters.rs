@@ -99,6 +99,8 @@ wire_codes! {
         ClaimRange = 15 "claim_range",
         /// The count of a repeated operation could not be stored: it is told of each time.
         UsedInsert = 16 "used_insert",
+        /// Attributes of an object change, and the mount it was reached by is not known.
+        NoMount = 17 "no_mount",
     }
 }
 

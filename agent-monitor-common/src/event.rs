@@ -79,6 +79,14 @@ wire_codes! {
         LsmUringOverrideCreds = 49 "uring_override_creds",
         LsmUringSqpoll = 50 "uring_sqpoll",
         LsmUringCmd = 51 "uring_cmd",
+        LsmInodeSetxattr = 52 "inode_setxattr",
+        LsmInodeRemovexattr = 53 "inode_removexattr",
+        LsmInodeSetAcl = 54 "inode_set_acl",
+        LsmInodeRemoveAcl = 55 "inode_remove_acl",
+        LsmInodeSetattr = 56 "inode_setattr",
+        LsmInodeFileSetattr = 57 "inode_file_setattr",
+        LsmFileIoctl = 58 "file_ioctl",
+        LsmBprmCheck = 59 "bprm_check_security",
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! rustc cannot emit CO-RE relocations. The macro makes of the table (a) the struct of offsets that the loader writes
 //! into `.rodata` (frozen, so the verifier sees constants) and (b) the list that the loader resolves against the
-//! running kernel's BTF, descending into anonymous structs and unions. Adding a field is one line.
+//! running kernel's BTF, descending into anonymous structs and unions. Adding a field is one line. Of a kernel function
+//! (`"name()"`) it is the number of the argument that has one of the names.
 
 /// Offset of a field that this kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
@@ -12,7 +13,7 @@ pub const ABSENT: u32 = u32::MAX;
 pub struct Field {
     /// Name in [`Layout`].
     pub name: &'static str,
-    /// The kernel's struct.
+    /// The kernel's struct; `name()`: a function of the kernel.
     pub of: &'static str,
     /// Names that the field has had, newest first.
     pub names: &'static [&'static str],
@@ -22,7 +23,7 @@ pub struct Field {
 
 macro_rules! layout {
     ($($(#[$meta:meta])* $name:ident = $of:literal : $($alt:literal)|+ $need:ident;)*) => {
-        /// Byte offsets of kernel fields.
+        /// Byte offsets of kernel fields; numbers of arguments.
         #[repr(C)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub struct Layout { $($(#[$meta])* pub $name: u32,)* }
@@ -54,6 +55,10 @@ layout! {
     task_signal = "task_struct": "signal" required;
     task_parent = "task_struct": "real_parent" required;
     task_mm = "task_struct": "mm" required;
+    task_cred = "task_struct": "cred" required;
+    task_real_cred = "task_struct": "real_cred" required;
+    task_nsproxy = "task_struct": "nsproxy" required;
+    nsproxy_mnt = "nsproxy": "mnt_ns" required;
     task_exit_code = "task_struct": "exit_code" required;
     /// x86: `thread_info.status` holds `TS_COMPAT`.
     task_thread_info = "task_struct": "thread_info" optional;
@@ -64,7 +69,6 @@ layout! {
     mm_exe_file = "mm_struct": "exe_file" required;
     bprm_file = "linux_binprm": "file" required;
     bprm_cred = "linux_binprm": "cred" required;
-    task_cred = "task_struct": "cred" required;
     cred_uid = "cred": "uid" required;
     cred_suid = "cred": "suid" required;
     cred_euid = "cred": "euid" required;
@@ -82,9 +86,13 @@ layout! {
     file_mode = "file": "f_mode" required;
     inode_ino = "inode": "i_ino" required;
     inode_mode = "inode": "i_mode" required;
+    /// 0 before 6.9, then 1 (behind the mount's id map).
+    inode_setattr_dentry = "bpf_lsm_inode_setattr()": "dentry" optional;
+    iattr_valid = "iattr": "ia_valid" required;
     dentry_inode = "dentry": "d_inode" required;
     path_mnt = "path": "mnt" required;
     path_dentry = "path": "dentry" required;
+    dentry_sb = "dentry": "d_sb" required;
     dentry_parent = "dentry": "d_parent" required;
     dentry_name = "dentry": "d_name" required;
     qstr_len = "qstr": "len" required;
@@ -95,6 +103,7 @@ layout! {
     mount_ns = "mount": "mnt_ns" required;
     mount_id = "mount": "mnt_id" required;
     vfsmount_root = "vfsmount": "mnt_root" required;
+    vfsmount_sb = "vfsmount": "mnt_sb" required;
     socket_sk = "socket": "sk" required;
     sk_common = "sock": "__sk_common" required;
     sk_protocol = "sock": "sk_protocol" required;

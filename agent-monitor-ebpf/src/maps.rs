@@ -66,6 +66,12 @@ pub struct Reported {
     pub capabilities: u64,
 }
 
+/// The mount that the task asked to write to last (a `struct vfsmount *`, never followed as one: `hooks/attribute.rs`).
+/// Writers: `fentry/mnt_want_write` and `…_file`. Readers: the hooks about attributes, which get no mount. An element
+/// lives as long as its task.
+#[btf_map]
+pub static WRITES: TaskStorage<u64> = TaskStorage::new();
+
 /// Denials, would-denials and listed system calls. Reader: the daemon.
 #[btf_map]
 pub static VERDICTS: RingBuf<[u8; 80], { 4 << 20 }> = RingBuf::new();

@@ -8,11 +8,11 @@ use agent_monitor_common::automaton::{self, TERMINAL};
 use agent_monitor_common::counters::Site;
 use agent_monitor_common::decide::forget;
 use agent_monitor_common::event::{ARGV_BYTES, ExecBody, Header, PATH_BYTES};
-use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel};
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_kernel};
 use core::ffi::c_void;
 
 use crate::fail;
-use crate::kernel::{offset, read};
+use crate::kernel::{offset, read, typed};
 use crate::subject::Table;
 
 /// Longest path that is walked.
@@ -78,23 +78,40 @@ pub unsafe fn copy_to_tail(s: *mut Scratch) -> (usize, usize) {
 /// What kind of place a walked object lies in.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Place {
-    /// In a mount namespace: it has a path.
+    /// In the task's mount namespace: it has a path.
     Mounted,
     /// On a mount of the kernel's own: a memfd, a pipe, a namespace; or a layer below an overlay, whose own object was
     /// judged already.
     Internal,
 }
 
-/// The place of an object on `mnt` (a `struct vfsmount *`).
+/// The place of an object on `mnt` (a `struct vfsmount *`; 0: not known).
 #[inline(always)]
 pub fn place(mnt: u64) -> Result<Place, Site> {
+    if mnt == 0 {
+        return Err(Site::NoMount);
+    }
     let mount = mnt.wrapping_sub(offset!(mount_mnt) as u64);
     let namespace = read::<u64>(mount.wrapping_add(offset!(mount_ns) as u64)).ok_or(Site::KernelRead)?;
-    // MNT_NS_INTERNAL is ERR_PTR(-EINVAL) (fs/mount.h). Null: unmounted while something holds it; its path is a lie.
+    // MNT_NS_INTERNAL is ERR_PTR(-EINVAL) (fs/mount.h). Null: unmounted while something holds it. Another than the
+    // task's own: a tree that `open_tree` or `fsmount` made and nobody put anywhere, or another container's; in both,
+    // what lies there under a path that a rule names is not what the rule means.
     match namespace {
         0 => Err(Site::PathWalk),
         n if n > u64::MAX - 4095 => Ok(Place::Internal),
-        _ => Ok(Place::Mounted),
+        n if n == own_namespace() => Ok(Place::Mounted),
+        _ => Err(Site::PathWalk),
+    }
+}
+
+/// The mount namespace of the current task.
+#[inline(always)]
+fn own_namespace() -> u64 {
+    // SAFETY: the current task is a trusted pointer; what it points to is read through its type.
+    unsafe {
+        let task: *const c_void = bpf_get_current_task_btf().cast::<c_void>().cast_const();
+        let namespaces: *const c_void = typed(task, offset!(task_nsproxy));
+        typed(namespaces, offset!(nsproxy_mnt))
     }
 }
 

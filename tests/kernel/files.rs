@@ -20,7 +20,7 @@ use crate::lab::{self, Lab, Run};
 
 const ROOT: &str = "/tmp/agent-monitor-files";
 
-const PROFILE: &str = "\
+pub const PROFILE: &str = "\
 version: 1
 name: filed
 mode: enforce
@@ -28,21 +28,30 @@ network: {}
 files:
   read: ['/tmp/agent-monitor-files/open/**', '/usr/**', '/lib*/**', '/etc/**', '/proc/**', '/dev/**']
   write: ['/tmp/agent-monitor-files/open/**', '/dev/null']
-  deny: ['/tmp/agent-monitor-files/open/secret', '/tmp/agent-monitor-files/open/vault/**', '**/.env', '**/.git/hooks/**']
+  deny: ['/tmp/agent-monitor-files/open/secret', '/tmp/agent-monitor-files/open/vault/**', '**/.env', '**/.git/hooks/**', '**/.bashrc', '**/.mcp.json', '**/.claude/**', '**/.vscode/tasks.json']
 exec:
   allow: ['/tmp/agent-monitor-files/open/bin/*', '/usr/**', '/lib*/**']
   deny: ['**/forbidden']
 ";
 
 /// A path in the tests' tree.
-fn at(name: &str) -> String {
+pub fn at(name: &str) -> String {
     format!("{ROOT}/{name}")
 }
 
 /// Makes the tree anew.
-fn plant() -> Result<()> {
+pub fn plant() -> Result<()> {
     let _ = fs::remove_dir_all(ROOT);
-    for directory in ["open/bin", "open/vault", "open/dir", "open/.git/hooks", "closed/dir"] {
+    for directory in [
+        "open/bin",
+        "open/vault",
+        "open/dir",
+        "open/.git/hooks",
+        "open/.claude",
+        "open/.vscode",
+        "closed/dir",
+        "closed/etc",
+    ] {
         fs::create_dir_all(at(directory))?;
     }
     for file in [
@@ -51,7 +60,9 @@ fn plant() -> Result<()> {
         "open/vault/key",
         "open/dir/.env",
         "open/.git/hooks/pre-commit",
+        "open/.bashrc",
         "closed/file",
+        "closed/etc/shadow",
     ] {
         fs::write(at(file), "contents")?;
     }
@@ -62,25 +73,25 @@ fn plant() -> Result<()> {
     Ok(())
 }
 
-fn ok(step: &str, result: std::io::Result<impl Sized>) -> Attempt {
+pub fn ok(step: &str, result: std::io::Result<impl Sized>) -> Attempt {
     result.map(drop).map_err(|e| Failure::of(step, &e))
 }
 
-fn c(path: &str) -> CString {
+pub fn c(path: &str) -> CString {
     CString::new(path).unwrap_or_default()
 }
 
 /// The errno of a system call that returned below 0.
-fn call(step: &str, result: libc::c_long) -> Result<i64, Failure> {
+pub fn call(step: &str, result: libc::c_long) -> Result<i64, Failure> {
     if result < 0 { Err(Failure::last(step)) } else { Ok(result) }
 }
 
-fn read(path: &str) -> Attempt {
+pub fn read(path: &str) -> Attempt {
     ok("read", fs::read(path))
 }
 
 /// Runs a program to its end.
-fn run(path: &str) -> Attempt {
+pub fn run(path: &str) -> Attempt {
     // `--help` of the test binary: no world is opened.
     match std::process::Command::new(path).arg("--help").stdout(std::process::Stdio::null()).status() {
         Ok(status) if status.success() => Ok(()),
@@ -109,18 +120,44 @@ fn map_as_code(path: &str, at_once: bool) -> Attempt {
 
 /// One way to an object.
 #[derive(Clone, Copy)]
-struct Attack {
+pub struct Attack {
     /// Catalogue id and what it does.
     name: &'static str,
-    /// The attack; the first pause has passed.
-    run: fn() -> Attempt,
+    run: Way,
+    /// What the attacker sees; 0: nothing but that it got nothing.
     errno: i32,
     hook: Hook,
     reason: Reason,
 }
 
-const fn attack(name: &'static str, hook: Hook, reason: Reason, run: fn() -> Attempt) -> Attack {
-    Attack { name, run, errno: libc::EACCES, hook, reason }
+/// When an attack begins.
+#[derive(Clone, Copy)]
+enum Way {
+    /// As an agent.
+    Labelled(fn() -> Attempt),
+    /// What it does before its first pause happens before the process is an agent.
+    Older(fn(&mut Stage) -> Attempt),
+}
+
+pub const fn attack(name: &'static str, hook: Hook, reason: Reason, run: fn() -> Attempt) -> Attack {
+    Attack { name, run: Way::Labelled(run), errno: libc::EACCES, hook, reason }
+}
+
+/// An attack with a preparation.
+pub const fn prepared(
+    name: &'static str,
+    hook: Hook,
+    reason: Reason,
+    run: fn(&mut Stage) -> Attempt,
+) -> Attack {
+    Attack { name, run: Way::Older(run), errno: libc::EACCES, hook, reason }
+}
+
+impl Attack {
+    /// The same, where the attacker sees another errno.
+    pub const fn seen_as(self, errno: i32) -> Self {
+        Attack { errno, ..self }
+    }
 }
 
 fn attacks() -> Vec<Attack> {
@@ -357,9 +394,12 @@ fn attacks() -> Vec<Attack> {
 
 /// Runs an attack in a child that is an agent, or free.
 fn staged(attack: Attack) -> impl FnOnce(&mut Stage) -> Attempt {
-    move |stage| {
-        stage.pause()?;
-        (attack.run)()
+    move |stage| match attack.run {
+        Way::Labelled(run) => {
+            stage.pause()?;
+            run()
+        }
+        Way::Older(run) => run(stage),
     }
 }
 
@@ -385,6 +425,7 @@ fn denied(lab: &mut Lab, attack: Attack) -> Result<Completion> {
         return Ok(Completion::ignored_with(reason));
     }
     plant()?;
+    let attack = Attack { hook: here(lab, attack.hook)?, ..attack };
     let run = lab.attack(PROFILE, staged(attack))?;
     let mechanism = mechanism(attack.hook);
     if !lab.monitor()?.works(&mechanism) {
@@ -393,6 +434,18 @@ fn denied(lab: &mut Lab, attack: Attack) -> Result<Completion> {
     }
     judge(attack, &run).with_context(|| run.describe())?;
     Ok(Completion::Completed)
+}
+
+/// The hook that has the calls of `hook` on this kernel.
+fn here(lab: &mut Lab, hook: Hook) -> Result<Hook> {
+    let monitor = lab.monitor()?;
+    let works = |hook: Hook| monitor.works(&mechanism(hook));
+    Ok(match hook {
+        Hook::LsmInodeSetAcl if !works(hook) => Hook::LsmInodeSetxattr,
+        Hook::LsmInodeRemoveAcl if !works(hook) => Hook::LsmInodeRemovexattr,
+        Hook::LsmFileTruncate if !works(hook) => Hook::LsmPathTruncate,
+        _ => hook,
+    })
 }
 
 fn judge(attack: Attack, run: &Run) -> Result<()> {
@@ -406,17 +459,22 @@ fn judge(attack: Attack, run: &Run) -> Result<()> {
         "the record says {:?}",
         record.reason()
     );
-    ensure!(i32::from(record.header.errno) == attack.errno, "the record says errno {}", record.header.errno);
+    let told = if attack.errno == 0 { libc::EACCES } else { attack.errno };
+    ensure!(i32::from(record.header.errno) == told, "the record says errno {}", record.header.errno);
     Ok(())
 }
 
-pub fn trials() -> Vec<Trial> {
-    let pairs = attacks().into_iter().flat_map(|attack| {
+/// The tests of an attack on the profile.
+pub fn pairs(attacks: Vec<Attack>) -> impl Iterator<Item = Trial> {
+    attacks.into_iter().flat_map(|attack| {
         [
             lab::test(format!("{}{TWIN}", attack.name), move |lab| twin(lab, attack)),
             lab::test(format!("{}{ATTACK}", attack.name), move |lab| denied(lab, attack)),
         ]
-    });
+    })
+}
+
+pub fn trials() -> Vec<Trial> {
     let others = [
         lab::test("files_that_are_granted_work", granted_work),
         lab::test("a_denied_file_is_one_event_with_its_path", one_event),
@@ -424,7 +482,7 @@ pub fn trials() -> Vec<Trial> {
         lab::test("what_is_allowed_again_is_counted_and_not_told", counted_repeats),
         lab::test("a_kernel_with_bpf_lsm_has_no_gap_for_files", no_gap),
     ];
-    pairs.chain(others).collect()
+    pairs(attacks()).chain(others).collect()
 }
 
 /// Everything that the profile grants, and what has no path.

@@ -18,6 +18,7 @@ mod landlock;
 mod listen;
 mod lost;
 mod network_out;
+mod objects;
 mod privileges;
 mod process;
 mod programs;
@@ -69,6 +70,7 @@ fn main() {
         privileges::trials(),
         landlock::trials(),
         programs::trials(),
+        objects::trials(),
     ];
     trials.extend(others.into_iter().flatten());
     trials.extend(catalogue::trials(&trials));

@@ -26,9 +26,9 @@ use crate::maps::SCRATCH;
 use crate::path::{self, Place, Scratch, bounded_length};
 use crate::subject::{Policy, current_tgid, has_bit, label_of, policy};
 
-const READ: Rights = Right::Read as Rights;
-const WRITE: Rights = Right::Write as Rights;
-const EXECUTE: Rights = Right::Execute as Rights;
+pub const READ: Rights = Right::Read as Rights;
+pub const WRITE: Rights = Right::Write as Rights;
+pub const EXECUTE: Rights = Right::Execute as Rights;
 
 /// What a denied operation shows.
 const EACCES: u16 = 13;
@@ -44,7 +44,7 @@ const EXCHANGE: u32 = 2;
 
 /// What becomes of the object.
 #[derive(Clone, Copy, PartialEq)]
-enum Act {
+pub enum Act {
     /// It is used where it is.
     Use,
     /// It is opened: of a directory, the rules about what lies in it count too.
@@ -55,7 +55,7 @@ enum Act {
 
 /// An object of the file system, as a hook got it.
 #[derive(Clone, Copy)]
-struct Object {
+pub struct Object {
     /// `struct vfsmount *`.
     mnt: u64,
     /// `struct dentry *`.
@@ -70,7 +70,7 @@ struct Object {
 /// # Safety
 /// `file` is a typed `struct file *` that is not null.
 #[inline(always)]
-unsafe fn of_file(file: *const c_void) -> Object {
+pub unsafe fn of_file(file: *const c_void) -> Object {
     // SAFETY: the caller's promise.
     unsafe {
         let path = offset!(file_path);
@@ -91,6 +91,16 @@ unsafe fn of_file(file: *const c_void) -> Object {
 /// `path` is a typed `struct path *`, `dentry` a typed `struct dentry *`; neither is null.
 #[inline(always)]
 unsafe fn of_entry(path: *const c_void, dentry: *const c_void) -> Object {
+    // SAFETY: the caller's promise.
+    unsafe { of_dentry(typed(path, offset!(path_mnt)), dentry) }
+}
+
+/// The object of a dentry on `mnt` (a `struct vfsmount *`; 0: not known).
+///
+/// # Safety
+/// `dentry` is a typed `struct dentry *` that is not null.
+#[inline(always)]
+pub unsafe fn of_dentry(mnt: u64, dentry: *const c_void) -> Object {
     // SAFETY: the caller's promise; the inode is checked.
     unsafe {
         let inode: *const c_void = typed(dentry, offset!(dentry_inode));
@@ -99,12 +109,7 @@ unsafe fn of_entry(path: *const c_void, dentry: *const c_void) -> Object {
         } else {
             (typed::<u64>(inode, offset!(inode_ino)), typed::<u16>(inode, offset!(inode_mode)))
         };
-        Object {
-            mnt: typed(path, offset!(path_mnt)),
-            dentry: dentry as u64,
-            inode: number,
-            directory: mode & S_IFMT == S_IFDIR,
-        }
+        Object { mnt, dentry: dentry as u64, inode: number, directory: mode & S_IFMT == S_IFDIR }
     }
 }
 
@@ -171,13 +176,13 @@ pub fn known(domain: Domain, sections: u8) -> Entry {
 
 /// [`enter`] for the sections that speak of paths.
 #[inline(always)]
-fn enter_paths<const N: usize>(ctx: &LsmContext) -> Entry {
+pub fn enter_paths<const N: usize>(ctx: &LsmContext) -> Entry {
     enter::<N>(ctx, Domain::File, HAS_FILES | HAS_EXEC)
 }
 
 /// Judges one operation on one object. True: deny it.
 #[inline(always)]
-fn denies(subject: &Subject, hook: Hook, act: Act, object: Object, needed: Rights) -> bool {
+pub fn denies(subject: &Subject, hook: Hook, act: Act, object: Object, needed: Rights) -> bool {
     let Subject { label, policy } = subject;
     // Of a section that the profile does not have, nothing is judged.
     let mut judged = 0;
@@ -307,6 +312,25 @@ unsafe fn record(
     }
 }
 
+/// What the holder of an open file may do with it: its modes ask for no more. An `O_PATH` descriptor asks for nothing:
+/// whatever opens it again is judged there.
+///
+/// # Safety
+/// `file` is a typed `struct file *` that is not null.
+#[inline(always)]
+pub unsafe fn rights_of(file: *const c_void) -> Rights {
+    // SAFETY: the caller's promise.
+    let mode: u32 = unsafe { typed(file, offset!(file_mode)) };
+    let mut rights = 0;
+    if mode & FMODE_READ != 0 {
+        rights |= READ;
+    }
+    if mode & FMODE_WRITE != 0 {
+        rights |= WRITE;
+    }
+    rights
+}
+
 /// `int file_open(struct file *file)`: every open, also `openat2`, `open_by_handle_at`, io_uring and the kernel's own
 /// open of a program and its interpreter.
 #[lsm(hook = "file_open")]
@@ -318,15 +342,10 @@ pub fn file_open(ctx: LsmContext) -> i32 {
     let file: *const c_void = ctx.arg(0);
     // SAFETY: a trusted argument of the hook.
     unsafe {
-        let (mode, flags): (u32, u32) = (typed(file, offset!(file_mode)), typed(file, offset!(file_flags)));
-        let mut needed = 0;
+        let flags: u32 = typed(file, offset!(file_flags));
+        let mut needed = rights_of(file);
         if flags & OPENED_TO_EXECUTE != 0 {
-            needed |= EXECUTE;
-        } else if mode & FMODE_READ != 0 {
-            needed |= READ;
-        }
-        if mode & FMODE_WRITE != 0 {
-            needed |= WRITE;
+            needed = needed & WRITE | EXECUTE;
         }
         if denies(&subject, Hook::LsmFileOpen, Act::Open, of_file(file), needed) { -13 } else { 0 }
     }
@@ -500,5 +519,22 @@ pub fn file_rename(ctx: LsmContext) -> i32 {
         } else {
             0
         }
+    }
+}
+
+/// A file that another process opened, and for what it opened it.
+///
+/// # Safety
+/// `file` is the trusted argument of `file_receive`.
+#[inline(always)]
+pub unsafe fn received(ctx: &LsmContext, file: *const c_void) -> i32 {
+    let subject = match enter_paths::<1>(ctx) {
+        Entry::Settled(verdict) => return literal(verdict),
+        Entry::Judge(subject) => subject,
+    };
+    // SAFETY: the caller's promise.
+    unsafe {
+        let needed = rights_of(file);
+        if denies(&subject, Hook::LsmFileReceive, Act::Open, of_file(file), needed) { -13 } else { 0 }
     }
 }

@@ -14,6 +14,7 @@ use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
 use core::ffi::c_void;
 
+use super::file;
 use super::network::{
     EACCES, EAFNOSUPPORT, NOBODY, claim_socket, count_unjudged_socket, destination_errno, label_socket,
     socket_granted,
@@ -174,8 +175,8 @@ pub fn network_socket_listen(ctx: LsmContext) -> i32 {
     }
 }
 
-/// `int file_receive(struct file *file)`: a descriptor arrives (SCM_RIGHTS, `pidfd_getfd`): the socket is the
-/// receiver's from here, before its first byte.
+/// `int file_receive(struct file *file)`: a descriptor arrives (SCM_RIGHTS, `pidfd_getfd`): a socket is the receiver's
+/// from here, before its first byte; a file is the receiver's only if it could have opened it so.
 #[lsm(hook = "file_receive")]
 pub fn network_file_receive(ctx: LsmContext) -> i32 {
     let tgid = current_tgid();
@@ -195,7 +196,7 @@ pub fn network_file_receive(ctx: LsmContext) -> i32 {
     unsafe {
         let socket: *const c_void = bpf_sock_from_file(file.cast()).cast::<c_void>().cast_const();
         if socket.is_null() {
-            return 0;
+            return file::received(&ctx, file);
         }
         let Some(policy) = policy(&label) else {
             fail::count(Site::ImageMissing);

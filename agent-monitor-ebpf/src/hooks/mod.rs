@@ -1,7 +1,9 @@
 //! The programs, one file per domain. A program is named `<domain>_<hook>`.
 
+mod attribute;
 #[cfg(feature = "bench")]
 mod baseline;
+mod exec;
 mod file;
 mod iterate;
 mod lsm;

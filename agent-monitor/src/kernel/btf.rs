@@ -1,7 +1,7 @@
 //! Resolves the layout table against the running kernel's BTF.
 //!
 //! A reader of the BTF binary format (Documentation/bpf/btf.rst), as small as member offsets need: it indexes struct
-//! and union types by name and descends into anonymous members.
+//! and union types by name, descends into anonymous members, and finds the arguments of a function.
 
 use std::collections::HashMap;
 use std::io;
@@ -25,6 +25,7 @@ pub enum LayoutError {
 
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+const KIND_FUNC: u32 = 12;
 
 /// Type records by id, and struct and union ids by name.
 struct Btf<'a> {
@@ -119,7 +120,29 @@ impl<'a> Btf<'a> {
         Ok(None)
     }
 
+    /// The number of the argument of `function` that has one of `names`.
+    fn argument(&self, function: &str, names: &[&str]) -> Result<Option<u32>, usize> {
+        for at in self.types.iter().skip(1) {
+            if Self::word(self.data, at + 4)? >> 24 & 31 != KIND_FUNC
+                || self.string(Self::word(self.data, *at)?)? != function
+            {
+                continue;
+            }
+            let prototype = *self.types.get(Self::word(self.data, at + 8)? as usize).ok_or(*at)?;
+            for i in 0..Self::word(self.data, prototype + 4)? & 0xffff {
+                let name = self.string(Self::word(self.data, prototype + 12 + 8 * i as usize)?)?;
+                if names.contains(&name) {
+                    return Ok(Some(i));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     fn offset(&self, of: &str, names: &[&str]) -> Result<Option<u32>, usize> {
+        if let Some(function) = of.strip_suffix("()") {
+            return self.argument(function, names);
+        }
         let Some(id) = self.by_name.get(of) else { return Ok(None) };
         let at = self.resolve(*id)?;
         for name in names {

@@ -11,7 +11,7 @@ use agent_monitor_common::wire::Wire;
 use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya::programs::links::CgroupAttachMode;
 use aya::programs::{
-    BtfTracePoint, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Iter, Lsm, Program,
+    BtfTracePoint, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, FEntry, Iter, Lsm, Program,
     ProgramError, RawTracePoint,
 };
 use aya::{Btf, BtfError, Ebpf, EbpfError, EbpfLoader};
@@ -278,6 +278,11 @@ fn bring_up(program: &mut Program, entry: &Entry, btf: &Btf, cgroup: &File) -> R
                 }
                 loaded => loaded?,
             }
+            program.attach()?;
+        }
+        Kind::FunctionEntry => {
+            let program: &mut FEntry = program.try_into()?;
+            program.load(entry.hook, btf)?;
             program.attach()?;
         }
         Kind::RawTracepoint => {

@@ -90,7 +90,7 @@ impl Mechanism {
             blind: entry.blind,
             serves: match entry.kind {
                 Kind::RawTracepoint => Section::Syscalls,
-                Kind::Lsm if entry.name.starts_with("file_") => Section::Paths,
+                Kind::Lsm | Kind::FunctionEntry if entry.name.starts_with("file_") => Section::Paths,
                 Kind::Lsm if entry.name.starts_with("mount_") => Section::Mounts,
                 Kind::Lsm if entry.name.starts_with("privilege_") => Section::Privileges,
                 _ => Section::Always,
@@ -134,10 +134,17 @@ impl Posture {
 
     /// Whether another mechanism sees the calls of a hook that this kernel does not have.
     fn sees_elsewhere(&self, mechanism: &Mechanism) -> bool {
-        // Before 6.2 `path_truncate` is called for descriptors too.
-        mechanism.name == "lsm/file_truncate"
-            && matches!(mechanism.state, State::Absent { .. })
-            && self.works("lsm/path_truncate")
+        let other = match mechanism.name {
+            // Before 6.2 it is called for descriptors too.
+            "lsm/file_truncate" => "lsm/path_truncate",
+            // Before 6.2 an ACL is one more extended attribute.
+            "lsm/inode_set_acl" => "lsm/inode_setxattr",
+            "lsm/inode_remove_acl" => "lsm/inode_removexattr",
+            // Before 6.17 flags are set by descriptor only.
+            "lsm/inode_file_setattr" => "lsm/file_ioctl",
+            _ => return false,
+        };
+        matches!(mechanism.state, State::Absent { .. }) && self.works(other)
     }
 
     /// What an enforcing profile that wants this can't have here.
