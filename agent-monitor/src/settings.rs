@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::kernel::Pinning;
 use crate::policy::load::DEFAULT_DIRECTORIES;
 use crate::sink::jsonl::FileSettings;
 
@@ -14,6 +15,8 @@ pub const DEFAULT_SOCKET: &str = "/run/agent-monitor/control.sock";
 pub const DEFAULT_EVENTS: &str = "/var/log/agent-monitor/events.jsonl";
 /// Where the daemon serves metrics.
 pub const DEFAULT_METRICS: &str = "127.0.0.1:9761";
+/// Where programs, links and maps are pinned.
+pub const DEFAULT_PINS: &str = "/sys/fs/bpf/agent-monitor";
 /// Name of the cgroup below the governed one in which agents get theirs.
 pub const AGENTS_CGROUP: &str = "agents";
 
@@ -29,6 +32,13 @@ pub struct Settings {
     /// The cgroup (v2) to govern: agents outside it are not [default: the root of the hierarchy]
     #[arg(long, value_name = "DIR", env = "AGENT_MONITOR_CGROUP")]
     pub cgroup: Option<PathBuf>,
+    /// Directory in which programs and maps are pinned, so that enforcement outlives the daemon; a BPF file system is
+    /// mounted there if it lies on none [default: /sys/fs/bpf/agent-monitor, where a BPF file system is mounted]
+    #[arg(long, value_name = "DIR", env = "AGENT_MONITOR_PINS", conflicts_with = "no_pins")]
+    pub pins: Option<PathBuf>,
+    /// Pin nothing: enforcement ends with the daemon
+    #[arg(long)]
+    pub no_pins: bool,
     /// Control socket
     #[arg(long, value_name = "PATH", env = "AGENT_MONITOR_SOCKET", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
@@ -86,6 +96,22 @@ impl Settings {
             rotate_bytes: self.events_rotate << 20,
             keep: self.events_keep,
         })
+    }
+
+    /// Where to pin.
+    #[must_use]
+    pub fn pinning(&self) -> Pinning {
+        match &self.pins {
+            _ if self.no_pins => Pinning::Off,
+            Some(directory) => Pinning::Told(directory.clone()),
+            None => Pinning::Default(DEFAULT_PINS.into()),
+        }
+    }
+
+    /// The directory of the pins, whether there is anything in it or not.
+    #[must_use]
+    pub fn pin_directory(&self) -> &Path {
+        self.pins.as_deref().unwrap_or(Path::new(DEFAULT_PINS))
     }
 
     /// The directory in which agents get their cgroups.

@@ -43,7 +43,7 @@ impl Daemon {
         fs::write(directory.join(format!("profiles/{name}.yaml")), profile)?;
         let metrics = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.to_string();
         let child = Command::new(binary)
-            .args(["daemon", "--allow-degraded", "--metrics", &metrics, "--profiles"])
+            .args(["daemon", "--allow-degraded", "--no-pins", "--metrics", &metrics, "--profiles"])
             .arg(directory.join("profiles"))
             .arg("--cgroup")
             .arg(cgroup)

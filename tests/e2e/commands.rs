@@ -51,7 +51,7 @@ fn cannot_enforce() -> Result<()> {
     let daemon = Daemon::prepare(PROFILE)?;
     let socket = daemon.path("control.sock");
     let mut command = Command::new(binary()?);
-    command.arg("daemon").arg("--profiles").arg(daemon.path("profiles"));
+    command.args(["daemon", "--no-pins", "--profiles"]).arg(daemon.path("profiles"));
     command.arg("--cgroup").arg(daemon.cgroup.path()).arg("--socket").arg(&socket);
     command.args(["--no-metrics", "--no-events-file"]);
     if !blind {
@@ -81,7 +81,7 @@ fn unprivileged() -> Result<()> {
     let program = std::path::Path::new("/tmp").join(format!("agent-monitor-e2e-{}", std::process::id()));
     std::fs::copy(binary()?, &program)?;
     let output = Command::new(&program)
-        .args(["daemon", "--profiles"])
+        .args(["daemon", "--no-pins", "--profiles"])
         .arg(daemon.path("profiles"))
         .uid(65534)
         .gid(65534)

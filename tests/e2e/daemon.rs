@@ -32,6 +32,8 @@ pub struct Daemon {
     pub cgroup: Cgroup,
     arguments: Vec<String>,
     child: Option<Child>,
+    /// Where it pins; most daemons of tests don't.
+    pub pins: Option<PathBuf>,
 }
 
 /// The binary under test.
@@ -47,7 +49,13 @@ impl Daemon {
         remove_leftovers()?;
         let directory = tempfile::tempdir()?;
         fs::create_dir(directory.path().join("profiles"))?;
-        let daemon = Daemon { directory, cgroup: Cgroup::create("e2e")?, arguments: Vec::new(), child: None };
+        let daemon = Daemon {
+            directory,
+            cgroup: Cgroup::create("e2e")?,
+            arguments: Vec::new(),
+            child: None,
+            pins: None,
+        };
         daemon.write_profile(profile)?;
         Ok(daemon)
     }
@@ -94,6 +102,8 @@ impl Daemon {
             .env("AGENT_MONITOR_EVENTS", self.path("events.jsonl"))
             .args(&self.arguments)
             .args(more)
+            .args(self.pins.is_none().then_some("--no-pins"))
+            .args(self.pins.iter().flat_map(|pins| [OsStr::new("--pins"), pins.as_os_str()]))
             .stdin(Stdio::null());
         Ok(command)
     }
@@ -206,6 +216,11 @@ impl Drop for Daemon {
             let _ = child.wait();
         }
         self.cgroup.kill();
+        if let Some(pins) = &self.pins
+            && let Err(error) = agent_monitor::kernel::detach(pins)
+        {
+            eprintln!("pins of a test stay behind: {error}");
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod daemon;
 mod lifecycle;
 mod metrics;
 mod network;
+mod survival;
 
 use agent_monitor_tests::agent;
 use agent_monitor_tests::netlink::{Netlink, index_of};
@@ -26,30 +27,37 @@ fn main() {
     // Daemons load programs for the whole machine; one at a time keeps the figures of each its own.
     arguments.test_threads = Some(1);
     if !arguments.list
-        && let Err(error) = own_network()
+        && let Err(error) = own_namespaces()
     {
         eprintln!("the end-to-end tests can't start: {error:#}");
         std::process::exit(1);
     }
-    let trials: Vec<Trial> = [
+    let trials = [
         commands::trials(),
         confined::trials(),
         network::trials(),
         control::trials(),
         lifecycle::trials(),
+        survival::trials(),
         metrics::trials(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    libtest_mimic::run(&arguments, trials).exit();
+    ];
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }
 
-/// A network namespace with nothing but a loopback, so that every port is free and no packet leaves.
-fn own_network() -> Result<()> {
-    // SAFETY: takes a flag, touches no memory; no other thread runs yet.
-    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-        return Err(std::io::Error::last_os_error()).context("a network namespace (is this root?)");
+/// A network namespace with nothing but a loopback, so that every port is free and no packet leaves, and a mount
+/// namespace, so that no mount of a test stays.
+fn own_namespaces() -> Result<()> {
+    // SAFETY: takes flags, touches no memory; no other thread runs yet.
+    if unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) } != 0 {
+        return Err(std::io::Error::last_os_error()).context("namespaces of its own (is this root?)");
+    }
+    let nothing = std::ptr::null();
+    // SAFETY: a terminated path, and null where a change of propagation has nothing to say.
+    if unsafe {
+        libc::mount(nothing, c"/".as_ptr(), nothing, libc::MS_REC | libc::MS_PRIVATE, nothing.cast())
+    } != 0
+    {
+        return Err(std::io::Error::last_os_error()).context("mounts of its own");
     }
     Netlink::open()?.up(index_of("lo")?)
 }

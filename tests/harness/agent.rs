@@ -32,6 +32,7 @@ pub fn main(words: &[String]) -> i32 {
             }
             0
         }
+        ["keep-connecting", address] => keep_connecting(address),
         ["hold", address] => hold(address),
         ["read", file] => {
             match std::fs::read(file) {
@@ -72,6 +73,15 @@ pub fn main(words: &[String]) -> i32 {
                     Err(error) => say(&error.raw_os_error().unwrap_or(-1).to_string()),
                 }
             }
+            0
+        }
+        // Runs a program once told; its exit status.
+        ["exec-when-told", program, rest @ ..] => {
+            say("ready");
+            let mut line = String::new();
+            let _ = std::io::stdin().read_line(&mut line);
+            let done = std::process::Command::new(program).args(rest).output();
+            say(&done.map_or(-1, |output| output.status.code().unwrap_or(-1)).to_string());
             0
         }
         ["exit", status] => status.parse().unwrap_or(1),
@@ -241,6 +251,22 @@ fn connect(address: &str) -> Result<(), i32> {
         Ok(_) => Ok(()),
         Err(error) => Err(error.raw_os_error().unwrap_or(-1)),
     }
+}
+
+/// Connects again and again until standard input ends; says how often it was connected, unreachable, anything else.
+fn keep_connecting(address: &str) -> i32 {
+    let told = std::thread::spawn(|| std::io::stdin().read(&mut [0; 1]));
+    say("ready");
+    let (mut connected, mut unreachable, mut other) = (0, 0, 0);
+    while !told.is_finished() {
+        match connect(address) {
+            Ok(()) => connected += 1,
+            Err(libc::ENETUNREACH) => unreachable += 1,
+            Err(_) => other += 1,
+        }
+    }
+    say(&format!("{connected} {unreachable} {other}"));
+    0
 }
 
 /// Connects, then reads until something ends it; says what.

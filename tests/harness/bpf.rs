@@ -5,6 +5,8 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -15,9 +17,13 @@ const MAP_LOOKUP: i32 = 1;
 const MAP_UPDATE: i32 = 2;
 const MAP_DELETE: i32 = 3;
 const PROG_LOAD: i32 = 5;
+const OBJ_GET: i32 = 7;
 const PROG_ATTACH: i32 = 8;
 const PROG_DETACH: i32 = 9;
+const PROG_GET_FD_BY_ID: i32 = 13;
+const OBJ_GET_INFO_BY_FD: i32 = 15;
 const PROG_QUERY: i32 = 16;
+const LINK_DETACH: i32 = 34;
 
 /// `bpf_prog_type` and `bpf_attach_type` of a cgroup hook.
 #[derive(Clone, Copy)]
@@ -161,4 +167,41 @@ pub fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
     attributes[0] = map.as_raw_fd() as u64;
     attributes[1] = key.as_ptr().addr() as u64;
     bpf(MAP_DELETE, &mut attributes).map(drop)
+}
+
+/// Opens what is pinned at `path`.
+pub fn open_pin(path: &Path) -> Result<OwnedFd> {
+    let text = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes: Attributes = [0; 16];
+    attributes[0] = text.as_ptr().addr() as u64;
+    let fd = bpf(OBJ_GET, &mut attributes).with_context(|| format!("open the pin {}", path.display()))?;
+    // SAFETY: a new descriptor of ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// The id of a program.
+pub fn program_id(program: BorrowedFd<'_>) -> Result<u32> {
+    // `struct bpf_prog_info`: type, then id.
+    let mut info = [0_u32; 2];
+    let mut attributes: Attributes = [0; 16];
+    attributes[0] = program.as_raw_fd() as u64 | (size_of_val(&info) as u64) << 32;
+    attributes[1] = info.as_mut_ptr().addr() as u64;
+    bpf(OBJ_GET_INFO_BY_FD, &mut attributes).context("ask about a program")?;
+    Ok(info[1])
+}
+
+/// A program by its id; `ENOENT`: it is gone.
+pub fn program_by_id(id: u32) -> io::Result<OwnedFd> {
+    let mut attributes: Attributes = [0; 16];
+    attributes[0] = u64::from(id);
+    let fd = bpf(PROG_GET_FD_BY_ID, &mut attributes)?;
+    // SAFETY: a new descriptor of ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Takes a link's program off; the kernel offers it for cgroup links and a few others.
+pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attributes: Attributes = [0; 16];
+    attributes[0] = link.as_raw_fd() as u64;
+    bpf(LINK_DETACH, &mut attributes).map(drop)
 }

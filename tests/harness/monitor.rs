@@ -57,7 +57,12 @@ impl Monitor {
     pub fn load(cgroup: &Cgroup, verdict_ring: Option<u32>) -> Result<Self> {
         let mut options = LoadOptions::new(cgroup.path());
         options.verdict_ring = verdict_ring;
-        let mut kernel = Kernel::load(&options)?;
+        Self::load_with(&options)
+    }
+
+    /// Loads everything by these options.
+    pub fn load_with(options: &LoadOptions) -> Result<Self> {
+        let mut kernel = Kernel::load(options)?;
         let rings = [Ring::Verdicts, Ring::Activity].map(|ring| kernel.take_ring(ring));
         match (rings, kernel.take_used()) {
             ([Some(verdicts), Some(activity)], Some(used)) => Ok(Monitor {

@@ -21,11 +21,11 @@ pub const REFUSED_TWIN: &str = "::is_refused_with_enforcement_off";
 const PAIRS: [(&str, &str); 2] = [(ATTACK, TWIN), (REFUSED, REFUSED_TWIN)];
 
 /// Ids that must have a trial.
-const IDS: [&str; 53] = [
+const IDS: [&str; 54] = [
     "N1", "N2", "N3", "N4", "N5", "N6", "N7", "N9", "N11", "N12", "N13", "N14", "N15", "N16", "N17", "N18",
     "N19", "N20", "N21", "N22", "N23", "N24", "N25", "N26", "N27", "N28", "L1", "L3", "L4", "L6", "L10",
     "L11", "L12", "L13", "F1", "F2", "F3", "F4", "F6", "F7", "F8", "F9", "F10", "F11", "F12", "F14", "S7",
-    "U7", "S2", "L5", "F16", "S4", "A36",
+    "U7", "S2", "L5", "F16", "S4", "A36", "L7",
 ];
 
 /// Trials that are no attacks, or whose twin has another form.

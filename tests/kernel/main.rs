@@ -25,6 +25,7 @@ mod programs;
 mod shared;
 mod sockets;
 mod source_routing;
+mod survival;
 mod telemetry;
 
 use agent_monitor_tests::program;
@@ -71,6 +72,7 @@ fn main() {
         landlock::trials(),
         programs::trials(),
         objects::trials(),
+        survival::trials(),
     ];
     trials.extend(others.into_iter().flatten());
     trials.extend(catalogue::trials(&trials));

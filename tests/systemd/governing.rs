@@ -118,6 +118,10 @@ fn hidden_program() -> Result<()> {
 
 fn hidden_scan() -> Result<()> {
     service("stop")?;
+    let mut governed = waiting("/tmp/claimed")?;
+    ensure!(connects(&mut governed)? == unreachable(), "a stop leaves claims and denials in force");
+    drop(governed);
+    done(BINARY, &["daemon", "--detach"])?;
     let mut process = waiting("/tmp/claimed")?;
     ensure!(connects(&mut process)? == "connected", "the twin: it is free before");
     service("start")?;

@@ -16,6 +16,9 @@ use crate::trial;
 /// What `systemd-analyze security` may say at most, in tenths. A line that opens the unit further must be meant.
 const EXPOSURE: u32 = 35;
 
+/// Where everything is pinned.
+const PINS: &str = "/sys/fs/bpf/agent-monitor";
+
 pub fn beginning() -> Vec<Trial> {
     vec![
         trial("install_puts_binary_unit_and_profiles_in_place", install),
@@ -118,6 +121,7 @@ fn stop() -> Result<()> {
     let left = fs::read_dir("/sys/fs/cgroup/agents")
         .map_or(0, |entries| entries.flatten().filter(|entry| entry.path().is_dir()).count());
     ensure!(left == 0, "{left} cgroups of agents are left");
+    ensure!(Path::new(PINS).is_dir(), "a stop unpinned what must stay in force");
     Ok(())
 }
 
@@ -127,6 +131,7 @@ fn denials() -> Result<usize> {
 
 fn uninstall() -> Result<()> {
     println!("\n{}", done(BINARY, &["uninstall"])?.trim_end());
+    ensure!(!Path::new(PINS).exists(), "something is pinned still");
     for path in [BINARY, UNIT, &format!("{PROFILES}/coding-agent.yaml")] {
         ensure!(!Path::new(path).exists(), "{path} is left");
     }

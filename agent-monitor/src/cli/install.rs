@@ -14,7 +14,9 @@ use anyhow::Context;
 
 use super::print;
 use crate::exit::{Exit, Failed};
+use crate::kernel;
 use crate::policy::load::DEFAULT_DIRECTORIES;
+use crate::settings::DEFAULT_PINS;
 
 const UNIT: &str = include_str!("../../packaging/agent-monitor.service");
 const UNIT_PATH: &str = "/etc/systemd/system/agent-monitor.service";
@@ -43,6 +45,9 @@ pub struct UninstallArgs {
     /// The directory of the installation
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub root: PathBuf,
+    /// The directory of the pins [default: /sys/fs/bpf/agent-monitor, if the installation is this host's]
+    #[arg(long, value_name = "DIR", env = "AGENT_MONITOR_PINS")]
+    pub pins: Option<PathBuf>,
     /// Remove edited profiles too
     #[arg(long)]
     pub purge: bool,
@@ -144,6 +149,13 @@ pub fn run_uninstall(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
     if places.systemd() && places.at(UNIT_PATH).exists() {
         systemctl(&["disable", "--now", "agent-monitor.service"])?;
     }
+    // A stopped service leaves them in force.
+    let own = (args.root == Path::new("/")).then_some(Path::new(DEFAULT_PINS));
+    if let Some(pins) = args.pins.as_deref().or(own)
+        && kernel::detach(pins)?
+    {
+        text.push_str(&format!("removed what was pinned in {}\n", pins.display()));
+    }
     for (name, ..) in SHIPPED {
         let (pristine, target) = (places.shipped(name), places.used(name));
         let have = read(&target)?;
@@ -235,7 +247,9 @@ mod tests {
     }
 
     fn uninstall(root: &Path, purge: bool) {
-        run_uninstall(&UninstallArgs { prefix: "/usr/local".into(), root: root.to_owned(), purge }).unwrap();
+        let pins = Some(root.join("pins"));
+        run_uninstall(&UninstallArgs { prefix: "/usr/local".into(), root: root.to_owned(), pins, purge })
+            .unwrap();
     }
 
     fn files(root: &Path) -> Vec<PathBuf> {

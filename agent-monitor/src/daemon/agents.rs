@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
+use agent_monitor_common::agent::AgentState;
 use agent_monitor_common::counters::Ring;
 use agent_monitor_common::label::LabelOrigin;
 use jiff::Timestamp;
@@ -153,6 +154,7 @@ impl Core {
                 confined,
             })
         })?;
+        self.note_agent(&info);
         drop(table);
         self.tell_agent(EventType::AgentStarted, &info);
         self.sync_syscall_hook();
@@ -203,7 +205,39 @@ impl Core {
         self.watch_cgroups();
     }
 
-    /// Agents of an earlier daemon keep their ids: their cgroups carry them.
+    /// The agents that an earlier daemon left governed, by their notes. Those that their exec made since then are told
+    /// of by their records.
+    pub fn inherit_agents(&self) {
+        let kernel = self.kernel();
+        let (states, noted) = (kernel.agents(), kernel.noted_agents());
+        drop(kernel);
+        let table = self.table();
+        let directories = cgroup::children(&Settings::agents_cgroup(&self.governed));
+        let states: HashMap<u32, AgentState> = states.into_iter().collect();
+        for (key, note) in noted {
+            let Some(state) = states.get(&key) else { continue };
+            let id = Ulid::from(note.id);
+            let profile = table.inherited.get(&state.profile).map_or("?", |left| left.name.as_str());
+            let named = |directory: &&PathBuf| {
+                directory.file_name().and_then(|name| name.to_str()) == Some(id.to_string().as_str())
+            };
+            let own = directories.iter().find(named).cloned();
+            let (info, _) = self.registry.find_or_add(key, || AgentInfo {
+                key,
+                id,
+                profile: profile.into(),
+                slot: state.profile,
+                root: state.root,
+                origin: LabelOrigin::from_code(state.origin).unwrap_or(LabelOrigin::Exec),
+                started: Timestamp::from_nanosecond(note.started.into()).unwrap_or_else(|_| Timestamp::now()),
+                cgroup: own.map(|directory| AgentCgroup { directory, ours: true }),
+                confined: note.confined,
+            });
+            tracing::info!(agent = %info.id, profile = %info.profile, processes = state.live, "agent of an earlier daemon");
+        }
+    }
+
+    /// Agents of an earlier daemon that were not left governed keep their ids: their cgroups carry them.
     fn readopt(&self) {
         for directory in cgroup::children(&Settings::agents_cgroup(&self.governed)) {
             let id = directory
@@ -211,6 +245,9 @@ impl Core {
                 .and_then(|name| name.to_str())
                 .and_then(|name| Ulid::from_string(name).ok());
             let Some(id) = id else { continue };
+            if self.registry.live().iter().any(|agent| agent.id == id) {
+                continue;
+            }
             let mut pids = Vec::new();
             cgroup::processes(&directory, &mut pids);
             if pids.is_empty() {
@@ -279,6 +316,15 @@ impl Core {
             }
             let mut pids = Vec::new();
             cgroup::processes(&directory, &mut pids);
+            if !known.contains_key(&directory) {
+                // Left governed by an earlier daemon.
+                let kernel = self.kernel();
+                let key = pids.iter().find_map(|&pid| kernel.label_of(pid).map(|label| label.agent));
+                drop(kernel);
+                if let Some(key) = key.filter(|key| live.contains_key(key)) {
+                    known.insert(directory.clone(), key);
+                }
+            }
             match known.get(&directory).and_then(|key| live.get(key)) {
                 Some(agent) => {
                     pids.into_iter().for_each(|pid| self.join_agent(agent, pid, LabelOrigin::Attach))
@@ -360,6 +406,7 @@ impl Core {
                     confined: false,
                 });
                 if new {
+                    self.note_agent(&info);
                     self.tell_agent(EventType::AgentStarted, &info);
                     self.label_held_sockets(&info);
                     self.sync_syscall_hook();
@@ -404,6 +451,7 @@ impl Core {
             }
             told[position] = counters.rings[position];
         }
+        self.kernel().note_told(&told);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::agent::registry::{AgentInfo, Registry};
 use crate::control::protocol::ReloadOutcome;
 use crate::event::generations::Generations;
 use crate::event::model::{Agent, EventType, Id};
-use crate::kernel::Kernel;
+use crate::kernel::{AgentNote, Kernel};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::sink::follow::Followers;
@@ -107,6 +107,16 @@ impl Core {
         kernel.remove_agent(key);
     }
 
+    /// Notes an agent's id for the next daemon, which takes the agent over.
+    pub fn note_agent(&self, info: &AgentInfo) {
+        let note = AgentNote {
+            id: info.id.into(),
+            started: i64::try_from(info.started.as_nanosecond()).unwrap_or(0),
+            confined: info.confined,
+        };
+        self.kernel().note_agent(info.key, note);
+    }
+
     /// Tells of an agent that the daemon labelled.
     pub fn tell_agent(&self, kind: EventType, info: &AgentInfo) {
         let mut event = own_event(kind);
@@ -123,11 +133,12 @@ impl Core {
     pub fn sync_syscall_hook(&self) {
         // Held to the end: of two that ask at once, the later answer must be the one that stays.
         let table = self.table();
-        let wanted =
-            self.registry.live().iter().any(|agent| {
-                table.slots.get(&agent.slot).is_some_and(|held| !held.profile.syscalls.is_empty())
-            });
+        let live = self.registry.live();
+        let listed = |slot: &u32| table.slots.get(slot).is_some_and(|held| !held.profile.syscalls.is_empty());
         let mut kernel = self.kernel();
+        // What an inherited profile without a file lists can't be known: it keeps what it had.
+        let inherited = |slot: &u32| table.inherited.contains_key(slot) && kernel.syscall_hook();
+        let wanted = live.iter().any(|agent| listed(&agent.slot) || inherited(&agent.slot));
         if kernel.syscall_hook() != wanted
             && let Err(error) = kernel.set_syscall_hook(wanted)
         {

@@ -1,7 +1,8 @@
 //! The daemon: loads, installs, labels, then serves until it is told to end.
 //!
 //! [`run`] is the whole of it; `cli::daemon` calls it with the signals, tests with a oneshot. What must stay true: on
-//! any error before "ready" nothing stays in force; after it, no error of a client, a file or a disk ends the daemon.
+//! any error before "ready" nothing new stays in force, and what an earlier daemon pinned does; after it, no error of a
+//! client, a file or a disk ends the daemon. An end leaves what is pinned in force: only `--detach` takes it away.
 
 mod agents;
 pub mod core;
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use agent_monitor_common::counters::{Ring, RingCounters};
+use agent_monitor_common::counters::Ring;
 use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +30,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use self::core::{Core, Totals};
 use self::pipeline::{Injector, Notice, Pipeline, PipelineCounts, Records};
+use self::table::Table;
 use crate::agent::cgroup;
 use crate::agent::registry::Registry;
 use crate::control::peer::Peer;
@@ -41,7 +43,8 @@ use crate::event::repeats::Repeats;
 use crate::exit::Exit;
 use crate::http;
 use crate::kernel::{
-    Features, Kernel, LoadError, LoadOptions, MissingCapability, RingReader, check_privileges,
+    Features, Kernel, LoadError, LoadOptions, MissingCapability, Origin, PinError, RingReader, State,
+    check_privileges,
 };
 use crate::metrics::Metrics;
 use crate::policy::{Directory, load_directory};
@@ -71,6 +74,8 @@ pub enum DaemonError {
     CannotEnforce(String),
     #[error("the profiles are right and could not be put in force; nothing is\n\n{0}")]
     Install(String),
+    #[error("{0}")]
+    Pins(#[source] PinError),
     #[error("the kernel side did not come up: {0}")]
     Load(#[source] LoadError),
     #[error("{what}: {source}")]
@@ -88,6 +93,8 @@ impl DaemonError {
             Self::Profiles(_) => Exit::BadProfile,
             Self::NoCgroup | Self::CannotEnforce(_) => Exit::CannotEnforce,
             Self::Load(LoadError::Cgroup { .. }) => Exit::Failure,
+            Self::Pins(PinError::Incompatible { .. }) => Exit::CannotEnforce,
+            Self::Pins(_) => Exit::Failure,
             Self::Load(_) => Exit::CannotEnforce,
             Self::Install(_) | Self::Io { .. } | Self::Metrics(_) => Exit::Failure,
         }
@@ -114,7 +121,7 @@ impl Records for RingReader {
 /// Runs the daemon until `shutdown`, SIGHUP reloading meanwhile.
 ///
 /// # Errors
-/// [`DaemonError`] where it does not come up; then nothing is in force.
+/// [`DaemonError`] where it does not come up; then nothing is in force but what an earlier daemon pinned.
 pub async fn run(mut settings: Settings, shutdown: impl Future<Output = ()>) -> Result<(), DaemonError> {
     let began = Instant::now();
     memory::prepare();
@@ -219,9 +226,13 @@ fn start(settings: Settings, directory: Directory, began: Instant) -> Result<Sta
     let mut kernel = Kernel::load(&LoadOptions {
         stats: settings.program_stats,
         verdict_ring: settings.verdict_ring,
+        pins: settings.pinning(),
         ..LoadOptions::new(&governed)
     })
-    .map_err(DaemonError::Load)?;
+    .map_err(|error| match error {
+        LoadError::Pin(error) => DaemonError::Pins(error),
+        error => DaemonError::Load(error),
+    })?;
     let (Some(verdicts), Some(activity)) =
         (kernel.take_ring(Ring::Verdicts), kernel.take_ring(Ring::Activity))
     else {
@@ -267,19 +278,22 @@ fn start(settings: Settings, directory: Directory, began: Instant) -> Result<Sta
         totals: Totals::default(),
         leftover: Mutex::default(),
         claimed_cgroups: Mutex::default(),
-        told: Mutex::new([RingCounters::ZERO; 2]),
-        table: Mutex::default(),
+        told: Mutex::new(kernel.told()),
+        table: Mutex::new(inherited_table(&kernel)),
         kernel: Mutex::new(kernel),
         settings,
     });
+    core.inherit_agents();
     let mut pipeline =
         Pipeline::new(enricher, sink, Arc::clone(&core.followers), Arc::clone(&core.counts), notice);
     pipeline.repeats = core.kernel().take_used().map(Repeats::new);
+    // What was recorded while no daemon ran is read when the profiles that decided it are known.
+    let in_force = put_in_force(&core, directory);
     let events = pipeline
         .start(verdicts, activity, Arc::clone(&core.injector))
         .map_err(DaemonError::io("the event thread can't be started"))?;
     let threads = Threads { events, file: file_thread };
-    if let Err(error) = put_in_force(&core, directory) {
+    if let Err(error) = in_force {
         core.injector.stop();
         // They end at once; what they wrote so far says why the daemon did not come up.
         let _ = threads.events.join();
@@ -287,6 +301,26 @@ fn start(settings: Settings, directory: Directory, began: Instant) -> Result<Sta
         return Err(error);
     }
     Ok(Started { core, notices, threads })
+}
+
+/// What an earlier daemon left in force; nothing after a fresh start.
+fn inherited_table(kernel: &Kernel) -> Table {
+    match kernel.origin() {
+        Origin::Fresh => {
+            let pins = kernel.posture().mechanisms.iter().find(|mechanism| mechanism.name == "bpffs/pins");
+            if let Some(State::Absent { why }) = pins.map(|pins| &pins.state) {
+                tracing::warn!(why, "nothing is pinned: enforcement ends with this process");
+            }
+        }
+        Origin::Adopted => tracing::info!("what an earlier daemon pinned goes on"),
+        Origin::Replaced(why) => tracing::info!(why, "what an earlier daemon pinned was taken over"),
+    }
+    Table {
+        inherited: kernel.inherited_profiles().into_iter().collect(),
+        // In force, and not known which: unlike any that is compiled.
+        exe_claims: kernel.claims_in_force().then(Vec::new),
+        ..Table::default()
+    }
 }
 
 /// Profiles, claims, living agents.
@@ -314,8 +348,13 @@ fn put_in_force(core: &Core, directory: Directory) -> Result<(), DaemonError> {
                 "degraded; blind: {}", gap.blind);
         }
     }
+    core.release_inherited();
+    for left in core.table().inherited.values() {
+        tracing::warn!(profile = %left.name,
+            "the file of a profile with living agents is gone: they stay under the rules that they had");
+    }
     core.scan();
-    Ok(())
+    core.kernel().commit().map_err(DaemonError::Pins)
 }
 
 /// Everything that happens between "ready" and the end.
@@ -342,6 +381,7 @@ async fn work(
                 Some(notice) => blocking(move || match notice {
                     Notice::Started(info) => {
                         tracing::info!(agent = %info.id, profile = %info.profile, root = info.root, "agent, by its exec");
+                        core.note_agent(&info);
                         core.label_held_sockets(&info);
                         core.sync_syscall_hook();
                     }

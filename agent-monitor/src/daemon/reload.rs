@@ -115,13 +115,22 @@ impl Core {
             let agents = self.kernel().agents();
             table.free_slot(|slot| agents.iter().any(|(_, state)| state.live > 0 && state.profile == slot))
         };
-        let Some(slot) = table.slot_of(&name).or_else(free) else {
+        let inherited = table.inherited_slot(&name);
+        let Some(slot) = table.slot_of(&name).or(inherited).or_else(free) else {
             let limit = agent_monitor_common::image::MAX_PROFILES;
             return refuse(table, name, Code::BadProfile, format!("{limit} profiles are in force already"));
         };
         let profile = Arc::new(profile);
         let digest = Digest::of(&image.words);
-        let same = table.slots.get(&slot).filter(|held| held.digest == digest).map(|held| held.generation);
+        let same = match table.slots.get(&slot) {
+            Some(held) => (held.digest == digest).then_some(held.generation),
+            // Left in force by an earlier daemon.
+            None => table
+                .inherited
+                .get(&slot)
+                .filter(|left| left.digest == digest.bytes())
+                .map(|left| left.generation),
+        };
         // The generations first: an event of the new image finds its profile or waits for it.
         let installed = self.generations.install(slot, Arc::clone(&profile), || match same {
             Some(generation) => Ok(generation),
@@ -131,6 +140,8 @@ impl Core {
             Ok(generation) => generation,
             Err(error) => return refuse(table, name, Code::Kernel, error.to_string()),
         };
+        self.kernel().note_profile(slot, &name, digest.bytes(), generation);
+        table.inherited.remove(&slot);
         table.slots.insert(
             slot,
             InForce {
@@ -161,13 +172,41 @@ impl Core {
         if let Err(error) = self.kernel().uninstall(slot) {
             return refuse(table, name, Code::Kernel, error.to_string());
         }
+        self.kernel().note_profile(slot, "", [0; 32], generation.unwrap_or(0));
         table.slots.remove(&slot);
         ReloadedProfile { name, outcome: ReloadOutcome::Removed, generation: None, code: None, error: None }
+    }
+
+    /// Takes away what an earlier daemon left in force and no file stands for, once no process carries it. Its agents
+    /// stay under the rules that they had.
+    pub fn release_inherited(&self) {
+        self.release(&mut self.table());
+    }
+
+    fn release(&self, table: &mut Table) {
+        if table.inherited.is_empty() {
+            return;
+        }
+        let mut kernel = self.kernel();
+        let agents = kernel.agents();
+        table.inherited.retain(|&slot, left| {
+            if agents.iter().any(|(_, state)| state.live > 0 && state.profile == slot) {
+                return true;
+            }
+            if let Err(error) = kernel.uninstall(slot) {
+                tracing::error!(profile = %left.name, %error, "a profile without a file can't be taken out of force");
+                return true;
+            }
+            kernel.note_profile(slot, "", [0; 32], left.generation);
+            tracing::info!(profile = %left.name, "profile of an earlier daemon: its file and its agents are gone");
+            false
+        });
     }
 
     /// Takes away the profiles whose files are gone and whose last agents have ended.
     pub fn remove_retired(&self) {
         let mut table = self.table();
+        self.release(&mut table);
         let live = self.registry.live();
         let done: Vec<u32> = table
             .slots

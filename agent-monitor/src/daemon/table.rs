@@ -11,7 +11,7 @@ use std::sync::Arc;
 use agent_monitor_common::image::MAX_PROFILES;
 use sha2::{Digest as _, Sha256};
 
-use crate::kernel::Gap;
+use crate::kernel::{Gap, PinnedProfile, is_noted_as};
 use crate::policy::{ClaimKind, ResolvedProfile};
 
 /// SHA-256 of an image's words, little-endian: tells whether two hosts enforce the same.
@@ -26,6 +26,12 @@ impl Digest {
             hash.update(word.to_le_bytes());
         }
         Digest(hash.finalize().into())
+    }
+
+    /// Its bytes, as the pins' note holds them.
+    #[must_use]
+    pub fn bytes(self) -> [u8; 32] {
+        self.0
     }
 }
 
@@ -55,6 +61,8 @@ pub struct InForce {
 #[derive(Debug, Default)]
 pub struct Table {
     pub slots: BTreeMap<u32, InForce>,
+    /// Slots that an earlier daemon's profiles hold until their files are read, or their last agents have ended.
+    pub inherited: BTreeMap<u32, PinnedProfile>,
     /// The claims' image in force in the kernel; `None`: nobody claims an executable.
     pub exe_claims: Option<Vec<u64>>,
     /// The same automaton for cgroup paths, walked here.
@@ -77,10 +85,18 @@ impl Table {
         self.slots.iter().find(|(_, held)| held.profile.name == name).map(|(slot, _)| *slot)
     }
 
+    /// The slot in which an earlier daemon left the profile with this name.
+    #[must_use]
+    pub fn inherited_slot(&self, name: &str) -> Option<u32> {
+        self.inherited.iter().find(|(_, left)| is_noted_as(&left.name, name)).map(|(slot, _)| *slot)
+    }
+
     /// A slot that no profile has, and that is not `carried` by a living agent.
     #[must_use]
     pub fn free_slot(&self, carried: impl Fn(u32) -> bool) -> Option<u32> {
-        (0..MAX_PROFILES as u32).find(|slot| !self.slots.contains_key(slot) && !carried(*slot))
+        (0..MAX_PROFILES as u32).find(|slot| {
+            !self.slots.contains_key(slot) && !self.inherited.contains_key(slot) && !carried(*slot)
+        })
     }
 
     /// Names of the profiles that take new agents.

@@ -71,6 +71,7 @@ impl Kernel {
             .insert(agent, AgentPod(state), 1 /* BPF_NOEXIST */)
             .map_err(LabelError::AgentTable)?;
         self.next_agent = self.next_agent.wrapping_add(1) | USER_AGENT;
+        self.save_note();
         match self.label_tree(agent, slot, root, origin) {
             Ok(Labelled { processes: 0, .. }) => {
                 self.remove_agent(agent);
@@ -118,8 +119,39 @@ impl Kernel {
         Err(LabelError::Unstable(root))
     }
 
+    /// Labels one living process, and children of the agent that are found on the way; whether anything was labelled.
+    pub(super) fn label_one(
+        &mut self,
+        tgid: u32,
+        agent: u32,
+        slot: u32,
+        origin: LabelOrigin,
+    ) -> Result<bool, LabelError> {
+        let done = self.pass("iterate_tasks", agent, slot, tgid, origin)?;
+        if done.failed > 0 {
+            return Err(LabelError::Incomplete { failed: done.failed });
+        }
+        Ok(done.labelled > 0)
+    }
+
+    /// Ties the sockets that an agent's processes hold to it.
+    pub(super) fn label_sockets(&mut self, agent: u32) -> Result<(), LabelError> {
+        match self.pass("iterate_sockets", agent, 0, 0, LabelOrigin::Attach)?.failed {
+            0 => Ok(()),
+            failed => Err(LabelError::Incomplete { failed }),
+        }
+    }
+
+    /// Keys of agents that the exec hook makes go on behind `key`.
+    pub(super) fn set_next_claimed(&mut self, key: u64) -> Result<(), MapError> {
+        self.maps.next_agent.set(0, key, 0)
+    }
+
     /// Forgets an agent that has no living process, and its counters.
     pub fn remove_agent(&mut self, agent: u32) {
+        if let Some(pinned) = &mut self.pinned {
+            pinned.forget_agent(agent);
+        }
         // A missing entry is what we want.
         let _ = self.maps.agents.remove(&agent);
         let listed: Vec<[u32; 2]> =

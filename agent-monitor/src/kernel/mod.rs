@@ -2,7 +2,8 @@
 //! counters. Called by the daemon, `doctor` and the kernel tests.
 //!
 //! What must stay true: a failed step leaves what was in force; an image becomes visible by one word, written last;
-//! nothing here prints.
+//! nothing here prints; what is pinned
+//! outlives the process (`pins.rs`), and the next one takes it over as it is or copies it (`transfer.rs`).
 
 #[cfg(feature = "bench")]
 mod baseline;
@@ -15,11 +16,14 @@ mod features;
 mod install;
 mod labels;
 mod loader;
+mod pins;
 mod posture;
 mod probe;
 mod programs;
 mod rings;
+mod survival;
 mod syscalls;
+mod transfer;
 mod used;
 
 #[cfg(feature = "bench")]
@@ -30,6 +34,7 @@ pub use features::{Features, MissingCapability, check_privileges};
 pub use install::InstallError;
 pub use labels::{LabelError, Labelled};
 pub use loader::{Kernel, LoadError, LoadOptions};
+pub use pins::{AgentNote, Origin, PinError, PinnedProfile, Pinning, detach, is_noted_as};
 pub use posture::{Gap, Mechanism, Posture, State};
 pub use probe::{ProbeError, ProbeRun};
 pub use rings::RingReader;

@@ -57,6 +57,8 @@ enum Section {
     Mounts,
     /// `syscalls`.
     Syscalls,
+    /// None: what the others do goes on without it while the daemon lives.
+    Survival,
 }
 
 /// What a profile asks beyond what every profile does.
@@ -95,6 +97,18 @@ impl Mechanism {
                 Kind::Lsm if entry.name.starts_with("privilege_") => Section::Privileges,
                 _ => Section::Always,
             },
+        }
+    }
+}
+
+impl Mechanism {
+    /// Pins in a BPF file system.
+    pub(super) fn pins(state: State) -> Self {
+        Mechanism {
+            name: "bpffs/pins",
+            state,
+            blind: "a daemon that is killed takes every denial with it, until it is started again",
+            serves: Section::Survival,
         }
     }
 }
@@ -158,6 +172,7 @@ impl Posture {
                 Section::Privileges => wants.privileges,
                 Section::Mounts => wants.paths || wants.privileges,
                 Section::Syscalls => wants.syscalls,
+                Section::Survival => false,
             })
             .map(|m| Gap {
                 mechanism: m.name,

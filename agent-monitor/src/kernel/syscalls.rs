@@ -1,7 +1,11 @@
-//! The few `bpf(2)` calls that aya has no form for: large map values by pointer, inner maps by descriptor.
+//! The few `bpf(2)` calls that aya has no form for: large map values by pointer, inner maps by descriptor, what a
+//! pinned link attaches and where.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
@@ -81,4 +85,111 @@ pub fn create_words(name: &[u8; 16], value: &[u64]) -> io::Result<OwnedFd> {
 pub fn write_map(outer: BorrowedFd<'_>, key: u32, inner: &OwnedFd) -> io::Result<()> {
     let fd = inner.as_raw_fd() as u32;
     element(BPF_MAP_UPDATE_ELEM, outer, &key, std::ptr::from_ref(&fd) as u64)
+}
+
+const BPF_OBJ_PIN: libc::c_long = 6;
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_MAP_GET_FD_BY_ID: libc::c_long = 14;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+
+/// `union bpf_attr` of the pin commands (linux/bpf.h).
+#[repr(C)]
+struct PinAttr {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+fn terminated(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+/// Pins a map, program or link in a BPF file system.
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = terminated(path)?;
+    let attr = PinAttr { path: path.as_ptr() as u64, fd: object.as_raw_fd() as u32, flags: 0 };
+    // SAFETY: the attribute and the text that it points to outlive the call.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, &raw const attr, size_of::<PinAttr>()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Opens what is pinned at `path`.
+pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = terminated(path)?;
+    let attr = PinAttr { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    // SAFETY: as above; a descriptor that is returned is ours.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const attr, size_of::<PinAttr>());
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd as i32)) }
+    }
+}
+
+/// What `struct bpf_link_info` says, as far as it is asked for (linux/bpf.h).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinkInfo {
+    kind: u32,
+    id: u32,
+    /// The program that it attaches.
+    pub program: u32,
+    pad: u32,
+    /// Of cgroup links: the cgroup; 0: the link was detached or its cgroup is gone.
+    pub cgroup: u64,
+    rest: [u64; 6],
+}
+
+/// What a link attaches, and where.
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    #[repr(C)]
+    struct InfoAttr {
+        fd: u32,
+        length: u32,
+        info: u64,
+    }
+    let mut info = LinkInfo::default();
+    let attr = InfoAttr {
+        fd: link.as_raw_fd() as u32,
+        length: size_of::<LinkInfo>() as u32,
+        info: &raw mut info as u64,
+    };
+    // SAFETY: the kernel writes at most `length` bytes of integers to `info`, which outlives the call.
+    let done = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const attr, size_of::<InfoAttr>())
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(info) }
+}
+
+/// Reads the one element of the array map that hangs in element `key` of a map of maps.
+pub fn read_inner(outer: BorrowedFd<'_>, key: u32, value: &mut [u64]) -> io::Result<()> {
+    let mut id = 0_u32;
+    element(BPF_MAP_LOOKUP_ELEM, outer, &key, &raw mut id as u64)?;
+    let attr = [id, 0, 0];
+    // SAFETY: the attribute (id, next id, flags) outlives the call; a descriptor that is returned is ours.
+    let inner = unsafe {
+        let fd = libc::syscall(libc::SYS_bpf, BPF_MAP_GET_FD_BY_ID, &raw const attr, size_of_val(&attr));
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd as i32)
+    };
+    read_words(inner.as_fd(), 0, value)
+}
+
+/// An empty hash map with keys of four bytes.
+pub fn create_hash(name: &[u8; 16], value_size: u32, max_entries: u32) -> io::Result<OwnedFd> {
+    let attr = CreateAttr {
+        map_type: 1, // BPF_MAP_TYPE_HASH
+        key_size: 4,
+        value_size,
+        max_entries,
+        map_flags: 0,
+        inner_map_fd: 0,
+        numa_node: 0,
+        map_name: *name,
+    };
+    // SAFETY: as in `create_words`.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_bpf, BPF_MAP_CREATE, &raw const attr, size_of::<CreateAttr>());
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd as i32)) }
+    }
 }

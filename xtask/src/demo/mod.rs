@@ -167,7 +167,7 @@ impl Daemon {
         let log = File::create(scratch.log())?;
         eprintln!("Starting the daemon (its log: {}) …", scratch.log().display());
         let child = Command::new(binary)
-            .args(["daemon", "--allow-degraded", "--metrics", &metrics, "--profiles"])
+            .args(["daemon", "--allow-degraded", "--no-pins", "--metrics", &metrics, "--profiles"])
             .arg(scratch.profiles(profile)?)
             .arg("--cgroup")
             .arg(&cgroup)

@@ -1,0 +1,160 @@
+//! From one set of pins to another: images, agents and labels, while both are attached.
+//!
+//! Called by the loader where the pinned programs are not this build's. What must stay true: the old set denies until
+//! it is removed, which happens only when everything that it governed is governed by the new one.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use agent_monitor_common::agent::AgentState;
+use agent_monitor_common::image::{CLAIMS_ROW, IMAGE_WORDS, InForce, PROFILE_ROWS, field, header};
+use agent_monitor_common::label::{BITMAP_WORDS, Label, LabelOrigin};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use aya::programs::ProgramError;
+
+use super::control::{AgentPod, LabelPod};
+use super::install::InstallError;
+use super::labels::LabelError;
+use super::loader::Kernel;
+use super::pins::{PinError, Set, agent_ids, read_agents};
+use super::syscalls::{read_inner, read_words};
+
+/// Why a new set could not take over from the one in force.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    #[error("cannot read its maps: {0}")]
+    Map(#[from] MapError),
+    #[error("cannot read an image: {0}")]
+    Image(#[source] io::Error),
+    #[error("cannot read its bits: {0}")]
+    Bits(#[source] io::Error),
+    #[error("cannot put one of its images in force: {0}")]
+    Install(#[from] InstallError),
+    #[error("cannot label one of its processes: {0}")]
+    Label(#[from] LabelError),
+    #[error("cannot switch the system call hook: {0}")]
+    SyscallHook(#[from] ProgramError),
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error("its processes fork faster than they can be labelled")]
+    Unstable,
+}
+
+/// Rounds over the labels. Each round labels what lives, and what is labelled labels its own children.
+const ROUNDS: u32 = 64;
+/// Longer than a fork takes between a bit and its label.
+const FORK: Duration = Duration::from_millis(20);
+/// Keys between the last agent that the old exec hook made and the first of the new one: both run for a while.
+const KEY_MARGIN: u64 = 1 << 16;
+
+/// Copies what `old` enforces into the new set.
+pub(super) fn take_over(kernel: &mut Kernel, old: &Set) -> Result<(), TransferError> {
+    let map = |name: &str| MapData::from_pin(old.map(name));
+    let profiles: Array<MapData, u64> = Map::from_map_data(map("PROFILES")?)?.try_into()?;
+    let agents: HashMap<MapData, u32, AgentPod> = Map::from_map_data(map("AGENTS")?)?.try_into()?;
+    let labels: HashMap<MapData, u32, LabelPod> = Map::from_map_data(map("LABELS")?)?.try_into()?;
+    let next: Array<MapData, u64> = Map::from_map_data(map("NEXT_AGENT")?)?.try_into()?;
+    let (images, bits) = (map("IMAGES")?, map("LABEL_BITS")?);
+
+    kernel.set_next_claimed(next.get(&0, 0)?.wrapping_add(KEY_MARGIN))?;
+    for (key, AgentPod(state)) in agents.iter().flatten() {
+        // The iterator counts its processes again.
+        kernel.maps.agents.insert(key, AgentPod(AgentState { live: 0, ..state }), 0)?;
+    }
+    for (key, note) in read_agents(&agent_ids(old)?) {
+        kernel.note_agent(key, note);
+    }
+    // Claims last: who is an agent by the new set must find its profile there.
+    for row in 0..PROFILE_ROWS as u32 {
+        let Some(InForce { slot, generation, .. }) = InForce::from_word(profiles.get(&row, 0)?) else {
+            continue;
+        };
+        let mut words = vec![0; IMAGE_WORDS];
+        read_inner(images.fd().as_fd(), slot, &mut words).map_err(TransferError::Image)?;
+        words.truncate((field(words.as_slice(), header::LENGTH) as usize).clamp(header::END, IMAGE_WORDS));
+        kernel.generations.insert(row, generation.wrapping_sub(1));
+        match row {
+            CLAIMS_ROW => kernel.install_claims(&words)?,
+            _ => kernel.install(row, &words)?,
+        };
+    }
+    if old.link("syscall_enter").exists() {
+        kernel.set_syscall_hook(true)?;
+    }
+    copy_labels(kernel, &labels, &bits)?;
+    for key in agents.keys().flatten() {
+        kernel.label_sockets(key)?;
+    }
+    Ok(())
+}
+
+/// Until a round finds nothing that the new set does not know. Both fork hooks run: a child made before its parent was
+/// labelled here is in the old labels, one made later is in both.
+fn copy_labels(
+    kernel: &mut Kernel,
+    labels: &HashMap<MapData, u32, LabelPod>,
+    bits: &MapData,
+) -> Result<(), TransferError> {
+    rounds(kernel, |_| Ok(labels.iter().flatten().map(|(tgid, LabelPod(label))| (tgid, label)).collect()))?;
+    // Processes whose label the old set lost are denied everything. Here they get a label that leads to no profile,
+    // which denies them everything too.
+    let nothing = Label { profile: u32::MAX, origin: LabelOrigin::Fork.code(), ..Label::ZERO };
+    rounds(kernel, |kernel| {
+        let lost = bits_without_label(bits, labels)?;
+        if lost.is_empty() {
+            return Ok(Vec::new());
+        }
+        // A fork sets the bit a moment before it writes the label.
+        std::thread::sleep(FORK);
+        let again = bits_without_label(bits, labels)?;
+        Ok(lost
+            .into_iter()
+            .filter(|tgid| again.contains(tgid) && !kernel.is_labelled(*tgid))
+            .map(|tgid| (tgid, nothing))
+            .collect())
+    })
+}
+
+/// Labels what `find` finds, until it finds nothing new.
+fn rounds(
+    kernel: &mut Kernel,
+    find: impl Fn(&Kernel) -> Result<Vec<(u32, Label)>, TransferError>,
+) -> Result<(), TransferError> {
+    for _ in 0..ROUNDS {
+        let mut left = false;
+        for (tgid, label) in find(kernel)? {
+            if kernel.label_of(tgid).is_none() {
+                let origin = LabelOrigin::from_code(label.origin).unwrap_or(LabelOrigin::Fork);
+                left |= kernel.label_one(tgid, label.agent, label.profile, origin)?;
+            }
+        }
+        if !left {
+            return Ok(());
+        }
+    }
+    Err(TransferError::Unstable)
+}
+
+fn bits_without_label(
+    bits: &MapData,
+    labels: &HashMap<MapData, u32, LabelPod>,
+) -> Result<HashSet<u32>, TransferError> {
+    let mut words = vec![0_u64; BITMAP_WORDS];
+    read_words(bits.fd().as_fd(), 0, &mut words).map_err(TransferError::Bits)?;
+    let mut without = HashSet::new();
+    for (i, word) in words.into_iter().enumerate().filter(|(_, word)| *word != 0) {
+        for bit in (0..64).filter(|bit| word >> bit & 1 == 1) {
+            let tgid = (i * 64 + bit) as u32;
+            match labels.get(&tgid, 0) {
+                Ok(_) => {}
+                Err(MapError::KeyNotFound) => {
+                    without.insert(tgid);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(without)
+}
