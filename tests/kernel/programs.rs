@@ -111,11 +111,6 @@ pub fn trials() -> Vec<Trial> {
             |lab| (trick.run)(lab, &in_audit(PROFILE), 0),
         ));
     }
-    trials.extend(attack::pair(
-        "N17_connection_that_a_granted_program_made",
-        |lab| inherited_connection(lab, PROFILE),
-        |lab| inherited_connection(lab, &in_audit(PROFILE)).map(drop),
-    ));
     trials
 }
 
@@ -352,32 +347,6 @@ fn scripts(lab: &mut Lab) -> Result<()> {
         lab.monitor()?.kernel.remove_agent(agent);
     }
     Ok(())
-}
-
-/// What a program that may not has in hand is connected already: no address hook is asked, only `socket_sendmsg` is.
-fn inherited_connection(lab: &mut Lab, profile: &str) -> Result<Completion> {
-    plant()?;
-    let (mut program, agent) = start(lab, profile, "chosen")?;
-    let [chosen, plain] = ["chosen", "plain"].map(|name| format!("become {}", path(name)));
-    expect(&mut program, &[(TO_CHOSEN, 0), ("send", 0), (plain.as_str(), 0)])?;
-    let errno = program.ask("send")?;
-    let monitor = lab.monitor()?;
-    if !monitor.works("lsm/socket_sendmsg") {
-        ensure!(errno == 0, "posture calls this blind, and it ended with {errno}");
-        return Ok(Completion::ignored_with(monitor.blind("lsm/socket_sendmsg")?));
-    }
-    let records = monitor.drain(Ring::Verdicts)?;
-    let denied = records.iter().any(|r| r.hook() == Some(Hook::LsmSocketSendmsg) && r.denies());
-    ensure!(denied, "no denial by socket_sendmsg");
-    if profile == PROFILE {
-        ensure!(errno == UNREACHABLE, "it ended with {errno}");
-        // And it still belongs to the program that made it.
-        expect(&mut program, &[(chosen.as_str(), 0), ("send", 0)])?;
-    } else {
-        ensure!(errno == 0, "denied with enforcement off: {errno}");
-    }
-    monitor.kernel.remove_agent(agent);
-    Ok(Completion::Completed)
 }
 
 /// A secret file that one tool may read, where the kernel runs BPF LSM programs.

@@ -6,7 +6,7 @@
 use agent_monitor_common::counters::{Domain, Effect, Mode, Site};
 use agent_monitor_common::decide::{Decision, decide};
 use agent_monitor_common::event::{Hook, Reason, SocketBody};
-use agent_monitor_common::label::{Label, SOCKET_SERVER, class_cell};
+use agent_monitor_common::label::{Label, SOCKET_SERVER};
 use agent_monitor_common::request::{AF_INET, AF_INET6, NetRequest, Protocol};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_sock_from_file;
@@ -16,15 +16,14 @@ use core::ffi::c_void;
 
 use super::file;
 use super::network::{
-    EACCES, EAFNOSUPPORT, NOBODY, claim_socket, count_unjudged_socket, destination_errno, label_socket,
-    socket_granted,
+    EACCES, EAFNOSUPPORT, NOBODY, count_unjudged_socket, destination_errno, label_socket, socket_granted,
 };
 use crate::emit::{self, Flow, Outcome};
 use crate::ends::{Ends, ends};
 use crate::fail;
 use crate::kernel::{offset, read, typed};
 use crate::maps::{LABEL_BITS, SOCKETS};
-use crate::subject::{Policy, current_tgid, has_bit, label_of, policy, socket_cell, standing};
+use crate::subject::{Policy, current_tgid, has_bit, label_of, policy};
 
 /// `int socket_create(int family, int type, int protocol, int kern)`: the families that `cgroup/sock_create` does not
 /// see. Sockets that the kernel makes for itself pass.
@@ -212,8 +211,7 @@ pub fn network_file_receive(ctx: LsmContext) -> i32 {
 }
 
 /// `int socket_sendmsg(struct socket *sock, struct msghdr *msg, int size)`: the label's last chance: a socket that
-/// came by a way no other hook saw is labelled and its peer judged here (not for splice on 6.1). So is one that
-/// another program of the agent connected, if the profile tells the two apart.
+/// came by a way no other hook saw is labelled and its peer judged here (not for splice on 6.1).
 #[lsm(hook = "socket_sendmsg")]
 pub fn network_socket_sendmsg(ctx: LsmContext) -> i32 {
     let tgid = current_tgid();
@@ -235,48 +233,26 @@ pub fn network_socket_sendmsg(ctx: LsmContext) -> i32 {
         if sk.is_null() {
             return 0;
         }
-        let mut known = core::ptr::null_mut();
-        let mut server = false;
         if let Some(s) = SOCKETS.get(sk.cast_mut())
             && (*s).agent == label.agent
         {
-            server = (*s).flags & SOCKET_SERVER != 0;
-            known = s;
-        }
-        let standing = standing(label.profile);
-        if !known.is_null() {
-            let Some(standing) = standing else {
-                return 0; // the address hooks and egress deny it
-            };
-            let class = standing.class_of(&label).number();
-            if socket_cell(known, standing.generation) == class_cell(class, standing.generation, 0) {
-                return 0; // the address hooks and egress have it
-            }
+            return 0; // known: the address hooks and egress have it
         }
         let Some(e) = ends(sk) else { return 0 };
-        let Some(policy) = standing.and_then(|standing| standing.policy(standing.class_of(&label))) else {
+        let Some(policy) = policy(&label) else {
             fail::count(Site::ImageMissing);
             return -101;
         };
-        if known.is_null() && !label_socket(sk.cast_mut(), &label, policy.generation, policy.class) {
+        if !label_socket(sk.cast_mut(), &label, policy.generation, policy.class) {
             fail::count(Site::SocketStorage);
             return if matches!(policy.mode, Mode::Enforce) { -101 } else { 0 };
         }
         if e.remote_port == 0 {
             return 0; // not connected: sendmsg4/6 judges the address
         }
-        let protocol = Protocol::from_ip(e.ip_protocol as u32);
-        let request = if server {
-            NetRequest::listen(e.local, e.local_port, protocol)
-        } else {
-            NetRequest::out(e.remote, e.remote_port, protocol)
-        };
+        let request = NetRequest::out(e.remote, e.remote_port, Protocol::from_ip(e.ip_protocol as u32));
         let errno = destination_errno(policy.errno);
         if judge(&label, &policy, Hook::LsmSocketSendmsg, &e, request, errno) {
-            // Denied, it stays with the program that it was granted to.
-            if !known.is_null() {
-                claim_socket(known, &label, policy.generation, policy.class);
-            }
             return 0;
         }
         match errno {
