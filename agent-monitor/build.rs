@@ -24,7 +24,7 @@ const EBPF_CRATE: &str = "agent-monitor-ebpf";
 const TOOLCHAIN: &str = "AGENT_MONITOR_EBPF_TOOLCHAIN";
 
 /// Features of this crate that the eBPF crate has under the same name.
-const SHARED_FEATURES: &[&str] = &["kernel-log", "bench"];
+const SHARED_FEATURES: &[&str] = &["kernel-log", "bench", "fault-injection"];
 
 /// What the inner build must be, whatever the workspace's own release profile is: one module for the linker to see
 /// whole, no unwinding, and full debug information because BTF is made from it.

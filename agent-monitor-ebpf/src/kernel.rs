@@ -1,8 +1,11 @@
 //! Reading kernel structs: offsets come from `.rodata`, written by the loader from the running kernel's BTF.
 
+use agent_monitor_common::counters::Site;
 use agent_monitor_common::layout::Layout;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use core::ffi::c_void;
+
+use crate::fail;
 
 /// Resolved by the loader before load; frozen, so the verifier sees constants.
 #[unsafe(no_mangle)]
@@ -37,6 +40,9 @@ pub unsafe fn typed<T: Copy>(base: *const c_void, offset: usize) -> T {
 /// Reads kernel memory by a helper; `None`: the address was bad.
 #[inline(always)]
 pub fn read<T: Copy>(address: u64) -> Option<T> {
+    if fail::injected(Site::KernelRead) {
+        return None;
+    }
     let mut out = core::mem::MaybeUninit::<T>::uninit();
     // SAFETY: the helper checks the address; on success it wrote all bytes of `out`.
     unsafe {

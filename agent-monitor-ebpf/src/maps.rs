@@ -105,6 +105,11 @@ pub static SYSCALL_COUNT: HashMap<[u32; 2], u64, 8192> = HashMap::new();
 #[btf_map]
 pub static ATTACH: Array<AttachRequest, 1> = Array::new();
 
+/// Sites whose helpers fail, one bit each. Writer: a test. Only in the build with fault injection.
+#[cfg(feature = "fault-injection")]
+#[btf_map]
+pub static INJECT: Array<u64, 1> = Array::new();
+
 /// Input and output of the test-run probe.
 #[repr(C)]
 pub struct ProbeTable {

@@ -206,6 +206,9 @@ struct Context {
 pub unsafe fn walk(scratch: *mut Scratch, mnt: u64, dentry: u64) -> Result<(), Site> {
     // SAFETY: the caller's promise.
     unsafe {
+        if fail::injected(Site::PathWalk) {
+            return Err(Site::PathWalk);
+        }
         (*scratch).start = CAP as u32;
         (*scratch).status = GOING;
         (*scratch).dentry = dentry;

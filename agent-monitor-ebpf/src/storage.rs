@@ -3,7 +3,10 @@
 use core::ffi::c_void;
 use core::ptr::null;
 
+use agent_monitor_common::counters::Site;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_sk_storage_get, bpf_task_storage_get};
+
+use crate::fail;
 
 const CREATE: u64 = 1; // BPF_{SK,LOCAL}_STORAGE_GET_F_CREATE
 
@@ -44,6 +47,9 @@ impl<T> ClonedSocketStorage<T> {
     /// As [`Self::get`].
     #[inline(always)]
     pub unsafe fn get_or_create(&self, sk: *mut c_void) -> Option<*mut T> {
+        if fail::injected(Site::SocketStorage) {
+            return None;
+        }
         // SAFETY: the caller's promise; the verifier checks it again.
         let p = unsafe {
             bpf_sk_storage_get(core::ptr::from_ref(self).cast_mut().cast(), sk, core::ptr::null_mut(), CREATE)
@@ -77,6 +83,9 @@ impl<T> TaskStorage<T> {
     /// The current task's storage, made if it had none; `None`: no memory.
     #[inline(always)]
     pub fn current(&self) -> Option<*mut T> {
+        if fail::injected(Site::TaskStorage) {
+            return None;
+        }
         // SAFETY: the current task is a trusted pointer in tracing programs.
         let p = unsafe {
             bpf_task_storage_get(

@@ -6,8 +6,8 @@ use agent_monitor_common::image::{CLAIMS_ROW, Class, IMAGE_WORDS, InForce, Setti
 use agent_monitor_common::label::{Label, SocketLabel, bit_of, class_of_cell};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
-use crate::atomic;
 use crate::maps::{IMAGES, Image, LABEL_BITS, LABELS, PROFILES};
+use crate::{atomic, fail};
 
 /// An image in a map, with every index bounded.
 #[derive(Clone, Copy)]
@@ -64,6 +64,9 @@ pub struct Standing {
 /// What is in force in a row of the profile table. The row's word is read once.
 #[inline(always)]
 pub fn standing(row: u32) -> Option<Standing> {
+    if fail::injected(Site::ImageMissing) {
+        return None;
+    }
     let word = PROFILES.get_ptr(row)?;
     // SAFETY: an element of an array; the daemon writes it as one word.
     let InForce { slot, generation, mode } = InForce::from_word(unsafe { core::ptr::read_volatile(word) })?;
@@ -190,6 +193,9 @@ pub fn clear_bit(tgid: u32) -> bool {
 /// The label of `tgid`, whose bit is set. `Err`: it was lost.
 #[inline(always)]
 pub fn label_of(tgid: u32) -> Result<Label, Site> {
+    if fail::injected(Site::LabelMissing) {
+        return Err(Site::LabelMissing);
+    }
     match LABELS.get_ptr(tgid) {
         // SAFETY: a preallocated element; it is written whole before its bit is of use, and a copy is taken.
         Some(label) => Ok(unsafe { *label }),

@@ -4,11 +4,18 @@
 //! namespaces and cgroups of its own. Names carry the id of the bypass catalogue (`N5_…`, `L3_…`); `catalogue` holds them
 //! to it. Tests fork, so they run one at a time on the main thread.
 
+#![cfg_attr(
+    feature = "fault-injection",
+    allow(dead_code, reason = "that build registers the trials of failing helpers only")
+)]
+
 mod attack;
 mod catalogue;
 mod cgroup_programs;
 mod claims;
 mod differential;
+#[cfg(feature = "fault-injection")]
+mod faults;
 mod files;
 mod grants;
 mod inherited;
@@ -47,6 +54,19 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // Forking asks for one thread; `--test-threads` would only make the children's memory a lottery.
     arguments.test_threads = Some(1);
+    let conclusion = libtest_mimic::run(&arguments, trials());
+    lab::close();
+    conclusion.exit();
+}
+
+/// In the build whose helpers fail, what follows from that, and nothing else.
+#[cfg(feature = "fault-injection")]
+fn trials() -> Vec<Trial> {
+    faults::trials()
+}
+
+#[cfg(not(feature = "fault-injection"))]
+fn trials() -> Vec<Trial> {
     let attacks = [
         network_out::attacks(),
         sockets::attacks(),
@@ -76,7 +96,5 @@ fn main() {
     ];
     trials.extend(others.into_iter().flatten());
     trials.extend(catalogue::trials(&trials));
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    lab::close();
-    conclusion.exit();
+    trials
 }

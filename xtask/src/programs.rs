@@ -19,6 +19,12 @@ pub fn kernel_tests() -> Result<PathBuf> {
     executable(&["test", "--package", "agent-monitor-tests", "--test", "kernel", "--no-run"], "kernel")
 }
 
+/// The kernel tests of the build whose helpers fail where a test says so.
+pub fn fault_tests() -> Result<PathBuf> {
+    let build = ["test", "--package", "agent-monitor-tests", "--features", "fault-injection"];
+    executable(&[&build[..], &["--test", "kernel", "--no-run"]].concat(), "kernel")
+}
+
 /// The tests of the product as a service, for guests with systemd.
 pub fn systemd_tests() -> Result<PathBuf> {
     executable(&["test", "--package", "agent-monitor-tests", "--test", "systemd", "--no-run"], "systemd")

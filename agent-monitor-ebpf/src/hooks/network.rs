@@ -58,7 +58,7 @@ fn deny_with(errno: u16) -> i32 {
             _ => 0, // EPERM is what a denial gives by itself
         }
     };
-    if refused != 0 {
+    if refused != 0 || fail::injected(Site::SetRetval) {
         fail::count(Site::SetRetval);
     }
     DENY
@@ -484,6 +484,9 @@ fn be16(b: &[u8], at: usize) -> u16 {
 /// `skb` is the hook's context.
 #[inline(always)]
 unsafe fn parse(skb: *mut __sk_buff) -> Option<Parsed> {
+    if fail::injected(Site::PacketRead) {
+        return None;
+    }
     // SAFETY: a context field; the caller's promise for `load`.
     let v6 = unsafe { read_volatile(&raw const (*skb).protocol) } as u16 == 0x86dd_u16.to_be();
     if v6 {

@@ -40,6 +40,15 @@ fn add_live(agent: u32, n: i64) -> Option<u64> {
     Some(before.wrapping_add(n as u64))
 }
 
+/// Stores a process' label.
+#[inline(always)]
+fn insert_label(tgid: u32, label: &Label) -> Result<(), Site> {
+    if fail::injected(Site::LabelInsert) || LABELS.insert(tgid, label, 0).is_err() {
+        return Err(Site::LabelInsert);
+    }
+    Ok(())
+}
+
 /// `tp_btf/sched_process_fork(struct task_struct *parent, struct task_struct *child)`: runs in the parent before the
 /// child can.
 #[btf_tracepoint(function = "sched_process_fork")]
@@ -62,7 +71,7 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
     match label_of(tgid) {
         Ok(parent) => {
             label = Label { parent: tgid, origin: LabelOrigin::Fork.code(), ..parent };
-            match LABELS.insert(child, label, 0) {
+            match insert_label(child, &label) {
                 Ok(()) => {
                     lost = 0;
                     add_live(label.agent, 1);
@@ -224,7 +233,7 @@ unsafe fn new_agent(
         origin: LabelOrigin::Exec.code(),
         ..AgentState::ZERO
     };
-    if AGENTS.insert(agent, state, 0).is_err() {
+    if fail::injected(Site::AgentInsert) || AGENTS.insert(agent, state, 0).is_err() {
         fail::count(Site::AgentInsert);
         return None;
     }
@@ -236,7 +245,7 @@ unsafe fn new_agent(
         }
         program::executed(&raw mut label, s, named, identity);
     }
-    if LABELS.insert(tgid, label, 0).is_err() {
+    if insert_label(tgid, &label).is_err() {
         fail::count(Site::LabelInsert);
         // No process will ever count this agent out. It was made just above, so it is there to be removed.
         let _ = AGENTS.remove(agent);

@@ -13,6 +13,8 @@ mod counters;
 #[cfg(feature = "kernel-log")]
 mod debug_log;
 mod features;
+#[cfg(feature = "fault-injection")]
+mod inject;
 mod install;
 mod labels;
 mod loader;

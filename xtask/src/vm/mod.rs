@@ -34,6 +34,9 @@ pub struct Arguments {
     /// Boot a Debian root with systemd, and test the product as a service of it.
     #[arg(long, conflicts_with = "program")]
     systemd: bool,
+    /// Test what follows where helpers of the kernel side fail, in a build in which they can be made to.
+    #[arg(long, conflicts_with_all = ["program", "systemd"])]
+    faults: bool,
     /// Only tests whose name contains this.
     filter: Option<String>,
     /// Run this program of the host instead of the kernel tests.
@@ -82,11 +85,12 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
     Ok(first)
 }
 
-/// Every test of `series`, as `cargo xtask vm --kernel SERIES` would run them, or those with `--systemd`.
-pub fn tests_on(series: &str, systemd: bool) -> Result<Vec<Report>> {
+/// Every test of `series`, as `cargo xtask vm --kernel SERIES` would run them, or those with `--faults`.
+pub fn tests_on(series: &str, faults: bool) -> Result<Vec<Report>> {
     on(&Arguments {
         kernel: series.to_owned(),
-        systemd,
+        systemd: false,
+        faults,
         filter: None,
         program: None,
         icount: false,
@@ -105,6 +109,7 @@ fn on(arguments: &Arguments) -> Result<Vec<Report>> {
     };
     let test = match &arguments.program {
         Some(program) => program.clone(),
+        None if arguments.faults => programs::fault_tests()?,
         None if arguments.systemd => programs::systemd_tests()?,
         None => programs::kernel_tests()?,
     };
