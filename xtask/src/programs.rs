@@ -30,6 +30,11 @@ pub fn systemd_tests() -> Result<PathBuf> {
     executable(&["test", "--package", "agent-monitor-tests", "--test", "systemd", "--no-run"], "systemd")
 }
 
+/// The attacks on the shipped profiles, for guests with tools.
+pub fn attack_tests() -> Result<PathBuf> {
+    executable(&["test", "--package", "agent-monitor-tests", "--test", "attacks", "--no-run"], "attacks")
+}
+
 /// Runs cargo and returns where it put the executable of `target`.
 fn executable(arguments: &[&str], target: &str) -> Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

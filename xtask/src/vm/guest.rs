@@ -145,7 +145,7 @@ pub fn put_stripped(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn put_tree(from: &Path, to: &Path) -> Result<()> {
+pub fn put_tree(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
         let entry = entry?;
         let target = to.join(entry.file_name());

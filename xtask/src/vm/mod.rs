@@ -1,7 +1,8 @@
 //! `cargo xtask vm`: the kernel tests on other kernels, each in a virtual machine that lives for seconds.
 //!
 //! [`kernel`] fetches a stock Debian kernel, [`modules`] and [`guest`] make its root file system, or [`systemd`] one that
-//! boots as a real host does; [`qemu`] runs it. `test` calls [`on`] for the kernels it checks.
+//! boots as a real host does, or [`tools`] one with the tools of a developer's machine; [`qemu`] runs it. `test` calls
+//! [`on`] for the kernels it checks.
 //!
 //! What must stay true: the binary is the one that runs on the host; the exit status of the program is ours; a run
 //! without `--kernel all` needs no network once its kernel is cached.
@@ -12,7 +13,9 @@ mod guest;
 mod kernel;
 mod modules;
 mod qemu;
+mod rootfs;
 mod systemd;
+mod tools;
 mod vmlinux;
 
 use std::fs;
@@ -37,6 +40,9 @@ pub struct Arguments {
     /// Test what follows where helpers of the kernel side fail, in a build in which they can be made to.
     #[arg(long, conflicts_with_all = ["program", "systemd"])]
     faults: bool,
+    /// Boot a Debian disk with a developer's tools, and run attack scenarios and honest work there.
+    #[arg(long, conflicts_with_all = ["program", "systemd", "faults"])]
+    attacks: bool,
     /// Only tests whose name contains this.
     filter: Option<String>,
     /// Run this program of the host instead of the kernel tests.
@@ -91,6 +97,7 @@ pub fn tests_on(series: &str, faults: bool) -> Result<Vec<Report>> {
         kernel: series.to_owned(),
         systemd: false,
         faults,
+        attacks: false,
         filter: None,
         program: None,
         icount: false,
@@ -111,6 +118,7 @@ fn on(arguments: &Arguments) -> Result<Vec<Report>> {
         Some(program) => program.clone(),
         None if arguments.faults => programs::fault_tests()?,
         None if arguments.systemd => programs::systemd_tests()?,
+        None if arguments.attacks => programs::attack_tests()?,
         None => programs::kernel_tests()?,
     };
     let programs = guest::Programs { test, product: programs::product()? };
@@ -142,6 +150,7 @@ fn guest(
             true => format!("{} {}", systemd::COMMAND_LINE, arguments.append),
             false => arguments.append.clone(),
         },
+        disk: arguments.attacks.then(tools::disk).transpose()?,
         limit: Duration::from_secs(arguments.limit),
     };
     // The same guest may run twice at once, for two people.
@@ -152,6 +161,8 @@ fn guest(
     let run = guest::Run { programs, arguments: words, series, limit: machine.limit };
     if arguments.systemd {
         systemd::pack(&run, &staging, &joined)?;
+    } else if arguments.attacks {
+        tools::pack(&run, &modules::archive(&kernel)?, &staging, &joined)?;
     } else {
         guest::pack(&run, &staging, &root)?;
         qemu::join(&[&modules::archive(&kernel)?, &root], &joined)?;

@@ -40,6 +40,9 @@ const BESIDE: &[&str] = &[
     "cls_bpf",
     "overlay",
     "vsock_loopback",
+    // The disk of the guest with tools.
+    "virtio_pci",
+    "virtio_blk",
     "nf_tables",
     "nft_ct",
     "nft_chain_nat",

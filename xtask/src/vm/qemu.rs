@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -36,6 +36,8 @@ pub struct Machine {
     pub icount: bool,
     /// More words for the kernel's command line; a later one wins over an earlier.
     pub append: String,
+    /// An image that the guest sees as `/dev/vda`; what it writes there is forgotten.
+    pub disk: Option<PathBuf>,
     pub limit: Duration,
 }
 
@@ -113,6 +115,10 @@ fn command(kernel: &Kernel, archive: &Path, machine: &Machine, directory: &Path)
         command.args(["-accel", "tcg,thread=multi,tb-size=256", "-smp", &machine.processors.to_string()]);
     }
     command.args(["-m", &machine.memory]);
+    if let Some(disk) = &machine.disk {
+        let file = disk.display();
+        command.arg("-drive").arg(format!("file={file},format=raw,if=virtio,snapshot=on"));
+    }
     command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(archive);
     command.arg("-append").arg(format!(
         "console=ttyS0 panic=-1 nokaslr tsc=reliable no_timer_check random.trust_cpu=on cryptomgr.notests \

@@ -1,28 +1,32 @@
 //! The root file system of a guest that boots with systemd: Debian 12's own packages, unpacked and cached, and on top of
 //! them the programs under test with the service that runs them. Called by [`super::run`] for `--systemd`.
 //!
-//! What must stay true: nothing in it is the host's but the programs under test; no maintainer script runs, so the host
-//! needs neither debootstrap nor a chroot; a cached root needs no network.
+//! What must stay true: nothing in it is the host's but the programs under test.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
-use super::debian::Apt;
 use super::guest::{self, Run};
+use super::rootfs::Recipe;
 use super::{archive, qemu};
-use crate::{command, places};
 
-/// Debian 12, the oldest systemd that the unit is for; its security updates as a host has them.
-const RELEASES: &[&str] = &["bookworm", "bookworm-security"];
-/// With what they depend on: 21 MB to download, 46 MB in memory.
-const PACKAGES: &[&str] = &["systemd-sysv", "dbus", "dash", "coreutils"];
-/// Nobody reads these in a guest that lives for a minute.
-const LEFT_OUT: &[&str] =
-    &["./usr/share/doc/*", "./usr/share/man/*", "./usr/share/locale/*", "./usr/lib/x86_64-linux-gnu/gconv/*"];
+/// Debian 12, the oldest systemd that the unit is for; its security updates as a host has them. 21 MB to download, 46 MB
+/// in memory. What is left out nobody reads in a guest that lives for a minute.
+const BASE: Recipe = Recipe {
+    name: "systemd",
+    releases: &["bookworm", "bookworm-security"],
+    packages: &["systemd-sysv", "dbus", "dash", "coreutils"],
+    left_out: &[
+        "./usr/share/doc/*",
+        "./usr/share/man/*",
+        "./usr/share/locale/*",
+        "./usr/lib/x86_64-linux-gnu/gconv/*",
+    ],
+    more: &[],
+};
 
 /// Beside root and nobody, whom the packages' own scripts would make.
 const BUS_USER: &str = "messagebus:x:100:100::/nonexistent:/usr/sbin/nologin\n";
@@ -38,7 +42,7 @@ const RUN: &str = include_str!("systemd/run.sh");
 
 /// Packs the root of a guest into `packed`, by way of the directory `staging`.
 pub fn pack(run: &Run<'_>, staging: &Path, packed: &Path) -> Result<()> {
-    let base = base()?;
+    let base = BASE.packed("base.cpio", archive::pack)?;
     guest::put(&guest::program_of_host("busybox")?, &staging.join("guest/busybox"))?;
     guest::put_stripped(&run.programs.test, &staging.join("guest/program"))?;
     guest::put_stripped(&run.programs.product, &staging.join("guest/agent-monitor"))?;
@@ -68,64 +72,4 @@ pub fn pack(run: &Run<'_>, staging: &Path, packed: &Path) -> Result<()> {
     let own = staging.with_extension("own.cpio");
     archive::pack(staging, &own)?;
     qemu::join(&[&base, &own], packed)
-}
-
-/// Debian's part, made when it is missing or the lists above have changed.
-fn base() -> Result<PathBuf> {
-    let _lock = places::lock_cache()?;
-    let home = places::cache()?.join("systemd");
-    let (packed, stamp) = (home.join("base.cpio"), home.join("base.list"));
-    let list = [RELEASES, PACKAGES, LEFT_OUT].concat().join("\n");
-    if packed.is_file() && fs::read_to_string(&stamp).is_ok_and(|packed| packed == list) {
-        return Ok(packed);
-    }
-    eprintln!("systemd: fetching Debian's packages into {}", home.display());
-    let apt = Apt::open("systemd/apt", RELEASES)?;
-    // An apt that knows no installed package resolves the whole tree.
-    let mut download = apt.program("apt-get");
-    download.args(["install", "--yes", "--download-only", "--no-install-recommends"]).args(PACKAGES);
-    apt.fetch(&mut download)?;
-
-    let root = home.join("root");
-    let _ = fs::remove_dir_all(&root);
-    for directory in ["bin", "sbin", "lib", "lib64"] {
-        fs::create_dir_all(root.join("usr").join(directory))?;
-        symlink(Path::new("usr").join(directory), root.join(directory))?;
-    }
-    for directory in ["dev", "proc", "sys", "run", "tmp", "root", "home", "mnt", "var/log", "var/tmp"] {
-        fs::create_dir_all(root.join(directory))?;
-    }
-    for directory in ["tmp", "var/tmp"] {
-        fs::set_permissions(root.join(directory), fs::Permissions::from_mode(0o1777))?;
-    }
-    let archives = apt.archives();
-    for entry in fs::read_dir(&archives).with_context(|| format!("cannot read {}", archives.display()))? {
-        let file = entry?.path();
-        if file.extension().is_some_and(|extension| extension == "deb") {
-            unpack(&file, &root)?;
-        }
-    }
-    archive::pack(&root, &packed)?;
-    fs::remove_dir_all(&root)?;
-    command::output(apt.program("apt-get").arg("clean"))?;
-    fs::write(&stamp, list)?;
-    Ok(packed)
-}
-
-/// As `dpkg -x`, which would put directories where `/bin` and its like are links into `/usr`.
-fn unpack(package: &Path, root: &Path) -> Result<()> {
-    let mut dpkg = Command::new("dpkg-deb")
-        .arg("--fsys-tarfile")
-        .arg(package)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("`dpkg-deb` did not start")?;
-    let from = dpkg.stdout.take().context("dpkg-deb has no output")?;
-    let mut tar = Command::new("tar");
-    tar.args(["--extract", "--keep-directory-symlink", "--directory"]).arg(root).stdin(from);
-    tar.args(LEFT_OUT.iter().map(|pattern| format!("--exclude={pattern}")));
-    let status = tar.status().context("`tar` did not start")?;
-    let read = dpkg.wait()?;
-    ensure!(status.success() && read.success(), "{} can't be unpacked ({read}, {status})", package.display());
-    Ok(())
 }
