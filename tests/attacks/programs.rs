@@ -1,0 +1,84 @@
+//! Programs by other names, by their loader, and without a file (A12 to A14).
+
+use crate::attack::{Attack, Harm};
+use crate::guest::Who;
+
+pub const ATTACKS: &[Attack] = &[
+    Attack {
+        name: "A12_a_denied_program_does_not_run_by_another_name",
+        who: Who::Dev,
+        before: "",
+        script: r#"
+/proc/self/root/usr/bin/nsenter --version
+ln -s /usr/bin/nsenter tool; ./tool --version
+ln /usr/bin/nsenter /home/dev/work/hard; ./hard --version
+(exec -a ls /usr/bin/nsenter --version)
+/usr/bin/../bin/nsenter --version
+env nsenter --version"#,
+        harm: Harm::Said("from util-linux", 6),
+        told: &[
+            &["/usr/bin/nsenter", "\"EACCES\"", "developer:exec.deny["],
+            &["/usr/bin/nsenter", "\"EACCES\"", "lsm/path_link"],
+        ],
+    },
+    Attack {
+        name: "A12_a_copied_client_reaches_nobody_either",
+        who: Who::Dev,
+        before: "",
+        script: r#"
+cp /usr/bin/curl mine; ./mine -sm5 http://203.0.113.10/copied
+/proc/self/root/usr/bin/curl -sm5 http://203.0.113.10/alias
+python3 -c 'import urllib.request as r; r.urlopen("http://203.0.113.10/python", timeout=5)'
+node -e 'require("http").get("http://203.0.113.10/node")'
+wget -qT5 -t1 -O- http://203.0.113.10/wget"#,
+        harm: Harm::Arrived("tcp-203.0.113.10:80", "GET /", 5),
+        told: &[
+            &["203.0.113.10", "\"ENETUNREACH\"", "/home/dev/work/mine"],
+            &["203.0.113.10", "\"ENETUNREACH\"", "python3"],
+            &["203.0.113.10", "\"ENETUNREACH\"", "/usr/bin/node"],
+        ],
+    },
+    Attack {
+        name: "A13_the_loader_does_not_run_a_denied_program",
+        who: Who::Dev,
+        before: "",
+        script: "/lib64/ld-linux-x86-64.so.2 /usr/bin/nsenter --version; /lib64/ld-linux-x86-64.so.2 /usr/bin/curl -sm5 http://203.0.113.10/",
+        harm: Harm::Said("nsenter from util-linux", 1),
+        told: &[
+            &["/usr/bin/nsenter", "\"EACCES\"", "lsm/mmap_file", "developer:exec.deny["],
+            &["203.0.113.10", "\"ENETUNREACH\""],
+        ],
+    },
+    Attack {
+        name: "A14_nothing_runs_from_memory_or_without_a_name",
+        who: Who::Dev,
+        before: "",
+        script: r#"
+cp /usr/bin/id /dev/shm/x; /dev/shm/x
+cp /usr/bin/id /tmp/x; /tmp/x
+cat >memory.py <<'P'
+import os, sys
+code = open('/usr/bin/id', 'rb').read()
+if sys.argv[1] == 'memfd':
+    fd = os.memfd_create('x')
+    os.write(fd, code)
+else:
+    fd = os.open('/dev/shm/y', os.O_RDWR | os.O_CREAT, 0o755)
+    os.write(fd, code); os.close(fd)
+    fd = os.open('/dev/shm/y', os.O_RDONLY)
+    os.unlink('/dev/shm/y')
+try:
+    os.execve(fd if sys.argv[1] == 'memfd' else '/proc/self/fd/%d' % fd, ['id'], {})
+except OSError as error:
+    print(error)
+P
+python3 memory.py memfd; python3 memory.py unlinked"#,
+        harm: Harm::Said("uid=1000", 4),
+        told: &[
+            &["/dev/shm/x", "\"EACCES\""],
+            &["/tmp/x", "\"EACCES\""],
+            &["memfd", "\"EACCES\""],
+            &["/dev/shm/y", "\"EACCES\""],
+        ],
+    },
+];
