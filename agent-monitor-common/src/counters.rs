@@ -21,6 +21,8 @@ wire_codes! {
         Exec = 5 "exec",
         /// A privilege of the host: a capability, tracing, signals, mounts and the like.
         Privilege = 6 "privilege",
+        /// A peer that is a Unix socket.
+        Unix = 7 "unix",
     }
 }
 
@@ -53,7 +55,7 @@ wire_codes! {
 const EFFECTS: usize = 3;
 
 /// Cells of the decision counter.
-pub const DECISIONS: usize = 7 * EFFECTS * 3;
+pub const DECISIONS: usize = 8 * EFFECTS * 3;
 
 /// The cell of a decision.
 #[inline(always)]

@@ -87,6 +87,8 @@ wire_codes! {
         LsmInodeFileSetattr = 57 "inode_file_setattr",
         LsmFileIoctl = 58 "file_ioctl",
         LsmBprmCheck = 59 "bprm_check_security",
+        LsmUnixStreamConnect = 60 "unix_stream_connect",
+        LsmUnixMaySend = 61 "unix_may_send",
     }
 }
 

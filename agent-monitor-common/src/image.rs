@@ -124,7 +124,7 @@ pub struct Settings {
     pub mode: u8,
     /// [`DeniedErrno`] code.
     pub errno: u8,
-    /// [`HAS_SYSCALLS`], [`HAS_FILES`], [`HAS_EXEC`], [`HAS_PROGRAMS`], [`HAS_PRIVILEGES`].
+    /// [`HAS_SYSCALLS`], [`HAS_FILES`], [`HAS_EXEC`], [`HAS_PROGRAMS`], [`HAS_PRIVILEGES`], [`HAS_UNIX`].
     pub flags: u8,
 }
 
@@ -138,6 +138,8 @@ pub const HAS_EXEC: u8 = 4;
 pub const HAS_PROGRAMS: u8 = 8;
 /// The profile has a `privileges` section: what it does not grant is denied.
 pub const HAS_PRIVILEGES: u8 = 16;
+/// The profile has a `unix` section: connecting and sending to Unix sockets is judged.
+pub const HAS_UNIX: u8 = 32;
 
 impl Settings {
     #[inline(always)]

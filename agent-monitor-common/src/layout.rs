@@ -112,6 +112,10 @@ layout! {
     skc_rcv_saddr = "sock_common": "skc_rcv_saddr" required;
     skc_dport = "sock_common": "skc_dport" required;
     skc_num = "sock_common": "skc_num" required;
+    unix_path = "unix_sock": "path" optional;
+    unix_address = "unix_sock": "addr" optional;
+    unix_address_length = "unix_address": "len" optional;
+    unix_address_name = "unix_address": "name" optional;
     skc_v6_daddr = "sock_common": "skc_v6_daddr" optional;
     skc_v6_rcv_saddr = "sock_common": "skc_v6_rcv_saddr" optional;
 }

@@ -17,10 +17,12 @@ pub enum Right {
     Write = 2,
     /// Execute, or map as code.
     Execute = 4,
+    /// Connect or send to a Unix socket. An abstract name is the text `@name`.
+    Connect = 8,
 }
 
 impl Right {
-    pub const ALL: [Right; 3] = [Right::Read, Right::Write, Right::Execute];
+    pub const ALL: [Right; 4] = [Right::Read, Right::Write, Right::Execute, Right::Connect];
 
     /// The word that events and metrics use.
     pub const fn name(self) -> &'static str {
@@ -28,6 +30,7 @@ impl Right {
             Right::Read => "read",
             Right::Write => "write",
             Right::Execute => "execute",
+            Right::Connect => "connect",
         }
     }
 }
@@ -36,7 +39,7 @@ impl Right {
 pub type Rights = u32;
 
 /// All rights.
-pub const ALL_RIGHTS: Rights = 0b111;
+pub const ALL_RIGHTS: Rights = 0b1111;
 /// Where the denied rights begin in an answer.
 const DENIED_SHIFT: u32 = 4;
 /// In an answer: a rule denies something that lies, or could lie, below this directory.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use agent_monitor::policy::compile;
 use agent_monitor::policy::diagnostic::Code;
 use agent_monitor::policy::{
-    Checked, ClaimKind, Denied, Loaded, Mode, ProgramRef, Protocol, ProtocolSet, SocketKind, Targets,
-    check_profile, load_directory, load_profile,
+    Checked, ClaimKind, Denied, Loaded, Mode, PathRule, ProgramRef, Protocol, ProtocolSet, SocketKind,
+    Targets, check_profile, load_directory, load_profile,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -158,6 +158,23 @@ fn bases_add_up_and_the_nearest_single_value_counts() {
         profile.files.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
     assert_eq!(names, ["top.yaml", "mid.yaml", "base.yaml"]);
     assert_eq!(files.load("mid.yaml").profile.network.denied, Denied::Refused);
+}
+
+#[test]
+fn unix_sockets_of_bases_add_up() {
+    let files = Files::new(&[
+        ("base.yaml", "version: 1\nname: base\nabstract: true\nunix: { allow: ['@a'], deny: ['/run/x'] }\n"),
+        ("p.yaml", "version: 1\nname: p\nmode: audit\nextends: [base]\nunix:\n  allow: ['/run/y']\n"),
+        ("q.yaml", "version: 1\nname: q\nmode: audit\n"),
+    ]);
+    let unix = files.load("p.yaml").profile.unix.unwrap();
+    let globs = |rules: &[PathRule]| rules.iter().map(|rule| rule.glob.clone()).collect::<Vec<_>>();
+    assert_eq!(
+        (globs(&unix.allow), globs(&unix.deny)),
+        (vec!["/run/y".into(), "@a".into()], vec!["/run/x".into()])
+    );
+    assert_eq!((unix.allow[0].id.as_str(), unix.source.line), ("p:unix.allow[0]", 5));
+    assert_eq!(files.load("q.yaml").profile.unix, None);
 }
 
 #[test]

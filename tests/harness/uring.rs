@@ -13,6 +13,7 @@ pub const OP_SENDMSG: u8 = 9;
 pub const OP_CONNECT: u8 = 16;
 pub const OP_OPENAT: u8 = 18;
 pub const OP_SEND: u8 = 26;
+pub const OP_OPENAT2: u8 = 28;
 pub const OP_UNLINKAT: u8 = 36;
 pub const OP_SETXATTR: u8 = 42;
 pub const OP_SOCKET: u8 = 45;

@@ -11,7 +11,7 @@ use std::path::Path;
 use agent_monitor_common::activity::UsedKey;
 use agent_monitor_common::counters::Ring;
 use agent_monitor_common::event::{Hook, Reason};
-use agent_monitor_tests::{Attempt, Body, Failure, Stage};
+use agent_monitor_tests::{Attempt, Body, Failure, Stage, uring};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Completion, Trial};
 
@@ -116,6 +116,21 @@ fn map_as_code(path: &str, at_once: bool) -> Attempt {
         }
     }
     Ok(())
+}
+
+/// Opens a file for reading by io_uring's `openat2`.
+fn open_by_ring(path: &str, polled: bool) -> Attempt {
+    let path = c(path);
+    let how = [0_u64; 3];
+    let entry = uring::Entry {
+        opcode: uring::OP_OPENAT2,
+        fd: libc::AT_FDCWD,
+        address: path.as_ptr() as u64,
+        length: size_of_val(&how) as u32,
+        offset: how.as_ptr() as u64,
+        ..uring::Entry::default()
+    };
+    uring::run(entry, polled).map(drop)
 }
 
 /// One way to an object.
@@ -361,6 +376,18 @@ fn attacks() -> Vec<Attack> {
                 )?;
             }
             Ok(())
+        }),
+        attack("S1_io_uring_open", Open, Default, || open_by_ring(&at("closed/file"), false)),
+        attack("S2_polled_ring_open", Open, Default, || open_by_ring(&at("closed/file"), true)),
+        attack("S1_io_uring_unlink", Unlink, Default, || {
+            let path = c(&at("closed/file"));
+            let entry = uring::Entry {
+                opcode: uring::OP_UNLINKAT,
+                fd: libc::AT_FDCWD,
+                address: path.as_ptr() as u64,
+                ..uring::Entry::default()
+            };
+            uring::run(entry, false).map(drop)
         }),
         Attack {
             errno: libc::EPERM,

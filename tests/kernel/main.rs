@@ -34,6 +34,7 @@ mod sockets;
 mod source_routing;
 mod survival;
 mod telemetry;
+mod unix;
 
 use agent_monitor_tests::program;
 use libtest_mimic::{Arguments, Trial};
@@ -93,6 +94,7 @@ fn trials() -> Vec<Trial> {
         programs::trials(),
         objects::trials(),
         survival::trials(),
+        unix::trials(),
     ];
     trials.extend(others.into_iter().flatten());
     trials.extend(catalogue::trials(&trials));

@@ -36,7 +36,9 @@ static SECRET: [u8; 16] = *b"nobody's to read";
 static mut TARGET: [u8; 16] = [0; 16];
 
 /// A process outside of every agent, which waits.
-fn victim(lab: &Lab) -> Result<Child> {
+fn victim(lab: &mut Lab) -> Result<Child> {
+    // Loading may take as long as a child may live.
+    lab.monitor()?;
     let mut child = Child::spawn(&lab.world.outside, Stage::pause)?;
     child.paused()?;
     Ok(child)

@@ -269,7 +269,7 @@ pub fn denies(subject: &Subject, hook: Hook, act: Act, object: Object, needed: R
 }
 
 /// Among the reasons: there is none.
-const ALLOWED: u8 = 0xff;
+pub const ALLOWED: u8 = 0xff;
 
 /// Longest record.
 const RECORD_BYTES: usize = size_of::<Header>() + size_of::<FileBody>() + PATH_BYTES;
@@ -280,7 +280,7 @@ const RECORD_BYTES: usize = size_of::<Header>() + size_of::<FileBody>() + PATH_B
 /// `s` is the current task's scratch.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "one call, inlined; a struct would only be taken apart again")]
-unsafe fn record(
+pub unsafe fn record(
     s: *mut Scratch,
     hook: Hook,
     label: &Label,

@@ -13,3 +13,4 @@ mod privilege;
 mod probe;
 mod process;
 mod syscall;
+mod unix;

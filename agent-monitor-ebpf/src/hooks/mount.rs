@@ -4,7 +4,7 @@
 
 use agent_monitor_common::counters::{Domain, Effect, Mode};
 use agent_monitor_common::event::{Hook, Reason};
-use agent_monitor_common::image::{HAS_EXEC, HAS_FILES, HAS_PRIVILEGES, HAS_PROGRAMS};
+use agent_monitor_common::image::{HAS_EXEC, HAS_FILES, HAS_PRIVILEGES, HAS_PROGRAMS, HAS_UNIX};
 use agent_monitor_common::privilege::{Privilege, granted};
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
@@ -14,8 +14,8 @@ use super::privilege::{self, Asked};
 use crate::emit::{self, Outcome};
 
 const EPERM: u16 = 1;
-/// A profile with rules about paths: of files, of programs that run, of programs that ask.
-const PATHS: u8 = HAS_FILES | HAS_EXEC | HAS_PROGRAMS;
+/// A profile with rules about paths: of files, of programs that run, of programs that ask, of sockets.
+const PATHS: u8 = HAS_FILES | HAS_EXEC | HAS_PROGRAMS | HAS_UNIX;
 
 /// A hook about a change of mounts.
 macro_rules! mount_hook {

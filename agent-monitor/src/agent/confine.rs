@@ -8,7 +8,7 @@
 
 use std::io;
 
-use agent_monitor_common::image::{Class, HAS_PRIVILEGES, Settings, class, field, header};
+use agent_monitor_common::image::{Class, HAS_PRIVILEGES, HAS_UNIX, Settings, class, field, header};
 
 use super::capabilities;
 use super::landlock::{self, Bounds, LandlockError, Made, Note, Plan};
@@ -36,6 +36,8 @@ pub struct Confinement {
     filters: Filters,
     /// Capabilities to keep; `None`: the profile says nothing of them.
     capabilities: Option<u64>,
+    /// The profile has rules about Unix sockets, for which nothing stands in.
+    unix: bool,
 }
 
 /// Makes the rules for an image.
@@ -48,7 +50,8 @@ pub fn prepare(image: &[u64]) -> Result<Confinement, ConfineError> {
     let settings = Settings::from_word(field(image, header::SETTINGS));
     let capabilities =
         (settings.flags & HAS_PRIVILEGES != 0).then(|| Class::UNKNOWN.field(image, class::CAPABILITIES));
-    Ok(Confinement { plan, landlock: made, filters: seccomp::filters(image)?, capabilities })
+    let unix = settings.flags & HAS_UNIX != 0;
+    Ok(Confinement { plan, landlock: made, filters: seccomp::filters(image)?, capabilities, unix })
 }
 
 impl Confinement {
@@ -97,6 +100,9 @@ impl Confinement {
         tell(&|note| matches!(note, Note::Unreadable { .. }), "not executable, because it may not be read");
         if self.plan.more_notes > 0 {
             lines.push(format!("and {} more of these", self.plan.more_notes));
+        }
+        if self.unix {
+            lines.push("Unix sockets are not judged: every one can be connected to".to_owned());
         }
         let left_out = self.landlock.as_ref().map_or(0, |made| made.left_out.len());
         if left_out > 0 {

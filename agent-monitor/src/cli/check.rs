@@ -19,8 +19,8 @@ use crate::policy::compile::{self, CompileError};
 use crate::policy::diagnostic::{Code, Diagnostic, DiagnosticRecord, printable, render_all};
 use crate::policy::load::DEFAULT_DIRECTORIES;
 use crate::policy::{
-    Base, Checked, ExecPolicy, FilesPolicy, Loaded, PrivilegesPolicy, ResolvedProfile, capabilities,
-    check_profile, load_directory,
+    Base, Checked, ExecPolicy, FilesPolicy, Loaded, PrivilegesPolicy, ResolvedProfile, UnixPolicy,
+    capabilities, check_profile, load_directory,
 };
 
 #[derive(Debug, clap::Args)]
@@ -148,7 +148,8 @@ struct Rules {
     sockets: Vec<&'static str>,
     /// `None`: the section is not written, and nothing of it is judged.
     files: Option<FileRules>,
-    exec: Option<ExecRules>,
+    exec: Option<PairOfLists>,
+    unix: Option<PairOfLists>,
     privileges: Option<PrivilegeRules>,
     syscalls_watched: usize,
     syscalls_killed: usize,
@@ -162,7 +163,7 @@ struct FileRules {
 }
 
 #[derive(Debug, Serialize)]
-struct ExecRules {
+struct PairOfLists {
     allow: usize,
     deny: usize,
 }
@@ -200,8 +201,12 @@ fn file_rules(policy: Option<&FilesPolicy>) -> Option<FileRules> {
     policy.map(|p| FileRules { read: p.read.len(), write: p.write.len(), deny: p.deny.len() })
 }
 
-fn exec_rules(policy: Option<&ExecPolicy>) -> Option<ExecRules> {
-    policy.map(|p| ExecRules { allow: p.allow.len(), deny: p.deny.len() })
+fn exec_rules(policy: Option<&ExecPolicy>) -> Option<PairOfLists> {
+    policy.map(|p| PairOfLists { allow: p.allow.len(), deny: p.deny.len() })
+}
+
+fn unix_rules(policy: Option<&UnixPolicy>) -> Option<PairOfLists> {
+    policy.map(|p| PairOfLists { allow: p.allow.len(), deny: p.deny.len() })
 }
 
 impl Outcome {
@@ -226,6 +231,7 @@ impl Outcome {
             sockets: profile.network.sockets.iter().map(|kind| kind.as_str()).collect(),
             files: file_rules(profile.filesystem.as_ref()),
             exec: exec_rules(profile.exec.as_ref()),
+            unix: unix_rules(profile.unix.as_ref()),
             privileges: privilege_rules(profile.privileges.as_ref()),
             syscalls_watched: profile.syscalls.len() - killed,
             syscalls_killed: killed,
@@ -260,6 +266,7 @@ impl Outcome {
                 sockets: base.network.sockets.iter().map(|kind| kind.as_str()).collect(),
                 files: file_rules(base.filesystem.as_ref()),
                 exec: exec_rules(base.exec.as_ref()),
+                unix: unix_rules(base.unix.as_ref()),
                 privileges: privilege_rules(base.privileges.as_ref()),
                 syscalls_killed: base.syscalls.iter().filter(|rule| rule.kill).count(),
                 syscalls_watched: base.syscalls.iter().filter(|rule| !rule.kill).count(),
@@ -359,6 +366,10 @@ impl Summary {
             .exec
             .as_ref()
             .map_or(String::new(), |exec| format!("; exec {} allow, {} deny", exec.allow, exec.deny));
+        let unix = rules
+            .unix
+            .as_ref()
+            .map_or(String::new(), |unix| format!("; unix {} allow, {} deny", unix.allow, unix.deny));
         let privileges = rules.privileges.as_ref().map_or(String::new(), |granted| {
             let capabilities = match granted.capabilities.as_slice() {
                 [] => "none".to_owned(),
@@ -375,7 +386,7 @@ impl Summary {
             [_, bases @ ..] => format!("\n  extends {}", printable(&bases.join(", "))),
         };
         format!(
-            "{}: OK, {kind}{bases}\n  {} agent claims; network {} allow, {} deny, {} listen{sockets}{files}{exec}{privileges}; system calls {} watched, {} killed\n",
+            "{}: OK, {kind}{bases}\n  {} agent claims; network {} allow, {} deny, {} listen{sockets}{files}{exec}{unix}{privileges}; system calls {} watched, {} killed\n",
             printable(&file.to_string_lossy()),
             rules.claims,
             rules.network_allow,

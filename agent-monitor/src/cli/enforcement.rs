@@ -65,16 +65,19 @@ impl Found {
             None => Vec::new(),
         };
         let sections = profile.filesystem.is_some() || profile.exec.is_some() || profile.privileges.is_some();
+        let sections_of_lsm = sections || profile.unix.is_some();
         let plan = match (self.lsm || self.landlock < landlock::NEEDED_ABI, compile::profile(profile)) {
             (false, Ok(image)) => Some(landlock::plan(&image.words, Bounds::default())),
             // The kernel does it, or nothing; a profile that can't be compiled had errors before.
             _ => None,
         };
-        let asked = gaps.iter().any(|gap| gap.asked) || self.posture.is_none() && !self.lsm && sections;
+        let asked =
+            gaps.iter().any(|gap| gap.asked) || self.posture.is_none() && !self.lsm && sections_of_lsm;
         let mut rules = self.paths(profile, plan.as_ref());
         if profile.privileges.is_some() {
             rules.extend(self.privileges(profile, plan.as_ref()));
         }
+        rules.extend(self.unix(profile));
         let works = |name: &str, lsm: bool| match &self.posture {
             Some(posture) => posture.works(name),
             None => lsm,
@@ -120,6 +123,20 @@ impl Found {
         }
         let unseen = plan.as_ref().map(|plan| landlock::unseen(plan, self.landlock)).unwrap_or_default();
         Enforcement { rules, unseen, degraded: profile.mode == Mode::Enforce && asked }
+    }
+
+    /// Unix sockets, for which nothing stands in.
+    fn unix(&self, profile: &ResolvedProfile) -> Vec<Row> {
+        let mechanism = if self.lsm { "lsm" } else { "nothing" };
+        let rules = profile.unix.iter().flat_map(|unix| [&unix.allow, &unix.deny]).flatten();
+        let rows = rules.map(|rule| Row {
+            rule: rule.id.clone(),
+            what: rule.glob.clone(),
+            source: Some(rule.source.to_string()),
+            mechanism,
+            differs: Vec::new(),
+        });
+        rows.collect()
     }
 
     /// What holds each privilege that is not granted.

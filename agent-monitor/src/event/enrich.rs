@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use agent_monitor_common::counters::Effect;
 use agent_monitor_common::event::{FileBody, NetBody, PrivilegeBody, Reason};
 use agent_monitor_common::image::PLAIN_CLASS;
 use agent_monitor_common::label::LabelOrigin;
@@ -257,7 +258,14 @@ impl Enricher {
                 (EventType::Syscall, (body.compat == 0).then_some(Question::Syscall(body.nr)), "listed")
             }
             Body::File { body, reason, path } => {
-                (EventType::File, Question::path(path, body.rights, reason), reason.name())
+                let kind = match body.rights & Right::Connect as Rights {
+                    0 => EventType::File,
+                    _ => EventType::Unix,
+                };
+                // A question finds what denies; of a grant only the words are told.
+                let denied = record.effect != Effect::Allow;
+                let question = denied.then(|| Question::path(path, body.rights, reason)).flatten();
+                (kind, question, reason.name())
             }
             Body::Privilege { privilege, reason, .. } => {
                 let by_rule = matches!(reason, Reason::Default | Reason::Outside);
@@ -444,6 +452,40 @@ mod tests {
         let body = NetBody { address: address.octets(), reason: Reason::Rule.code(), ..NetBody::ZERO };
         let (_, event) = event(&mut enricher(), &build::record(Kind::Network, HEADER, &body, &[]));
         assert_eq!(event.verdict.unwrap().rule.as_deref(), Some("coding-agent:network.deny[0]"));
+    }
+
+    #[test]
+    fn a_peer_on_an_abstract_name_is_escaped_and_of_its_own_type() {
+        let name = b"@x\0\x1b[2J";
+        let body = FileBody {
+            rights: Right::Connect as Rights,
+            path_length: name.len() as u32,
+            path_total: name.len() as u32,
+            ..FileBody::ZERO
+        };
+        let (_, event) = event(&mut enricher(), &build::record(Kind::File, HEADER, &body, name));
+        let file = event.file.unwrap();
+        assert_eq!((event.kind, file.access.as_slice()), (EventType::Unix, &["connect".into()][..]));
+        assert!(
+            file.path.as_deref().is_some_and(|path| path.starts_with("@x") && !path.contains(['\0', '\x1b']))
+        );
+    }
+
+    #[test]
+    fn a_denied_privilege_names_its_kind_and_number() {
+        let body = agent_monitor_common::event::PrivilegeBody {
+            privilege: privilege::Privilege::Capability.code(),
+            number: 21,
+            ..agent_monitor_common::event::PrivilegeBody::ZERO
+        };
+        let (_, event) = event(&mut enricher(), &build::record(Kind::Privilege, HEADER, &body, &[]));
+        let asked = event.privilege.unwrap();
+        assert_eq!(
+            (&*asked.kind, asked.name.as_deref(), asked.number),
+            ("capability", Some("sys_admin"), Some(21))
+        );
+        assert_eq!((event.kind, asked.target), (EventType::Privilege, None));
+        assert_eq!(event.verdict.unwrap().reason, "default-deny");
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub(crate) fn profile(name: &str) -> Arc<ResolvedProfile> {
         },
         filesystem: None,
         exec: None,
+        unix: None,
         privileges: None,
         homes: Vec::new(),
         syscalls: vec![SyscallRule {

@@ -263,14 +263,14 @@ pub struct Syscall<'a> {
 /// An object of the file system, and what was to be done to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct File<'a> {
-    /// As the kernel resolved it, from the root of its mount namespace; bytes that are no text are escaped. Left out
-    /// where the object has none.
+    /// As the kernel resolved it, from the root of its mount namespace, or `@` and the abstract name of a socket; bytes
+    /// that are no text are escaped. Left out where the object has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<Cow<'a, str>>,
     /// Only the beginning of the path fits an event.
     #[serde(default, skip_serializing_if = "is_false")]
     pub truncated: bool,
-    /// `read`, `write`, `execute`: what the operation needed.
+    /// `read`, `write`, `execute`, `connect`: what the operation needed.
     pub access: Vec<Cow<'a, str>>,
     /// Left out where the object did not exist yet.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -27,6 +27,9 @@ pub enum EventType {
     /// An object with a path was judged: `file`, `verdict`.
     #[serde(rename = "file")]
     File,
+    /// A peer that is a Unix socket was judged: `file` (its path, or `@` and its abstract name), `verdict`.
+    #[serde(rename = "unix")]
+    Unix,
     /// A privilege of the host was judged: `privilege`, `verdict`.
     #[serde(rename = "privilege")]
     Privilege,
@@ -56,11 +59,12 @@ pub enum EventType {
 
 impl EventType {
     /// Every type, in the order of the schema.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Network,
         Self::Socket,
         Self::Syscall,
         Self::File,
+        Self::Unix,
         Self::Privilege,
         Self::Exec,
         Self::Fork,
@@ -80,6 +84,7 @@ impl EventType {
             Self::Socket => "socket",
             Self::Syscall => "syscall",
             Self::File => "file",
+            Self::Unix => "unix",
             Self::Privilege => "privilege",
             Self::Exec => "exec",
             Self::Fork => "fork",
@@ -211,6 +216,8 @@ pub const fn mechanism(hook: Hook) -> &'static str {
         Hook::LsmInodeFileSetattr => "lsm/inode_file_setattr",
         Hook::LsmFileIoctl => "lsm/file_ioctl",
         Hook::LsmBprmCheck => "lsm/bprm_check_security",
+        Hook::LsmUnixStreamConnect => "lsm/unix_stream_connect",
+        Hook::LsmUnixMaySend => "lsm/unix_may_send",
         Hook::SysEnter => "raw_tp/sys_enter",
         Hook::Fork => "tp_btf/sched_process_fork",
         Hook::Exec => "tp_btf/sched_process_exec",

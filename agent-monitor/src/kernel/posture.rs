@@ -51,9 +51,11 @@ enum Section {
     Always,
     /// `files` and `exec`.
     Paths,
+    /// `unix`.
+    Unix,
     /// `privileges`.
     Privileges,
-    /// Mounts: `files`, `exec` and `privileges`.
+    /// Mounts: `files`, `exec`, `unix` and `privileges`.
     Mounts,
     /// `syscalls`.
     Syscalls,
@@ -66,6 +68,8 @@ enum Section {
 pub struct Wants {
     /// It has a `files` or an `exec` section.
     pub paths: bool,
+    /// It has a `unix` section.
+    pub unix: bool,
     /// It has a `privileges` section.
     pub privileges: bool,
     /// It lists system calls.
@@ -78,6 +82,7 @@ impl Wants {
     pub fn of(profile: &ResolvedProfile) -> Self {
         Wants {
             paths: profile.filesystem.is_some() || profile.exec.is_some(),
+            unix: profile.unix.is_some(),
             privileges: profile.privileges.is_some(),
             syscalls: !profile.syscalls.is_empty(),
         }
@@ -94,6 +99,7 @@ impl Mechanism {
                 Kind::RawTracepoint => Section::Syscalls,
                 Kind::Lsm | Kind::FunctionEntry if entry.name.starts_with("file_") => Section::Paths,
                 Kind::Lsm if entry.name.starts_with("mount_") => Section::Mounts,
+                Kind::Lsm if entry.name.starts_with("unix_") => Section::Unix,
                 Kind::Lsm if entry.name.starts_with("privilege_") => Section::Privileges,
                 _ => Section::Always,
             },
@@ -170,7 +176,8 @@ impl Posture {
                 Section::Always => true,
                 Section::Paths => wants.paths,
                 Section::Privileges => wants.privileges,
-                Section::Mounts => wants.paths || wants.privileges,
+                Section::Mounts => wants.paths || wants.unix || wants.privileges,
+                Section::Unix => wants.unix,
                 Section::Syscalls => wants.syscalls,
                 Section::Survival => false,
             })

@@ -113,9 +113,11 @@ pub fn path<'p>(
     if let Some(rule) = denying.filter(|_| matches!(reason, Reason::Rule | Reason::DeniedBelow)) {
         return by(Decision::DenyRule, rule);
     }
-    let (section, source) = match (&profile.exec, &profile.filesystem) {
-        (Some(exec), _) if needed & Right::Execute as Rights != 0 => ("exec", &exec.source),
-        (_, Some(files)) => ("files", &files.source),
+    let asked = |right: Right| needed & right as Rights != 0;
+    let (section, source) = match (&profile.exec, &profile.unix, &profile.filesystem) {
+        (Some(exec), ..) if asked(Right::Execute) => ("exec", &exec.source),
+        (_, Some(unix), _) if asked(Right::Connect) => ("unix", &unix.source),
+        (.., Some(files)) => ("files", &files.source),
         _ => ("network", &profile.network.source),
     };
     Attribution {

@@ -18,13 +18,13 @@ use super::model::{
     AccessWord, AgentClaim, BaseName, DeniedFile, DeniedProgram, DeniedWord, ExecSection, FilesSection,
     GrantedPath, ListenProtocolWord, ListenRule, ModeWord, Name, NetworkSection, OneOrMany, PathGlob,
     PathItem, PeerRule, Ports, PrivilegesSection, ProfileFile, Program, ProtocolWord, PtraceWord,
-    SignalsWord, Spanned, Syscall, SyscallSection,
+    SignalsWord, Spanned, Syscall, SyscallSection, UnixGlob, UnixSection,
 };
 use super::programs::{Condition, ProgramRef, Programs};
 use super::reader::Reader;
 use super::resolved::{
     Claim, ClaimKind, Denied, ExecPolicy, FilesPolicy, Mode, NetRule, PathRule, Protocol, ProtocolSet,
-    SyscallRule, Targets,
+    SyscallRule, Targets, UnixPolicy,
 };
 use super::schema::profile_schema;
 use super::sockets::SocketKinds;
@@ -51,6 +51,7 @@ pub struct FileProfile {
     pub syscalls: Vec<SyscallRule>,
     pub filesystem: Option<FilesPolicy>,
     pub exec: Option<ExecPolicy>,
+    pub unix: Option<UnixPolicy>,
     pub privileges: Option<FilePrivileges>,
     pub programs: Programs,
     /// What `${workspace}` stands for.
@@ -114,7 +115,7 @@ pub fn check_file(source: &Arc<SourceFile>, diagnostics: &mut Vec<Diagnostic>) -
         }
     };
     let tree = structure::check(source, profile_schema(), tree, diagnostics)?;
-    let keys = ["network", "files", "exec", "privileges"].map(|key| key_span(&tree, key));
+    let keys = ["network", "files", "exec", "unix", "privileges"].map(|key| key_span(&tree, key));
     let model = match ProfileFile::deserialize(Reader(&tree)) {
         Ok(model) => model,
         Err(error) => {
@@ -200,7 +201,7 @@ impl FileChecker<'_> {
     fn profile(
         &mut self,
         model: ProfileFile,
-        [network_key, files_key, exec_key, privileges_key]: [Option<Span>; 4],
+        [network_key, files_key, exec_key, unix_key, privileges_key]: [Option<Span>; 5],
     ) -> FileProfile {
         // A file without a name is refused; its rules are still checked.
         let name = model.name.as_ref().map_or("", |name| name.value.0.as_str()).to_owned();
@@ -234,6 +235,11 @@ impl FileChecker<'_> {
                 allow: self.path_rules(&name, "exec.allow", allow),
                 deny: self.path_rules(&name, "exec.deny", deny),
                 source: self.source.place(exec_key.unwrap_or_default()),
+            }),
+            unix: model.unix.map(|UnixSection { allow, deny }| UnixPolicy {
+                allow: self.unix_rules(&name, "unix.allow", allow),
+                deny: self.unix_rules(&name, "unix.deny", deny),
+                source: self.source.place(unix_key.unwrap_or_default()),
             }),
             privileges: model
                 .privileges
@@ -320,6 +326,22 @@ impl FileChecker<'_> {
             programs.0.into_iter().map(|program| program.value.0).collect()
         };
         Condition { exe: refs(exe), except: refs(except) }
+    }
+
+    fn unix_rules(&mut self, profile: &str, list: &str, items: Vec<Spanned<UnixGlob>>) -> Vec<PathRule> {
+        for glob in &items {
+            if matches!(globs::variable_of(&glob.value.0), Some((Variable::Workspace, _))) {
+                self.workspace_uses.push(Spanned { value: (), span: glob.span });
+            }
+        }
+        let rules = items.into_iter().enumerate().map(|(index, glob)| PathRule {
+            id: rule_id(profile, list, index),
+            source: self.source.place(glob.span),
+            glob: glob.value.0,
+            programs: Condition::default(),
+            access: None,
+        });
+        rules.collect()
     }
 
     fn peer_rules(

@@ -10,6 +10,8 @@ use super::words::{Problem, problem};
 
 /// `PATH_MAX` of Linux.
 const MAX_GLOB_BYTES: usize = 4096;
+/// `sun_path` of Linux without the zero byte that makes a name abstract.
+const MAX_ABSTRACT_BYTES: usize = 107;
 
 /// Reads a glob of executable paths; `~` stays as it is.
 pub fn exe_glob(text: &str) -> Result<String, Problem> {
@@ -83,6 +85,45 @@ fn one_alternative(glob: &str) -> String {
         alternative.push(character);
     }
     alternative
+}
+
+/// Reads a glob of Unix sockets: paths, or abstract names behind an `@`.
+pub fn unix_glob(text: &str) -> Result<String, Problem> {
+    let hint =
+        "write a path such as `/run/systemd/journal/*`, or an abstract name such as `@/tmp/.X11-unix/*`";
+    let Some(name) = text.strip_prefix('@') else {
+        // A glob is about paths or about abstract names.
+        let first = text.split('}').next().unwrap_or_default();
+        if first.starts_with('{') && (first.contains("{@") || first.contains(",@")) {
+            return problem(
+                Code::BadGlob,
+                format!("paths and abstract names in {}", quoted(text)),
+                "write two items, one that begins with `@`",
+            );
+        }
+        return path_glob(text);
+    };
+    if let Some(problem) = variable(text) {
+        return Err(problem);
+    }
+    if name.len() > MAX_ABSTRACT_BYTES {
+        return problem(
+            Code::BadGlob,
+            format!("too many characters in {}", quoted(text)),
+            "an abstract name has at most 107 bytes; use `**` for the rest of it",
+        );
+    }
+    if text.chars().any(char::is_control) {
+        return problem(
+            Code::BadGlob,
+            format!("a control character in {}", quoted(text)),
+            "use `?` for a character that can't be typed",
+        );
+    }
+    match compile::check_glob(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(error) => problem(Code::BadGlob, format!("{error}: {}", quoted(text)), hint),
+    }
 }
 
 fn absolute(text: &str, hint: &str) -> Result<String, Problem> {
@@ -234,6 +275,21 @@ mod tests {
             compile::expand_home(&without_variable("${workspace}/a", &workspace), &["/home/ann".into()]);
         assert_eq!(expanded, ["{/home/ann/src/*,/w{a,b},/x\\,y,/z\\,}/a"]);
         assert!(compile::check_glob(&expanded[0]).is_ok());
+    }
+
+    #[test]
+    fn sockets_have_a_path_or_an_abstract_name() {
+        for good in
+            ["/run/x.sock", "~/x/*", "**/agent.*", "@", "@name", "@/tmp/.X11-unix/X[0-9]", "@{a,b}/**"]
+        {
+            assert_eq!(unix_glob(good), Ok(good.to_owned()), "{good}");
+        }
+        for bad in
+            ["name", "", "@{a", "@a\u{1}", "@${tmp}", &format!("@{}", "x".repeat(108)), "*@x", "{@a,/b}"]
+        {
+            assert_eq!(code(unix_glob(bad)), Code::BadGlob, "{bad}");
+        }
+        assert_eq!(code(path_glob("@name")), Code::BadGlob);
     }
 
     #[test]

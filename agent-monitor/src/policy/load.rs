@@ -18,7 +18,7 @@ use super::diagnostic::{Code, Diagnostic, MAX_REPORTED, ProfileErrors, Severity,
 use super::merge::{self, Chain};
 use super::programs::Programs;
 use super::resolved::{
-    ExecPolicy, FilesPolicy, NetworkPolicy, PrivilegesPolicy, ResolvedProfile, SyscallRule,
+    ExecPolicy, FilesPolicy, NetworkPolicy, PrivilegesPolicy, ResolvedProfile, SyscallRule, UnixPolicy,
 };
 use super::source::{ReadError, SourceFile, Span};
 
@@ -53,6 +53,7 @@ pub struct Base {
     pub network: NetworkPolicy,
     pub filesystem: Option<FilesPolicy>,
     pub exec: Option<ExecPolicy>,
+    pub unix: Option<UnixPolicy>,
     pub privileges: Option<PrivilegesPolicy>,
     pub syscalls: Vec<SyscallRule>,
     pub warnings: Vec<Diagnostic>,

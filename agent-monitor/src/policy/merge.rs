@@ -17,7 +17,7 @@ use super::overlap::Coverage;
 use super::programs::Programs;
 use super::resolved::{
     Claim, Denied, ExecPolicy, FilesPolicy, Granted, NetRule, NetworkPolicy, PrivilegesPolicy, Protocol,
-    ResolvedProfile, SyscallRule,
+    ResolvedProfile, SyscallRule, UnixPolicy,
 };
 use super::sockets::{SocketKind, SocketKinds};
 use super::source::{SourceFile, Span};
@@ -125,10 +125,10 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
         sockets,
         source: own.source.place(own.network_root),
     };
-    let (mut filesystem, mut exec) = (filesystem(chain), exec(chain));
-    replace_variables(filesystem.as_mut(), exec.as_mut(), &workspace);
+    let (mut filesystem, mut exec, mut unix) = (filesystem(chain), exec(chain), unix(chain));
+    replace_variables(filesystem.as_mut(), exec.as_mut(), unix.as_mut(), &workspace);
     let privileges = privileges(chain, diagnostics);
-    if filesystem.is_some() || exec.is_some() {
+    if filesystem.is_some() || exec.is_some() || unix.is_some() {
         mounts_beside_paths(chain, diagnostics);
     }
     if own.is_abstract {
@@ -142,6 +142,7 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
             network,
             filesystem,
             exec,
+            unix,
             privileges,
             syscalls: one_rule_per_call(chain),
             warnings: Vec::new(),
@@ -158,6 +159,7 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
         network,
         filesystem,
         exec,
+        unix,
         privileges,
         homes: homes::of_host(),
         syscalls: one_rule_per_call(chain),
@@ -250,10 +252,16 @@ fn workspace(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Vec<String> {
 }
 
 /// Puts what they stand for in the place of variables.
-fn replace_variables(files: Option<&mut FilesPolicy>, exec: Option<&mut ExecPolicy>, workspace: &[String]) {
+fn replace_variables(
+    files: Option<&mut FilesPolicy>,
+    exec: Option<&mut ExecPolicy>,
+    unix: Option<&mut UnixPolicy>,
+    workspace: &[String],
+) {
     let files = files.into_iter().flat_map(|files| [&mut files.read, &mut files.write, &mut files.deny]);
     let exec = exec.into_iter().flat_map(|exec| [&mut exec.allow, &mut exec.deny]);
-    for rule in files.chain(exec).flatten() {
+    let unix = unix.into_iter().flat_map(|unix| [&mut unix.allow, &mut unix.deny]);
+    for rule in files.chain(exec).chain(unix).flatten() {
         rule.glob = globs::without_variable(&rule.glob, workspace);
     }
 }
@@ -272,6 +280,16 @@ fn filesystem(chain: &Chain) -> Option<FilesPolicy> {
 /// The `exec` sections of the chain added up.
 fn exec(chain: &Chain) -> Option<ExecPolicy> {
     let sections = chain.0.iter().filter_map(|file| file.profile.exec.as_ref());
+    sections.cloned().reduce(|mut all, section| {
+        all.allow.extend(section.allow);
+        all.deny.extend(section.deny);
+        all
+    })
+}
+
+/// The `unix` sections of the chain added up.
+fn unix(chain: &Chain) -> Option<UnixPolicy> {
+    let sections = chain.0.iter().filter_map(|file| file.profile.unix.as_ref());
     sections.cloned().reduce(|mut all, section| {
         all.allow.extend(section.allow);
         all.deny.extend(section.deny);

@@ -37,6 +37,6 @@ pub use load::{Base, Checked, Loaded, check_profile, load_profile};
 pub use programs::{Condition, Membership, ProgramRef, Programs};
 pub use resolved::{
     Claim, ClaimKind, Denied, ExecPolicy, FilesPolicy, Granted, Mode, NetRule, NetworkPolicy, PathRule,
-    PrivilegesPolicy, Protocol, ProtocolSet, ResolvedProfile, Source, SyscallRule, Targets,
+    PrivilegesPolicy, Protocol, ProtocolSet, ResolvedProfile, Source, SyscallRule, Targets, UnixPolicy,
 };
 pub use sockets::{SocketKind, SocketKinds};

@@ -85,6 +85,10 @@ pub struct ProfileFile {
     /// judged; with it, what is not listed is denied.
     #[schemars(extend("examples" = [{"allow": ["/usr/**"], "deny": ["/usr/bin/nc*"]}]))]
     pub exec: Option<ExecSection>,
+    /// Which Unix sockets the agent may talk to. Without this section none is
+    /// judged; with it, what is not listed is denied.
+    #[schemars(extend("examples" = [{"allow": ["/run/systemd/journal/*"], "deny": ["@**"]}]))]
+    pub unix: Option<UnixSection>,
     /// What the agent may ask of the host beyond what any process may. Without this
     /// section nothing of it is judged; with it, what is not granted is denied.
     #[schemars(extend("examples" = [{"ptrace": "own"}, {"capabilities": ["net_bind_service"], "user_namespaces": true}]))]
@@ -427,6 +431,24 @@ fn program_sets(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "propertyNames": name, "additionalProperties": globs })
 }
 
+/// The Unix sockets of an agent, by the path at which a socket is bound, wherever
+/// the agent looks it up, or by its abstract name. Sockets that the agent's own
+/// processes made, and pairs of sockets without a name, need no grant.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UnixSection {
+    /// Sockets that may be connected or sent to: paths, and abstract names behind
+    /// an `@`.
+    #[serde(default)]
+    #[schemars(extend("examples" = [["/run/systemd/journal/*", "@/tmp/.X11-unix/*"]]))]
+    pub allow: Vec<Spanned<UnixGlob>>,
+    /// Sockets that never exist for the agent, whatever is allowed. What
+    /// `files.deny` denies is denied here too.
+    #[serde(default)]
+    #[schemars(extend("examples" = [["**/docker.sock", "/run/dbus/**"]]))]
+    pub deny: Vec<Spanned<UnixGlob>>,
+}
+
 /// The privileges of an agent. Of each key the nearest file's value counts;
 /// capabilities add up.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -695,6 +717,11 @@ word_types! {
         "type": "string",
         "pattern": "^/",
         "examples": ["/system.slice/agent-*.service"],
+    }
+    UnixGlob(String) = Word::UnixGlob, globs::unix_glob => {
+        "type": "string",
+        "pattern": "^(@|~?/|\\*\\*/|\\{|\\$\\{)",
+        "examples": ["/run/systemd/journal/*", "@/tmp/.X11-unix/*"],
     }
     /// The mask of what it grants.
     Capability(u64) = Word::Capability, words::capability => {

@@ -262,6 +262,16 @@ pub struct ExecPolicy {
     pub source: Source,
 }
 
+/// The `unix:` section with those of all bases added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnixPolicy {
+    /// Globs of paths, and of abstract names behind an `@`.
+    pub allow: Vec<PathRule>,
+    pub deny: Vec<PathRule>,
+    /// Where the default deny is rooted.
+    pub source: Source,
+}
+
 /// Which processes something may be aimed at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Targets {
@@ -394,6 +404,8 @@ pub struct ResolvedProfile {
     pub filesystem: Option<FilesPolicy>,
     /// `None`: the profile does not speak about programs, so none is judged.
     pub exec: Option<ExecPolicy>,
+    /// `None`: the profile does not speak about Unix sockets, so none is judged.
+    pub unix: Option<UnixPolicy>,
     /// `None`: the profile does not speak about privileges, so none is judged.
     pub privileges: Option<PrivilegesPolicy>,
     /// The homes of the host's users when the profile was loaded: what `~` stands for in the path rules.

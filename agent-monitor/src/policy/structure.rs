@@ -22,7 +22,7 @@ use super::words::{Problem, Word};
 
 /// Keys that later versions of the language add, so that a profile from there
 /// gets a truthful answer: the key is right, this program is too old.
-const LATER_TOP_LEVEL: &[&str] = &["unix", "limits", "respond", "secrets"];
+const LATER_TOP_LEVEL: &[&str] = &["limits", "respond", "secrets"];
 const LATER_NETWORK_RULE: &[&str] = &["host", "ask", "then"];
 
 /// The properties of a mapping that has none of its own.

@@ -53,10 +53,11 @@ pub enum Word {
     Capability,
     ProgramName,
     Program,
+    UnixGlob,
 }
 
 impl Word {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Version,
         Self::ProfileName,
         Self::BaseName,
@@ -70,6 +71,7 @@ impl Word {
         Self::Capability,
         Self::ProgramName,
         Self::Program,
+        Self::UnixGlob,
     ];
 
     #[must_use]
@@ -88,6 +90,7 @@ impl Word {
             Self::Capability => "capability",
             Self::ProgramName => "program-name",
             Self::Program => "program",
+            Self::UnixGlob => "unix-socket-glob",
         }
     }
 
@@ -108,6 +111,7 @@ impl Word {
             Self::Capability => "`net_bind_service`",
             Self::ProgramName => "`git`",
             Self::Program => "`git` or `/usr/bin/git`",
+            Self::UnixGlob => "`/run/dbus/*`",
         }
     }
 
@@ -136,6 +140,7 @@ impl Word {
             Self::Capability => capability(text).map(drop),
             Self::ProgramName => program_name(text).map(drop),
             Self::Program => program(text).map(drop),
+            Self::UnixGlob => globs::unix_glob(text).map(drop),
         }
     }
 

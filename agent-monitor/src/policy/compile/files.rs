@@ -1,4 +1,4 @@
-//! The path automaton of a profile: what its `files` and `exec` rules make of every path.
+//! The path automaton of a profile: what its `files`, `exec` and `unix` rules make of every path.
 //!
 //! Called by `compile::profile`; [`PathMatcher`] by whoever must know which rule decided. Every glob becomes one part of
 //! a non-deterministic automaton whose answer is a set of rights (`agent_monitor_common::path`); a path's answer is the
@@ -57,7 +57,13 @@ fn lists(profile: &ResolvedProfile) -> impl Iterator<Item = (&[PathRule], Says)>
             (exec.deny.as_slice(), denies(Right::Execute as Rights)),
         ]
     });
-    files.chain(exec)
+    let unix = profile.unix.iter().flat_map(move |unix| {
+        [
+            (unix.allow.as_slice(), grants(Right::Connect)),
+            (unix.deny.as_slice(), denies(Right::Connect as Rights)),
+        ]
+    });
+    files.chain(exec).chain(unix)
 }
 
 /// Which path rules, in the order of [`lists`], hold for a program. Where two classes agree, so do their automata.

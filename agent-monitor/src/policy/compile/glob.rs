@@ -12,7 +12,7 @@
 //! | `{a,b/*}` | any of the alternatives, which nest |
 //! | `\x` | `x` itself |
 //!
-//! A glob matches a whole path. Paths are bytes to the kernel, so `?` is a byte: a letter outside ASCII takes two to
+//! A glob matches a whole path, or, where it begins with `@`, the whole abstract name of a socket. Paths are bytes to the kernel, so `?` is a byte: a letter outside ASCII takes two to
 //! four. What must stay true: an alternative costs states, not copies of what follows it.
 
 /// What is wrong with a glob. Positions count bytes from 0.
@@ -121,14 +121,14 @@ impl Nfa {
         for end in ends.both() {
             self.nodes[end as usize].accept |= accept;
         }
-        let absolute = self.closure(&[begin]).iter().any(|&n| {
-            let edges = &self.nodes[n as usize].edges;
-            edges.iter().any(|(bytes, _)| bytes.has(b'/'))
-        });
-        if !absolute {
+        // Paths begin with `/`, abstract names of sockets with `@`; a `**` in front stands for one of paths only.
+        let first = if glob.starts_with('@') { b'@' } else { b'/' };
+        let edges = self.closure(&[begin]).into_iter().flat_map(|n| &self.nodes[n as usize].edges);
+        let firsts: Vec<u32> = edges.filter(|(bytes, _)| bytes.has(first)).map(|&(_, next)| next).collect();
+        if firsts.is_empty() {
             return Err(GlobError::NotAbsolute);
         }
-        self.nodes[0].silent.push(begin);
+        self.nodes[0].edges.extend(firsts.into_iter().map(|next| (Bytes::one(first), next)));
         Ok(())
     }
 

@@ -60,6 +60,7 @@ pub fn network_profile(rules: usize, seed: u64) -> ResolvedProfile {
         },
         filesystem: None,
         exec: None,
+        unix: None,
         privileges: None,
         homes: Vec::new(),
         syscalls: Vec::new(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use agent_monitor_common::automaton::{TERMINAL, accept, step};
 use agent_monitor_common::decide::Decision;
 use agent_monitor_common::event::Reason;
-use agent_monitor_common::image::{Class, HAS_EXEC, HAS_FILES, Settings, class, field, header};
+use agent_monitor_common::image::{Class, HAS_EXEC, HAS_FILES, HAS_UNIX, Settings, class, field, header};
 use agent_monitor_common::path::{
     ALL_RIGHTS, DENIED_BELOW, Right, Rights, decide_answer, decide_directory, decide_path, directory_answer,
 };
@@ -15,9 +15,12 @@ use proptest::prelude::*;
 use super::path::{glob, naive, path};
 use crate::policy::attribute;
 use crate::policy::compile::{self, CompileError, Image, PathMatcher, profile_within, sample};
-use crate::policy::{Condition, ExecPolicy, FilesPolicy, Membership, PathRule, ResolvedProfile, Source};
+use crate::policy::{
+    Condition, ExecPolicy, FilesPolicy, Membership, PathRule, ResolvedProfile, Source, UnixPolicy,
+};
 
-const LISTS: [&str; 5] = ["files.read", "files.write", "files.deny", "exec.allow", "exec.deny"];
+const LISTS: [&str; 7] =
+    ["files.read", "files.write", "files.deny", "exec.allow", "exec.deny", "unix.allow", "unix.deny"];
 
 fn source(line: usize) -> Source {
     Source { file: Arc::from(Path::new("t.yaml")), line: line as u32, column: 1 }
@@ -42,6 +45,7 @@ pub(super) fn profile(rules: &[(usize, String)]) -> ResolvedProfile {
     profile.filesystem =
         Some(FilesPolicy { read: list(0), write: list(1), deny: list(2), source: source(1) });
     profile.exec = Some(ExecPolicy { allow: list(3), deny: list(4), source: source(2) });
+    profile.unix = Some(UnixPolicy { allow: list(5), deny: list(6), source: source(3) });
     profile.homes = vec!["/home/ann".into(), "/root".into()];
     profile
 }
@@ -53,11 +57,11 @@ fn written(rules: &[(usize, &str)]) -> ResolvedProfile {
 /// The independent reading.
 fn expected(rules: &[(usize, String)], path: &str, needed: Rights) -> Decision {
     let hit = |list: usize| rules.iter().any(|(of, glob)| *of == list && naive(glob, path));
-    let executes = needed & Right::Execute as Rights != 0;
-    if hit(2) || executes && hit(4) {
+    let needs = |right: Right| needed & right as Rights != 0;
+    if hit(2) || needs(Right::Execute) && hit(4) || needs(Right::Connect) && hit(6) {
         return Decision::DenyRule;
     }
-    let granted = Right::ALL.into_iter().zip([0, 1, 3]).filter(|(right, _)| needed & *right as Rights != 0);
+    let granted = Right::ALL.into_iter().zip([0, 1, 3, 5]).filter(|(right, _)| needs(*right));
     if granted.map(|(_, list)| list).all(hit) { Decision::Allow } else { Decision::DenyDefault }
 }
 
@@ -169,12 +173,45 @@ fn a_tilde_is_every_home() {
 }
 
 #[test]
+fn paths_and_abstract_names_of_sockets_are_never_taken_for_each_other() {
+    let image = compile::profile(&written(&[
+        (5, "/run/**"),
+        (5, "**/agent.sock"),
+        (5, "@/run/x"),
+        (5, "@a{b,/c}*"),
+        (6, "@**/secret"),
+        (6, "**/docker.sock"),
+    ]))
+    .unwrap();
+    let connects = |name: &str| decide(&image, name, Right::Connect);
+    for granted in ["/run/x", "/a/agent.sock", "@/run/x", "@ab", "@a/cd"] {
+        assert_eq!(connects(granted), Decision::Allow, "{granted}");
+    }
+    // A stranger's abstract name ends as a granted path does.
+    for stranger in ["@/run/y", "@/a/agent.sock", "@x/agent.sock", "run/x", "@", "@a", "@/docker.sock"] {
+        assert_eq!(connects(stranger), Decision::DenyDefault, "{stranger}");
+    }
+    for denied in ["@/secret", "@/a/secret", "@x/secret", "/run/docker.sock"] {
+        assert_eq!(connects(denied), Decision::DenyRule, "{denied}");
+    }
+    assert_eq!(connects("/secret"), Decision::DenyDefault);
+    assert_eq!(decide(&image, "/run/x", Right::Read), Decision::DenyDefault);
+    assert_eq!(
+        decide_path(&image, Class::PLAIN, b"@/run/x\0", Right::Connect as Rights),
+        Decision::DenyDefault,
+        "a zero byte is part of the name"
+    );
+}
+
+#[test]
 fn only_sections_that_are_written_are_judged() {
     let flags = |profile: &ResolvedProfile| {
         let image = compile::profile(profile).unwrap();
-        Settings::from_word(field(&image, header::SETTINGS)).flags & (HAS_FILES | HAS_EXEC)
+        Settings::from_word(field(&image, header::SETTINGS)).flags & (HAS_FILES | HAS_EXEC | HAS_UNIX)
     };
     let mut profile = written(&[]);
+    assert_eq!(flags(&profile), HAS_FILES | HAS_EXEC | HAS_UNIX);
+    profile.unix = None;
     assert_eq!(flags(&profile), HAS_FILES | HAS_EXEC);
     profile.exec = None;
     assert_eq!(flags(&profile), HAS_FILES);
@@ -184,7 +221,7 @@ fn only_sections_that_are_written_are_judged() {
 
 #[test]
 fn the_rule_behind_a_verdict_is_named() {
-    let profile = written(&[(0, "/a/**"), (2, "/a/b/**"), (4, "/a/x")]);
+    let profile = written(&[(0, "/a/**"), (2, "/a/b/**"), (4, "/a/x"), (6, "@b/*")]);
     let matcher = PathMatcher::new(&profile);
     let by = |path: &str, right: Right, reason| {
         attribute::path(&profile, &matcher, &Membership::PLAIN, path.as_bytes(), right as Rights, reason)
@@ -197,6 +234,9 @@ fn the_rule_behind_a_verdict_is_named() {
     assert_eq!(by("/a/x", Right::Execute, Reason::Rule), "t:exec.deny[0]");
     assert_eq!(by("/b", Right::Read, Reason::Default), "t:files.default");
     assert_eq!(by("/b", Right::Execute, Reason::Default), "t:exec.default");
+    assert_eq!(by("/b", Right::Connect, Reason::Default), "t:unix.default");
+    assert_eq!(by("@b/x", Right::Connect, Reason::Rule), "t:unix.deny[0]");
+    assert_eq!(by("/a/b/c", Right::Connect, Reason::Rule), "t:files.deny[0]");
 }
 
 #[test]
