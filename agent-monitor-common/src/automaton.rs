@@ -1,9 +1,11 @@
 //! The automaton's walk: one step over a row-displaced table of 64-bit words.
 //!
-//! A *state* is the index of its word: `0xff (8 bits) | zero (8 bits) | accept (16 bits)` in the low half, `default` in
+//! A *state* is the index of its word: `0xff (8 bits) | flags (8 bits) | accept (16 bits)` in the low half, `default` in
 //! the high one. Its row lies right behind: cell `state + 1 + byte` is `check | next` (32 bits each, `next` high). The
 //! cell belongs to the state when `check == state`, else the state's `default` is next. So a byte that is in the row
-//! costs one load. A next or default with [`TERMINAL`] set ends the walk; its low bits are the answer. One with
+//! costs one load. In a path automaton, thousands of states differ from one other state in a byte or two (a name that
+//! is denied anywhere, half read): such a state has the flag [`LIKE`], its row holds the difference only, and for every
+//! other byte its default, which is that other state, is asked what is next. A next or default with [`TERMINAL`] set ends the walk; its low bits are the answer. One with
 //! [`PORTS`] set skips what is left of the address. Rows of different states interleave, which is what makes the table
 //! small; a state word is never taken for a cell, because no state has such an index as its low half says.
 //!
@@ -16,6 +18,9 @@ pub const TERMINAL: u32 = 1 << 31;
 /// Set in a next state of a network automaton: the rest of the address does not matter, and the state (the other bits)
 /// reads the port. Without it every network would end in a chain of states that read bytes for nothing.
 pub const PORTS: u32 = 1 << 30;
+
+/// In a state's word: what its row does not say is as in the state that is its default. That one has no such flag.
+pub const LIKE: u64 = 1 << 16;
 
 /// A table of words. Implementors keep `index` inside the table.
 pub trait Words {
@@ -34,7 +39,16 @@ impl Words for [u64] {
 #[inline(always)]
 pub fn step<W: Words + ?Sized>(table: &W, state: u32, byte: u8) -> u32 {
     let cell = table.word(state as u64 + 1 + byte as u64);
-    if cell as u32 == state { (cell >> 32) as u32 } else { (table.word(state as u64) >> 32) as u32 }
+    if cell as u32 == state {
+        return (cell >> 32) as u32;
+    }
+    let word = table.word(state as u64);
+    let default = (word >> 32) as u32;
+    if word & LIKE == 0 {
+        return default;
+    }
+    let cell = table.word(default as u64 + 1 + byte as u64);
+    if cell as u32 == default { (cell >> 32) as u32 } else { (table.word(default as u64) >> 32) as u32 }
 }
 
 /// The accept code of a state (paths); for a [`TERMINAL`] state its answer.

@@ -3,7 +3,7 @@
 //! One automaton per image answers for files and programs alike: the answer of a path holds a right's *grant* and its
 //! *denial by rule* for every [`Right`], so one walk over the path judges an operation that needs several.
 
-use crate::automaton::{Words, accept, answer, step};
+use crate::automaton::{TERMINAL, Words, accept, answer, step};
 use crate::decide::Decision;
 use crate::image::{Class, class};
 
@@ -62,11 +62,10 @@ pub const fn decide_answer(answer: u32, needed: Rights) -> Decision {
     }
 }
 
-/// The decision on moving, linking or removing the directory itself: what lies below it goes along, so a denied object
-/// would get another name.
+/// Where the walk goes on inside a directory; `state`: where the walk over its path ended.
 #[inline(always)]
-pub const fn decide_directory(answer: u32, needed: Rights) -> Decision {
-    if answer & DENIED_BELOW != 0 { Decision::DenyRule } else { decide_answer(answer, needed) }
+pub fn inside<W: Words + ?Sized>(image: &W, state: u32) -> u32 {
+    if state & TERMINAL != 0 { state } else { step(image, state, b'/') }
 }
 
 /// The answer of an open directory: by its own path, or by the same with `/` behind it, so that `/usr/**` is a grant
@@ -74,7 +73,7 @@ pub const fn decide_directory(answer: u32, needed: Rights) -> Decision {
 #[inline(always)]
 pub fn directory_answer<W: Words + ?Sized>(image: &W, state: u32) -> u32 {
     let own = accept(image, state);
-    if state & crate::automaton::TERMINAL != 0 {
+    if state & TERMINAL != 0 {
         return own;
     }
     let inside = accept(image, step(image, state, b'/'));
@@ -82,8 +81,68 @@ pub fn directory_answer<W: Words + ?Sized>(image: &W, state: u32) -> u32 {
     ((own | inside) & ALL_RIGHTS & !(denied >> DENIED_SHIFT)) | denied | own & DENIED_BELOW
 }
 
+/// Whether a denied object may lie in a directory of this answer, or the whole directory is denied.
+#[inline(always)]
+pub const fn denies_below(answer: u32) -> bool {
+    answer & (DENIED_BELOW | (Right::Write as u32) << DENIED_SHIFT) != 0
+}
+
+/// Whether a rule forbids that a directory changes its path; `from` and `to`: where the walks over the two paths ended.
+///
+/// What lies in the directory goes along. Where both walks go on in one state, every rule says the same about it under
+/// either name; else nothing may move out of the reach of a denial or into it.
+#[inline(always)]
+pub fn move_denied<W: Words + ?Sized>(image: &W, from: u32, to: u32) -> bool {
+    inside(image, from) != inside(image, to)
+        && (denies_below(accept(image, from)) || denies_below(accept(image, to)))
+}
+
 /// Judges an operation of a program of `class` on a path that is no directory. The hooks walk the same steps in
 /// `bpf_loop`.
 pub fn decide_path<W: Words + ?Sized>(image: &W, class: Class, path: &[u8], needed: Rights) -> Decision {
     decide_answer(answer(image, class.field(image, class::START_PATH) as u32, path), needed)
+}
+
+/// Longest path that is judged, in bytes.
+pub const PATH_CAP: usize = 4096;
+/// Paths that one test-run of the path probe judges.
+pub const PATH_BATCH: usize = 256;
+
+/// What the path probe says of a path, by either side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PathAnswer {
+    /// The answer of the path itself.
+    pub own: u32,
+    /// [`directory_answer`].
+    pub opened: u32,
+    /// [`inside`].
+    pub inside: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+impl PathAnswer {
+    /// Of the state where a walk ended.
+    #[inline(always)]
+    pub fn of<W: Words + ?Sized>(image: &W, state: u32) -> Self {
+        PathAnswer {
+            own: accept(image, state),
+            opened: directory_answer(image, state),
+            inside: inside(image, state),
+            pad: 0,
+        }
+    }
+}
+
+/// The state where the walk over `path` ends. The hooks walk the same steps in `bpf_loop`.
+pub fn walk<W: Words + ?Sized>(image: &W, start: u32, path: &[u8]) -> u32 {
+    let mut state = start;
+    for &byte in path {
+        if state & TERMINAL != 0 {
+            break; // nothing that follows changes it
+        }
+        state = step(image, state, byte);
+    }
+    state
 }

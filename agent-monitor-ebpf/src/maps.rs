@@ -7,11 +7,12 @@ use agent_monitor_common::agent::{AgentState, AttachRequest, MAX_AGENTS};
 use agent_monitor_common::counters::{DECISIONS, RingCounters, Site};
 use agent_monitor_common::image::{IMAGE_SLOTS, IMAGE_WORDS, PROFILE_ROWS};
 use agent_monitor_common::label::{BITMAP_WORDS, Label, MAX_LABELS, SocketLabel};
+use agent_monitor_common::path::{PATH_BATCH, PathAnswer};
 use agent_monitor_common::request::{PROBE_BATCH, ProbeRequest};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 
-use crate::path::Scratch;
+use crate::path::{CAP, SLACK, Scratch};
 use crate::storage::{ClonedSocketStorage, TaskStorage};
 
 /// One bit per tgid. Writers: fork, exec, exit hooks and the task iterator (atomically). Readers: every hook.
@@ -126,3 +127,24 @@ pub struct ProbeTable {
 /// Used only by test-runs of the probe.
 #[btf_map]
 pub static PROBE: Array<ProbeTable, 1> = Array::new();
+
+/// Input and output of the path probe.
+#[repr(C)]
+pub struct PathProbeTable {
+    /// Paths judged so far; the probe takes the next one modulo the batch.
+    pub next: u64,
+    /// Image slot to judge against.
+    pub slot: u64,
+    /// Number of the class to judge as.
+    pub class: u64,
+    pub answers: [PathAnswer; PATH_BATCH],
+    /// Where each path begins; it ends where its text ends, as a walked path does.
+    pub starts: [u32; PATH_BATCH],
+    pub texts: [[u8; CAP]; PATH_BATCH],
+    /// The walk reads ahead.
+    pub slack: [u8; SLACK],
+}
+
+/// Used only by test-runs of the path probe.
+#[btf_map]
+pub static PATH_PROBE: Array<PathProbeTable, 1> = Array::new();

@@ -1,13 +1,15 @@
 //! The path of a file as its mount namespace shows it, without `bpf_d_path` (which tracing hooks may not call).
 //!
 //! Walks dentries up to the mount's root, then goes on at the mount point, until the root mount. The text grows
-//! backwards in the task's scratch. All state lives there, so the `bpf_loop` callback converges at once in the
-//! verifier (measured on 6.1 to 7.3).
+//! backwards in the task's scratch. The first [`NAMES`] names are read through the hook's own typed pointer, which
+//! costs a load where a helper costs a call; what is deeper, and what lies above the mount, is read in `bpf_loop` by
+//! helpers. All state lives in the scratch, so both converge at once in the verifier (measured on 6.1 to 7.3).
 
 use agent_monitor_common::automaton::{self, TERMINAL};
 use agent_monitor_common::counters::Site;
 use agent_monitor_common::decide::forget;
 use agent_monitor_common::event::{ARGV_BYTES, ExecBody, Header, PATH_BYTES};
+use agent_monitor_common::path::PATH_CAP;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_kernel};
 use core::ffi::c_void;
 
@@ -16,11 +18,13 @@ use crate::kernel::{offset, read, typed};
 use crate::subject::Table;
 
 /// Longest path that is walked.
-pub const CAP: usize = 4096;
+pub const CAP: usize = PATH_CAP;
 /// Upper bound of one name, for the verifier.
-const SLACK: usize = 256;
-/// Most names and mounts of one path.
+pub const SLACK: usize = 256;
+/// Most names and mounts of one path, besides the first [`NAMES`].
 const STEPS: u32 = 2048;
+/// Names that are read without helpers.
+const NAMES: u32 = 32;
 
 /// Room to build a path and its record in.
 #[repr(C)]
@@ -121,9 +125,17 @@ fn own_namespace() -> u64 {
 /// `scratch` is the current task's, with a walked path.
 #[inline(always)]
 pub unsafe fn run(table: Table, start: u32, scratch: *mut Scratch) -> u32 {
-    // SAFETY: the caller's promise.
-    let at = unsafe { (*scratch).start };
-    let mut run = Run { table, scratch, state: start, at };
+    // SAFETY: the caller's promise; behind `CAP` there is `SLACK`.
+    unsafe { run_text(table, start, (&raw const (*scratch).text).cast(), (*scratch).start) }
+}
+
+/// The same behind `text[at..CAP]`.
+///
+/// # Safety
+/// `text` points into a map value, with `CAP + CHUNK` bytes behind it.
+#[inline(always)]
+pub unsafe fn run_text(table: Table, start: u32, text: *const u8, at: u32) -> u32 {
+    let mut run = Run { table, text, state: start, at };
     // SAFETY: the callback gets the stack struct that it expects.
     unsafe {
         bpf_loop((CAP / CHUNK) as u32 + 1, run_callback as *const () as *mut c_void, (&raw mut run).cast(), 0)
@@ -133,35 +145,37 @@ pub unsafe fn run(table: Table, start: u32, scratch: *mut Scratch) -> u32 {
 
 /// Bytes of one call of the loop's callback.
 const CHUNK: usize = 16;
+const _: () = assert!(CHUNK <= SLACK);
 
 /// The walk over the text; on the stack, as `bpf_loop` asks.
 #[repr(C)]
 struct Run {
     table: Table,
-    scratch: *mut Scratch,
+    text: *const u8,
     state: u32,
+    /// The next byte to read.
     at: u32,
 }
 
 unsafe extern "C" fn run_callback(_index: u64, run: *mut Run) -> i64 {
-    // SAFETY: `run` passed its own stack struct.
+    // SAFETY: `run_text` passed its own stack struct; a chunk lies in the text or in the slack behind it.
     unsafe {
-        let text = (&raw const (*(*run).scratch).text).cast::<u8>();
-        let (mut state, mut at) = ((*run).state, (*run).at as usize);
-        let mut ended = 0;
+        let at = (*run).at as usize;
+        let chunk = (*run).text.add(below::<CAP>(at));
+        let left = CAP.wrapping_sub(at);
+        let mut state = (*run).state;
+        (*run).at = at.wrapping_add(CHUNK) as u32;
         let mut i = 0;
         while i < CHUNK {
-            if at >= CAP || state & TERMINAL != 0 {
-                ended = 1;
-                break;
+            if state & TERMINAL != 0 || i == left {
+                (*run).state = state;
+                return 1;
             }
-            state = forget(automaton::step(&(*run).table, state, *text.add(below::<CAP>(at))));
-            at += 1;
+            state = forget(automaton::step(&(*run).table, state, *chunk.add(i)));
             i += 1;
         }
         (*run).state = state;
-        (*run).at = at as u32;
-        ended
+        i64::from(left <= CHUNK)
     }
 }
 
@@ -201,7 +215,8 @@ struct Context {
 /// The path of `dentry` on `mnt` (a `struct vfsmount *`). On success it is `text[start..CAP]`.
 ///
 /// # Safety
-/// `scratch` is the current task's; `mnt` and `dentry` were read from kernel structs.
+/// `scratch` is the current task's; `mnt` and `dentry` come from typed loads or are arguments of the hook, and `dentry`
+/// went through no arithmetic, so that the verifier still knows its type.
 #[inline(always)]
 pub unsafe fn walk(scratch: *mut Scratch, mnt: u64, dentry: u64) -> Result<(), Site> {
     // SAFETY: the caller's promise.
@@ -211,12 +226,14 @@ pub unsafe fn walk(scratch: *mut Scratch, mnt: u64, dentry: u64) -> Result<(), S
         }
         (*scratch).start = CAP as u32;
         (*scratch).status = GOING;
-        (*scratch).dentry = dentry;
         if !enter(scratch, mnt.wrapping_sub(offset!(mount_mnt) as u64)) {
             return Err(Site::KernelRead);
         }
-        let mut context = Context { scratch };
-        bpf_loop(STEPS, step_callback as *const () as *mut c_void, (&raw mut context).cast(), 0);
+        climb(scratch, dentry);
+        if (*scratch).status == GOING {
+            let mut context = Context { scratch };
+            bpf_loop(STEPS, step_callback as *const () as *mut c_void, (&raw mut context).cast(), 0);
+        }
         if (*scratch).status != DONE {
             return Err(Site::PathWalk);
         }
@@ -226,6 +243,69 @@ pub unsafe fn walk(scratch: *mut Scratch, mnt: u64, dentry: u64) -> Result<(), S
         }
     }
     Ok(())
+}
+
+/// Prepends the names from `dentry` on until the mount's root, or [`NAMES`] of them. Where that is the whole path, the
+/// status is `DONE`.
+///
+/// # Safety
+/// As [`walk`].
+#[inline(always)]
+unsafe fn climb(s: *mut Scratch, dentry: u64) {
+    // SAFETY: the caller's promise: `dentry` is typed, and so is each parent.
+    unsafe {
+        let root = (*s).root;
+        let parent_at = offset!(dentry_parent);
+        let length_at = offset!(dentry_name) + offset!(qstr_len);
+        let text_at = offset!(dentry_name) + offset!(qstr_name);
+        let mut dentry = dentry;
+        let mut names = 0;
+        while names < NAMES {
+            if dentry == root {
+                if (*s).parent == (*s).mount {
+                    (*s).status = DONE;
+                }
+                break;
+            }
+            let this = dentry as *const c_void;
+            let parent: u64 = typed(this, parent_at);
+            let length: u32 = typed(this, length_at);
+            let text: u64 = typed(this, text_at);
+            if parent == dentry || !prepend(s, length, text) {
+                (*s).status = FAILED;
+                break;
+            }
+            dentry = parent;
+            names += 1;
+        }
+        (*s).dentry = dentry;
+    }
+}
+
+/// Prepends `/` and a name of `length` bytes at `text`. False: it does not fit, or can't be read.
+///
+/// # Safety
+/// As [`walk`].
+#[inline(always)]
+unsafe fn prepend(s: *mut Scratch, length: u32, text: u64) -> bool {
+    // SAFETY: the caller's promise; the helper checks the address, the indices are bounded.
+    unsafe {
+        let length = length as usize;
+        let start = (*s).start as usize;
+        if length == 0 || length >= SLACK || start > CAP || start < length + 1 {
+            return false;
+        }
+        let at = below::<CAP>(start - length);
+        let length = below::<SLACK>(length);
+        let buffer = (&raw mut (*s).text).cast::<u8>();
+        if bpf_probe_read_kernel(buffer.add(at).cast(), length as u32, text as *const c_void) != 0 {
+            return false;
+        }
+        let slash = below::<CAP>(at.wrapping_sub(1));
+        *buffer.add(slash) = b'/';
+        (*s).start = slash as u32;
+        true
+    }
 }
 
 unsafe extern "C" fn step_callback(_index: u64, context: *mut Context) -> i64 {
@@ -251,34 +331,34 @@ unsafe fn step(s: *mut Scratch) -> bool {
             (*s).dentry = (*s).mountpoint;
             return !enter(s, up);
         }
-        let name = offset!(dentry_name) as u64;
-        let parent = read::<u64>(dentry.wrapping_add(offset!(dentry_parent) as u64));
-        let length = read::<u32>(dentry.wrapping_add(name).wrapping_add(offset!(qstr_len) as u64));
-        let text = read::<u64>(dentry.wrapping_add(name).wrapping_add(offset!(qstr_name) as u64));
-        let (Some(parent), Some(length), Some(text)) = (parent, length, text) else {
+        let Some([parent, length, text]) = three(
+            dentry,
+            offset!(dentry_parent),
+            // `struct qstr` begins with a hash, and the length in the same word.
+            offset!(dentry_name) + offset!(qstr_len) - 4,
+            offset!(dentry_name) + offset!(qstr_name),
+        ) else {
             (*s).status = FAILED;
             return true;
         };
-        let length = length as usize;
-        let start = (*s).start as usize;
         // A dentry that is its own parent and no mount's root is not reachable from here: no path.
-        if parent == dentry || length == 0 || length >= SLACK || start > CAP || start < length + 1 {
+        if parent == dentry || !prepend(s, (length >> 32) as u32, text) {
             (*s).status = FAILED;
             return true;
         }
-        let at = below::<CAP>(start - length);
-        let length = below::<SLACK>(length);
-        let buffer = (&raw mut (*s).text).cast::<u8>();
-        if bpf_probe_read_kernel(buffer.add(at).cast(), length as u32, text as *const c_void) != 0 {
-            (*s).status = FAILED;
-            return true;
-        }
-        let slash = below::<CAP>(at.wrapping_sub(1));
-        *buffer.add(slash) = b'/';
-        (*s).start = slash as u32;
         (*s).dentry = parent;
         false
     }
+}
+
+/// The words at three offsets of a kernel struct; in one read where they are neighbours, as they are on 6.1 to 7.3.
+#[inline(always)]
+fn three(base: u64, first: usize, second: usize, third: usize) -> Option<[u64; 3]> {
+    if second == first + 8 && third == first + 16 {
+        return read(base.wrapping_add(first as u64));
+    }
+    let word = |offset: usize| read::<u64>(base.wrapping_add(offset as u64));
+    Some([word(first)?, word(second)?, word(third)?])
 }
 
 /// Makes `mount` (a `struct mount *`) the mount that is walked.
@@ -287,12 +367,15 @@ unsafe fn step(s: *mut Scratch) -> bool {
 /// As [`walk`].
 #[inline(always)]
 unsafe fn enter(s: *mut Scratch, mount: u64) -> bool {
-    let parent = read::<u64>(mount.wrapping_add(offset!(mount_parent) as u64));
-    let point = read::<u64>(mount.wrapping_add(offset!(mount_mountpoint) as u64));
-    let root = read::<u64>(mount.wrapping_add((offset!(mount_mnt) + offset!(vfsmount_root)) as u64));
+    let words = three(
+        mount,
+        offset!(mount_parent),
+        offset!(mount_mountpoint),
+        offset!(mount_mnt) + offset!(vfsmount_root),
+    );
     // SAFETY: the caller's promise.
     unsafe {
-        let (Some(parent), Some(point), Some(root)) = (parent, point, root) else {
+        let Some([parent, point, root]) = words else {
             (*s).status = FAILED;
             return false;
         };

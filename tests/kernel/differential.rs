@@ -1,9 +1,10 @@
 //! The kernel's `decide()` against the one that explains, and both against the rules read one by one.
 
-use agent_monitor::policy::compile::{self, sample};
-use agent_monitor::policy::naive;
+use agent_monitor::policy::compile::{self, PathMatcher, sample, sample_paths};
+use agent_monitor::policy::{Membership, naive};
 use agent_monitor_common::decide::{Decision, decide};
-use agent_monitor_common::image::Class;
+use agent_monitor_common::image::{Class, class};
+use agent_monitor_common::path::{DENIED_BELOW, PATH_BATCH, PathAnswer, Right, Rights, decide_answer, walk};
 use agent_monitor_common::request::PROBE_BATCH;
 use agent_monitor_tests::monitor::SLOT;
 use anyhow::{Context, Result, ensure};
@@ -17,7 +18,10 @@ const PAIRS: usize = 100_000;
 const RULES: [usize; 7] = [0, 1, 3, 10, 40, 150, 400];
 
 pub fn trials() -> Vec<Trial> {
-    vec![lab::check("L19_kernel_and_userspace_decide_alike", alike)]
+    vec![
+        lab::check("L19_kernel_and_userspace_decide_alike", alike),
+        lab::check("L19_kernel_and_userspace_judge_paths_alike", paths_alike),
+    ]
 }
 
 /// The seed of this run; a failure names it, and `DIFFERENTIAL_SEED` repeats it.
@@ -67,6 +71,74 @@ fn alike(lab: &mut Lab) -> Result<()> {
     ensure!(
         allowed > pairs / 50 && by_rule > pairs / 200,
         "{allowed} allowed, {by_rule} denied by rules of {pairs}"
+    );
+    Ok(())
+}
+
+/// Rules of the profiles of paths, in turn.
+const GLOBS: [usize; 6] = [0, 2, 8, 30, 100, 300];
+/// Batches that one profile judges: compiling it costs more than judging.
+const BATCHES: usize = 24;
+/// Of profiles with more globs than this, the globs are matched one by one for every sixteenth path only.
+const FEW_GLOBS: usize = 30;
+
+/// The kernel's walk, userspace's walk, and the globs matched one by one.
+fn paths_alike(lab: &mut Lab) -> Result<()> {
+    let first = seed()?;
+    let monitor = lab.monitor()?;
+    let (mut pairs, mut allowed, mut by_rule, mut below, mut longest) = (0, 0, 0, 0, 0);
+    for (round, globs) in GLOBS.iter().cycle().enumerate() {
+        if pairs >= PAIRS {
+            break;
+        }
+        let seed = first.wrapping_add(round as u64);
+        let profile = sample_paths::path_profile(*globs, sample_paths::Mix::of(*globs), seed);
+        let image = compile::profile(&profile)?;
+        let matcher = PathMatcher::new(&profile);
+        let start = Class::PLAIN.field(&image, class::START_PATH) as u32;
+        monitor.kernel.install(SLOT, &image.words)?;
+        for batch in 0..BATCHES {
+            let paths =
+                sample_paths::paths(&profile, PATH_BATCH, seed.wrapping_mul(31).wrapping_add(batch as u64));
+            let kernel = monitor.kernel.decide_paths(SLOT, &paths)?;
+            ensure!(kernel.len() == paths.len(), "{} answers for {} paths", kernel.len(), paths.len());
+            for (index, (path, kernel)) in paths.iter().zip(kernel).enumerate() {
+                let user = PathAnswer::of(&image, walk(&image, start, path));
+                let shown = String::from_utf8_lossy(path);
+                ensure!(
+                    kernel == user,
+                    "seed {seed}, {globs} globs, {shown}: kernel {kernel:?}, userspace {user:?}"
+                );
+                below += usize::from(kernel.own & DENIED_BELOW != 0);
+                longest = longest.max(path.len());
+                for right in Right::ALL {
+                    let decided = decide_answer(kernel.own, right as Rights);
+                    allowed += usize::from(decided == Decision::Allow);
+                    by_rule += usize::from(decided == Decision::DenyRule);
+                    if *globs > FEW_GLOBS && index % 16 != 0 {
+                        continue;
+                    }
+                    let rules_say = if matcher.denying(&Membership::PLAIN, path, right as Rights).is_some() {
+                        Decision::DenyRule
+                    } else if matcher.granting(&Membership::PLAIN, path, right).is_some() {
+                        Decision::Allow
+                    } else {
+                        Decision::DenyDefault
+                    };
+                    ensure!(
+                        decided == rules_say,
+                        "seed {seed}, {globs} globs, {shown}, {right:?}: kernel {decided:?}, rules {rules_say:?}"
+                    );
+                }
+            }
+            pairs += paths.len();
+        }
+    }
+    monitor.forget();
+    // A run that hardly ever allows, or never meets a deny rule, compares nothing.
+    ensure!(
+        allowed > pairs / 20 && by_rule > pairs / 20 && below > pairs / 500 && longest > 3_000,
+        "{allowed} allowed, {by_rule} denied by rules, {below} above a denied path of {pairs}; longest {longest}"
     );
     Ok(())
 }

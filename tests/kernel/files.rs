@@ -28,7 +28,7 @@ network: {}
 files:
   read: ['/tmp/agent-monitor-files/open/**', '/usr/**', '/lib*/**', '/etc/**', '/proc/**', '/dev/**']
   write: ['/tmp/agent-monitor-files/open/**', '/dev/null']
-  deny: ['/tmp/agent-monitor-files/open/secret', '/tmp/agent-monitor-files/open/vault/**', '**/.env', '**/.git/hooks/**', '**/.bashrc', '**/.mcp.json', '**/.claude/**', '**/.vscode/tasks.json']
+  deny: ['/tmp/agent-monitor-files/open/secret', '/tmp/agent-monitor-files/open/vault/**', '**/.env', '**/.git/hooks/**', '**/.bashrc', '**/.mcp.json', '**/.claude/**', '**/.vscode/tasks.json', '/tmp/agent-monitor-files/open/deep/**/key']
 exec:
   allow: ['/tmp/agent-monitor-files/open/bin/*', '/usr/**', '/lib*/**']
   deny: ['**/forbidden']
@@ -49,6 +49,7 @@ pub fn plant() -> Result<()> {
         "open/.git/hooks",
         "open/.claude",
         "open/.vscode",
+        "open/deep/a/b",
         "closed/dir",
         "closed/etc",
     ] {
@@ -61,6 +62,7 @@ pub fn plant() -> Result<()> {
         "open/dir/.env",
         "open/.git/hooks/pre-commit",
         "open/.bashrc",
+        "open/deep/a/b/key",
         "closed/file",
         "closed/etc/shadow",
     ] {
@@ -219,6 +221,16 @@ fn attacks() -> Vec<Attack> {
         attack("F3_rename_of_a_named_directory_anywhere", Rename, DeniedBelow, || {
             ok("rename", fs::rename(at("open/.git"), at("open/moved")))?;
             read(&at("open/moved/hooks/pre-commit"))
+        }),
+        attack("F3_rename_out_of_the_place_of_a_floating_deny", Rename, DeniedBelow, || {
+            ok("rename", fs::rename(at("open/deep/a"), at("open/moved")))?;
+            read(&at("open/moved/b/key"))
+        }),
+        attack("F3_rename_of_a_directory_to_a_denied_name", Rename, DeniedBelow, || {
+            ok("mkdir", fs::create_dir_all(at("open/planted/hooks")))?;
+            ok("write", fs::write(at("open/planted/hooks/pre-commit"), "x"))?;
+            ok("rename", fs::rename(at("open/planted"), at("open/dir/.git")))?;
+            read(&at("open/dir/.git/hooks/pre-commit"))
         }),
         attack("F3_exchange", Rename, DeniedBelow, || {
             // SAFETY: two strings that end in NUL.
@@ -526,6 +538,9 @@ fn work() -> Attempt {
     ok("mkdir", fs::create_dir(at("open/made")))?;
     ok("rename a directory", fs::rename(at("open/made"), at("open/remade")))?;
     ok("rmdir", fs::remove_dir(at("open/remade")))?;
+    // A denied object may lie in it; every rule says the same about it under the new name.
+    ok("rename within the place of a deny", fs::rename(at("open/deep/a"), at("open/deep/c")))?;
+    ok("move a directory whose name is denied", fs::rename(at("open/.git"), at("open/dir/.git")))?;
     ok("unlink", fs::remove_file(at("open/twin")))?;
     ok("read what has no path", fs::read("/proc/self/fd/0").or(Ok::<_, std::io::Error>(Vec::new())))?;
     run(&at("open/bin/tool"))?;

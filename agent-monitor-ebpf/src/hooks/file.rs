@@ -11,7 +11,7 @@ use agent_monitor_common::decide::{Decision, forget};
 use agent_monitor_common::event::{FileBody, Header, Hook, Kind, PATH_BYTES, Reason};
 use agent_monitor_common::image::{HAS_EXEC, HAS_FILES, class};
 use agent_monitor_common::label::Label;
-use agent_monitor_common::path::{DENIED_BELOW, Right, Rights, decide_answer, directory_answer};
+use agent_monitor_common::path::{DENIED_BELOW, Right, Rights, decide_answer, directory_answer, move_denied};
 use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_get_current_uid_gid};
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
@@ -49,8 +49,6 @@ pub enum Act {
     Use,
     /// It is opened: of a directory, the rules about what lies in it count too.
     Open,
-    /// It gets another name, or none: what lies below it goes along.
-    Move,
 }
 
 /// An object of the file system, as a hook got it.
@@ -180,11 +178,19 @@ pub fn enter_paths<const N: usize>(ctx: &LsmContext) -> Entry {
     enter::<N>(ctx, Domain::File, HAS_FILES | HAS_EXEC)
 }
 
-/// Judges one operation on one object. True: deny it.
+/// What came of a judgement.
+#[derive(Clone, Copy)]
+struct Judged {
+    deny: bool,
+    /// Where the walk over the path ended; `None`: there was none, and what had to be said was said.
+    state: Option<u32>,
+}
+
+const PASSED: Judged = Judged { deny: false, state: None };
+
+/// The rights of `needed` that the profile judges: of a section that it does not have, nothing is.
 #[inline(always)]
-pub fn denies(subject: &Subject, hook: Hook, act: Act, object: Object, needed: Rights) -> bool {
-    let Subject { label, policy } = subject;
-    // Of a section that the profile does not have, nothing is judged.
+fn judged(policy: &Policy, needed: Rights) -> Rights {
     let mut judged = 0;
     if policy.flags & HAS_FILES != 0 {
         judged |= READ | WRITE;
@@ -192,35 +198,70 @@ pub fn denies(subject: &Subject, hook: Hook, act: Act, object: Object, needed: R
     if policy.flags & HAS_EXEC != 0 {
         judged |= EXECUTE;
     }
-    let needed = forget(needed & judged);
+    forget(needed & judged)
+}
+
+/// The scratch of the current task. `Err`: whether to deny without one.
+#[inline(always)]
+fn scratch(subject: &Subject, needed: Rights) -> Result<*mut Scratch, bool> {
+    let Subject { label, policy } = subject;
+    let Some(s) = SCRATCH.current() else {
+        fail::count(Site::TaskStorage);
+        emit::decision(domain(needed), Effect::Deny, policy.mode);
+        emit::denied(label.agent);
+        return Err(matches!(policy.mode, Mode::Enforce));
+    };
+    Ok(s)
+}
+
+#[inline(always)]
+fn domain(needed: Rights) -> Domain {
+    if needed & EXECUTE != 0 { Domain::Exec } else { Domain::File }
+}
+
+/// Judges one operation on one object. True: deny it.
+#[inline(always)]
+pub fn denies(subject: &Subject, hook: Hook, act: Act, object: Object, needed: Rights) -> bool {
+    let needed = judged(&subject.policy, needed);
     if needed == 0 {
         return false;
     }
-    let domain = if needed & EXECUTE != 0 { Domain::Exec } else { Domain::File };
-    let enforce = matches!(policy.mode, Mode::Enforce);
-    let Some(s) = SCRATCH.current() else {
-        fail::count(Site::TaskStorage);
-        emit::decision(domain, Effect::Deny, policy.mode);
-        emit::denied(label.agent);
-        return enforce;
-    };
-    // SAFETY: the scratch is the current task's own; the object's pointers come from typed loads.
+    match scratch(subject, needed) {
+        // SAFETY: the scratch is the current task's own; the object's pointers come from typed loads.
+        Ok(s) => unsafe { judge(s, subject, hook, act, object, needed).deny },
+        Err(deny) => deny,
+    }
+}
+
+/// Judges one operation on one object, of whose rights `needed` all are judged.
+///
+/// # Safety
+/// `s` is the current task's scratch; the object's pointers come from typed loads.
+#[inline(always)]
+unsafe fn judge(
+    s: *mut Scratch,
+    subject: &Subject,
+    hook: Hook,
+    act: Act,
+    object: Object,
+    needed: Rights,
+) -> Judged {
+    let policy = &subject.policy;
+    // SAFETY: the caller's promise.
     unsafe {
-        let mut walked = false;
-        let reason = match path::place(object.mnt) {
-            Ok(Place::Internal) if needed & EXECUTE == 0 => return false,
-            Ok(Place::Internal) => Reason::Anonymous.code(),
+        let (reason, state) = match path::place(object.mnt) {
+            Ok(Place::Internal) if needed & EXECUTE == 0 => return PASSED,
+            Ok(Place::Internal) => (Reason::Anonymous.code(), None),
             Err(site) => {
                 fail::count(site);
-                Reason::NoPath.code()
+                (Reason::NoPath.code(), None)
             }
             Ok(Place::Mounted) => match path::walk(s, object.mnt, object.dentry) {
                 Err(site) => {
                     fail::count(site);
-                    Reason::NoPath.code()
+                    (Reason::NoPath.code(), None)
                 }
                 Ok(()) => {
-                    walked = true;
                     let state = path::run(
                         policy.table,
                         policy.class.field(&policy.table, class::START_PATH) as u32,
@@ -231,40 +272,57 @@ pub fn denies(subject: &Subject, hook: Hook, act: Act, object: Object, needed: R
                     } else {
                         accept(&policy.table, state)
                     };
-                    let answer = forget(answer);
-                    if object.directory && act == Act::Move && answer & DENIED_BELOW != 0 {
-                        Reason::DeniedBelow.code()
-                    } else {
-                        match decide_answer(answer, needed) {
-                            Decision::Allow => ALLOWED,
-                            Decision::DenyRule => Reason::Rule.code(),
-                            Decision::DenyDefault => Reason::Default.code(),
-                        }
+                    match decide_answer(forget(answer), needed) {
+                        Decision::Allow => (ALLOWED, Some(state)),
+                        Decision::DenyRule => (Reason::Rule.code(), Some(state)),
+                        Decision::DenyDefault => (Reason::Default.code(), Some(state)),
                     }
                 }
             },
         };
-        let mut reason = forget(reason as u32);
-        let allowed = reason == ALLOWED as u32;
-        let (mut effect, mut errno, mut used) = (Effect::Deny, if enforce { EACCES } else { 0 }, 0);
-        if allowed {
-            (effect, errno, reason) = (Effect::Allow, 0, Reason::Rule.code() as u32);
-        }
-        emit::decision(domain, effect, policy.mode);
-        if allowed {
-            emit::allowed(label.agent);
-            used = activity::object(object.mnt, object.dentry, object.inode);
-            if activity::again(label.agent, needed, used) {
-                return false;
-            }
-        }
-        let outcome = Outcome { effect, mode: policy.mode, generation: policy.generation, errno };
-        record(s, hook, label, outcome, walked, reason, needed, object.inode, used);
-        if allowed {
+        let reason = forget(reason as u32);
+        Judged { deny: settle(s, subject, hook, reason, object, needed, state.is_some()), state }
+    }
+}
+
+/// Counts and reports what was decided, with the path in the scratch if there is one; `reason`: why it is denied, or
+/// [`ALLOWED`]. True: deny it.
+///
+/// # Safety
+/// As [`judge`].
+#[inline(always)]
+unsafe fn settle(
+    s: *mut Scratch,
+    subject: &Subject,
+    hook: Hook,
+    reason: u32,
+    object: Object,
+    needed: Rights,
+    walked: bool,
+) -> bool {
+    let Subject { label, policy } = subject;
+    let enforce = matches!(policy.mode, Mode::Enforce);
+    let allowed = reason == ALLOWED as u32;
+    let (mut effect, mut errno, mut reason, mut used) =
+        (Effect::Deny, if enforce { EACCES } else { 0 }, reason, 0);
+    if allowed {
+        (effect, errno, reason) = (Effect::Allow, 0, Reason::Rule.code() as u32);
+    }
+    emit::decision(domain(needed), effect, policy.mode);
+    if allowed {
+        emit::allowed(label.agent);
+        used = activity::object(object.mnt, object.dentry, object.inode);
+        if activity::again(label.agent, needed, used) {
             return false;
         }
-        emit::denied(label.agent);
     }
+    let outcome = Outcome { effect, mode: policy.mode, generation: policy.generation, errno };
+    // SAFETY: the caller's promise.
+    unsafe { record(s, hook, label, outcome, walked, reason, needed, object.inode, used) };
+    if allowed {
+        return false;
+    }
+    emit::denied(label.agent);
     enforce
 }
 
@@ -487,7 +545,7 @@ pub fn file_link(ctx: LsmContext) -> i32 {
     // SAFETY: trusted arguments of the hook. A link across mounts is refused before, so the mount is the same.
     unsafe {
         let old = of_entry(directory, old);
-        if denies(&subject, Hook::LsmPathLink, Act::Move, old, READ | WRITE)
+        if denies(&subject, Hook::LsmPathLink, Act::Use, old, READ | WRITE)
             || denies(&subject, Hook::LsmPathLink, Act::Use, of_entry(directory, new), WRITE)
         {
             -13
@@ -498,27 +556,55 @@ pub fn file_link(ctx: LsmContext) -> i32 {
 }
 
 /// `int path_rename(const struct path *old_dir, struct dentry *old_dentry, const struct path *new_dir, struct dentry
-/// *new_dentry, unsigned int flags)`: both names must be the agent's to write, and nothing denied may move along.
+/// *new_dentry, unsigned int flags)`: both names must be the agent's to write, and what lies in a directory that moves
+/// must neither leave the reach of a denial nor come into it.
 #[lsm(hook = "path_rename")]
 pub fn file_rename(ctx: LsmContext) -> i32 {
     let subject = match enter_paths::<5>(&ctx) {
         Entry::Settled(verdict) => return verdict,
         Entry::Judge(subject) => subject,
     };
+    let needed = judged(&subject.policy, WRITE);
+    if needed == 0 {
+        return 0;
+    }
     let (from, old): (*const c_void, *const c_void) = (ctx.arg(0), ctx.arg(1));
     let (to, new): (*const c_void, *const c_void) = (ctx.arg(2), ctx.arg(3));
     let flags: u64 = ctx.arg(4);
-    // What is exchanged moves too; what is replaced is gone.
-    let other = if flags as u32 & EXCHANGE != 0 { Act::Move } else { Act::Use };
-    // SAFETY: trusted arguments of the hook.
+    let s = match scratch(&subject, needed) {
+        Ok(s) => s,
+        Err(deny) => return if deny { -13 } else { 0 },
+    };
+    // SAFETY: trusted arguments of the hook; the current task's own scratch.
     unsafe {
-        if denies(&subject, Hook::LsmPathRename, Act::Move, of_entry(from, old), WRITE)
-            || denies(&subject, Hook::LsmPathRename, other, of_entry(to, new), WRITE)
-        {
-            -13
-        } else {
-            0
+        let (from, to) = (of_entry(from, old), of_entry(to, new));
+        let moved_to = judge(s, &subject, Hook::LsmPathRename, Act::Use, to, needed);
+        if moved_to.deny {
+            return -13;
         }
+        // Last, so that its path is the one in the scratch.
+        let moved = judge(s, &subject, Hook::LsmPathRename, Act::Use, from, needed);
+        if moved.deny {
+            return -13;
+        }
+        // What is exchanged moves too; what is replaced is gone.
+        if !(from.directory || to.directory && flags as u32 & EXCHANGE != 0) {
+            return 0;
+        }
+        let (Some(here), Some(there)) = (moved.state, moved_to.state) else { return 0 };
+        let table = &subject.policy.table;
+        if !move_denied(table, here, there) {
+            return 0;
+        }
+        let reason = Reason::DeniedBelow.code() as u32;
+        let mut object = from;
+        let mut walked = true;
+        if accept(table, here) & DENIED_BELOW == 0 {
+            // The rule speaks about the new place.
+            object = to;
+            walked = path::walk(s, to.mnt, to.dentry).is_ok();
+        }
+        if settle(s, &subject, Hook::LsmPathRename, reason, object, needed, walked) { -13 } else { 0 }
     }
 }
 

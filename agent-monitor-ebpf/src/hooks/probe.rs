@@ -1,17 +1,19 @@
-//! The test-run probe: runs the kernel's `decide()` on requests that userspace chose.
+//! The test-run probes: run the kernel's `decide()` on requests, and its walk of the path automaton on paths, that
+//! userspace chose.
 //!
-//! Never attached. `BPF_PROG_TEST_RUN` with `repeat = n` judges the next `n` requests of the batch; the differential
-//! test compares the answers with userspace's `decide()`, the benchmark takes the time.
+//! Never attached. `BPF_PROG_TEST_RUN` with `repeat = n` judges the next `n` of the batch; the differential test
+//! compares the answers with userspace's, the benchmark takes the time.
 
 use agent_monitor_common::decide::decide;
-use agent_monitor_common::image::Class;
+use agent_monitor_common::image::{Class, class};
+use agent_monitor_common::path::{PATH_BATCH, PathAnswer};
 use agent_monitor_common::request::{Address, Direction, NetRequest, PROBE_BATCH, ProbeRequest, Protocol};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
-use crate::maps::PROBE;
-use crate::path::below;
-use crate::subject::table;
+use crate::maps::{PATH_PROBE, PROBE, PathProbeTable};
+use crate::path::{self, CAP, below};
+use crate::subject::{Table, table};
 
 pub const FAILED: i32 = -1;
 
@@ -65,5 +67,59 @@ pub fn probe_empty(_ctx: TcContext) -> i32 {
         let answer = request.port as u32 & 1;
         *(&raw mut (*probe).answers).cast::<u32>().add(below::<PROBE_BATCH>(at)) = answer;
         answer as i32
+    }
+}
+
+/// The next path of the batch: the table, its index, where its text begins.
+///
+/// # Safety
+/// As [`next`].
+#[inline(always)]
+unsafe fn next_path() -> Option<(*mut PathProbeTable, usize, *const u8, u32)> {
+    let probe = PATH_PROBE.get_ptr_mut(0)?;
+    // SAFETY: an array element of this size; the index is bounded.
+    unsafe {
+        let at = below::<PATH_BATCH>((*probe).next as usize);
+        (*probe).next = (*probe).next.wrapping_add(1);
+        let start = *(&raw const (*probe).starts).cast::<u32>().add(at);
+        let text = (&raw const (*probe).texts).cast::<u8>().add(at * CAP);
+        Some((probe, at, text, start))
+    }
+}
+
+/// Where the paths of the probe's class begin.
+///
+/// # Safety
+/// As [`next`].
+#[inline(always)]
+unsafe fn start_path(table: &Table, probe: *mut PathProbeTable) -> u32 {
+    // SAFETY: an array element.
+    Class::new(unsafe { (*probe).class } as u32).field(table, class::START_PATH) as u32
+}
+
+/// Walks the next path and stores what the automaton says of it.
+#[classifier]
+pub fn probe_path(_ctx: TcContext) -> i32 {
+    // SAFETY: see `next_path`.
+    unsafe {
+        let Some((probe, at, text, start)) = next_path() else { return FAILED };
+        let Some(table) = table((*probe).slot as u32) else { return FAILED };
+        let state = path::run_text(table, start_path(&table, probe), text, start);
+        let answer = PathAnswer::of(&table, state);
+        (&raw mut (*probe).answers).cast::<PathAnswer>().add(below::<PATH_BATCH>(at)).write(answer);
+        answer.own as i32
+    }
+}
+
+/// The same without a walk.
+#[classifier]
+pub fn probe_path_empty(_ctx: TcContext) -> i32 {
+    // SAFETY: see `next_path`.
+    unsafe {
+        let Some((probe, at, _, start)) = next_path() else { return FAILED };
+        let Some(table) = table((*probe).slot as u32) else { return FAILED };
+        let answer = PathAnswer::of(&table, start_path(&table, probe));
+        (&raw mut (*probe).answers).cast::<PathAnswer>().add(below::<PATH_BATCH>(at)).write(answer);
+        start as i32
     }
 }

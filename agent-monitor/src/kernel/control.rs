@@ -39,4 +39,5 @@ pub struct Maps {
     pub faults: PerCpuArray<MapData, u64>,
     pub syscall_count: HashMap<MapData, [u32; 2], u64>,
     pub probe: MapData,
+    pub path_probe: MapData,
 }

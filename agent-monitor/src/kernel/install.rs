@@ -5,13 +5,15 @@ use std::os::fd::AsFd;
 
 use agent_monitor_common::decide::{Decision, decide};
 use agent_monitor_common::image::{
-    CLAIMS_ROW, Class, IMAGE_WORDS, InForce, MAGIC, MAX_CLASSES, MAX_PROFILES, Settings, field, header,
+    CLAIMS_ROW, Class, IMAGE_WORDS, InForce, MAGIC, MAX_CLASSES, MAX_PROFILES, Settings, class, field, header,
 };
+use agent_monitor_common::path::{PathAnswer, walk};
 use agent_monitor_common::request::{Address, NetRequest, Protocol};
 use aya::maps::MapError;
 
 use super::labels::LabelError;
 use super::loader::Kernel;
+use super::path_probe::trial_paths;
 use super::probe::ProbeError;
 use super::syscalls::{create_words, write_map};
 
@@ -34,6 +36,10 @@ pub enum InstallError {
     Disagreement { request: NetRequest, kernel: Decision, user: Decision },
     #[error("cannot find out what the profile's agents run: {0}")]
     Classes(#[source] LabelError),
+    #[error(
+        "the kernel judges the path `{path}` as {kernel:?} and userspace as {user:?}: the image was not put in force"
+    )]
+    PathDisagreement { path: String, kernel: PathAnswer, user: PathAnswer },
     #[error(transparent)]
     Map(#[from] MapError),
 }
@@ -83,6 +89,18 @@ impl Kernel {
                 let user = decide(image, Class::new(class), request);
                 if user != kernel {
                     return Err(InstallError::Disagreement { request, kernel, user });
+                }
+            }
+        }
+        for number in 0..(field(image, header::CLASS_COUNT) as u32).min(MAX_CLASSES as u32) {
+            let start = Class::new(number).field(image, class::START_PATH) as u32;
+            let paths = trial_paths(image, start);
+            let answers = self.probe_paths(slot, number, &paths)?;
+            for (path, kernel) in paths.iter().zip(answers) {
+                let user = PathAnswer::of(image, walk(image, start, path));
+                if user != kernel {
+                    let path = String::from_utf8_lossy(path).into_owned();
+                    return Err(InstallError::PathDisagreement { path, kernel, user });
                 }
             }
         }

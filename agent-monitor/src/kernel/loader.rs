@@ -361,6 +361,7 @@ fn take_maps(object: &mut Ebpf) -> Result<(Maps, [Option<RingReader>; 2]), LoadE
         faults: take(object, "FAULTS")?.try_into()?,
         syscall_count: take(object, "SYSCALL_COUNT")?.try_into()?,
         probe: data(object, "PROBE")?,
+        path_probe: data(object, "PATH_PROBE")?,
     };
     Ok((maps, rings))
 }

@@ -18,6 +18,7 @@ mod inject;
 mod install;
 mod labels;
 mod loader;
+mod path_probe;
 mod pins;
 mod posture;
 mod probe;

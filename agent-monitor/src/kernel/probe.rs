@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use agent_monitor_common::decide::Decision;
 use agent_monitor_common::image::{InForce, PLAIN_CLASS};
+use agent_monitor_common::path::{PATH_BATCH, PATH_CAP};
 use agent_monitor_common::request::{NetRequest, PROBE_BATCH, ProbeRequest};
 use agent_monitor_common::wire::Wire;
 use aya::maps::MapError;
@@ -21,6 +22,10 @@ pub enum ProbeError {
     NoImage(u32),
     #[error("a batch has at most {PROBE_BATCH} requests, not {0}")]
     Batch(usize),
+    #[error("a batch has 1 to {PATH_BATCH} paths of up to {PATH_CAP} bytes")]
+    Paths,
+    #[error("the kernel did not judge the path {0}")]
+    Unjudged(String),
     #[error("cannot move the batch: {0}")]
     Map(#[source] io::Error),
     #[error("cannot read the profile table: {0}")]
@@ -110,7 +115,7 @@ impl Kernel {
         write_words(self.maps.probe.fd().as_fd(), 0, &table).map_err(ProbeError::Map)
     }
 
-    fn run_probe(&mut self, name: &'static str, repeat: u32) -> Result<ProbeRun, ProbeError> {
+    pub(super) fn run_probe(&mut self, name: &'static str, repeat: u32) -> Result<ProbeRun, ProbeError> {
         let failed = |source| ProbeError::Run { name, source };
         let program: &mut SchedClassifier = self
             .object

@@ -22,13 +22,13 @@ pub struct RuleCost {
 }
 
 /// The `most` dearest rules of a profile, dearest first: network rules by their shares, path rules by what each needs
-/// alone (together they may need less, or, with many `**`, more).
+/// alone (together they may need less, or, with many `**`, more); one that has very many states counts as a whole image.
 pub(super) fn dearest(profile: &ResolvedProfile, most: usize) -> Vec<RuleCost> {
     let mut costs = network_costs(profile);
     costs.extend(files::alone(profile).map(|(rule, states)| RuleCost {
         id: rule.id.clone(),
         source: rule.source.clone(),
-        words: states.iter().map(words).sum::<f64>() as usize,
+        words: states.map_or(IMAGE_WORDS, |states| states.iter().map(words).sum::<f64>() as usize),
     }));
     costs.sort_by(|a, b| b.words.cmp(&a.words).then_with(|| a.id.cmp(&b.id)));
     costs.truncate(most);

@@ -4,14 +4,13 @@
 //! a non-deterministic automaton whose answer is a set of rights (`agent_monitor_common::path`); a path's answer is the
 //! union of what its globs say, a denial taking away what another grants.
 
-use agent_monitor_common::image::IMAGE_WORDS;
 use agent_monitor_common::path::{ALL_RIGHTS, DENIED_BELOW, Right, Rights, path_answer};
 
 use super::error::CompileError;
 use super::glob::{GlobError, Nfa};
 use super::home::expand_home;
 pub(super) use super::path::TooMany;
-use super::path::{self, Paths};
+use super::path::{self, Answers, Paths};
 use super::state::State;
 use crate::policy::{Membership, PathRule, ResolvedProfile};
 
@@ -90,34 +89,54 @@ pub(super) fn build(
             })?;
         }
     }
-    Ok(path::build(&nfa, limit, |answers| together(answers.iter().fold(0, |all, answer| all | answer))))
+    Ok(path::build(&nfa, subsets(limit), &Judgement))
 }
 
-/// The automaton of each path rule by itself.
-pub(super) fn alone(profile: &ResolvedProfile) -> impl Iterator<Item = (&PathRule, Vec<State>)> {
+/// Most subsets of an image of `limit` words: nearly all become states, and a state takes two words or more.
+const fn subsets(limit: usize) -> usize {
+    limit / 2
+}
+
+/// Subsets of one rule by itself, when it is asked what it costs. One that has more is dear enough.
+const ALONE: usize = 1 << 14;
+
+/// The automaton of each path rule by itself; `None` for one that has too many states.
+pub(super) fn alone(profile: &ResolvedProfile) -> impl Iterator<Item = (&PathRule, Option<Vec<State>>)> {
     let rules = lists(profile).flat_map(|(rules, says)| rules.iter().map(move |rule| (rule, says)));
     rules.filter_map(|(rule, says)| {
         let mut nfa = Nfa::new();
         add(&mut nfa, profile, rule, says).ok()?;
-        Some((rule, path::build(&nfa, IMAGE_WORDS, |answers| together(answers[0])).ok()?.states))
+        Some((rule, path::build(&nfa, ALONE, &Judgement).ok().map(|paths| paths.states)))
     })
 }
 
 fn add(nfa: &mut Nfa, profile: &ResolvedProfile, rule: &PathRule, says: Says) -> Result<(), GlobError> {
     let says = says.of(rule);
-    let accept = path_answer(says.granted, says.denied, false) as u16;
-    let above = if says.denied == 0 { 0 } else { DENIED_BELOW as u16 };
+    let accept = u64::from(path_answer(says.granted, says.denied, false));
+    let above = if says.denied == 0 { 0 } else { u64::from(DENIED_BELOW) };
     for glob in expand_home(&rule.glob, &profile.homes) {
         nfa.add_marking(&glob, accept, above)?;
     }
     Ok(())
 }
 
-/// A denial takes away what another rule grants.
-fn together(answers: u16) -> u16 {
-    let answers = u32::from(answers);
-    let denied = answers >> DENIED & ALL_RIGHTS;
-    path_answer(answers & ALL_RIGHTS, denied, answers & DENIED_BELOW != 0) as u16
+/// How grants and denials go together: a denial takes away what another rule grants, and a directory that may not be
+/// written may not be moved either, whatever lies below it.
+struct Judgement;
+
+impl Answers for Judgement {
+    fn settled(&self, bits: u64) -> u64 {
+        let denied = bits >> DENIED & u64::from(ALL_RIGHTS);
+        let written = if denied & Right::Write as u64 == 0 { 0 } else { u64::from(DENIED_BELOW) };
+        bits | denied | written
+    }
+
+    fn answer(&self, bits: u64) -> u16 {
+        let bits = bits as u32;
+        let denied = bits >> DENIED & ALL_RIGHTS;
+        let below = bits & DENIED_BELOW != 0 && denied & Right::Write as u32 == 0;
+        path_answer(bits & ALL_RIGHTS, denied, below) as u16
+    }
 }
 
 /// Matches paths against one rule at a time: says which rule decided, where the automaton says only what.
@@ -167,7 +186,7 @@ impl PathMatcher {
         path: &[u8],
     ) -> Option<&PathRule> {
         let rules = self.rules.iter().filter(|(rule, says, _)| of(*says) && says.holds(rule, program));
-        let matching = rules.filter(|(_, _, nfa)| hit(u32::from(nfa.answers(path))));
+        let matching = rules.filter(|(_, _, nfa)| hit(nfa.answers(path) as u32));
         matching.map(|(rule, ..)| rule).min_by(|a, b| a.id.cmp(&b.id))
     }
 }

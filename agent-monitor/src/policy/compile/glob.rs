@@ -54,25 +54,29 @@ pub fn check_glob(glob: &str) -> Result<(), GlobError> {
 pub(super) struct Bytes([u64; 4]);
 
 impl Bytes {
-    const NONE: Bytes = Bytes([0; 4]);
-    const ALL: Bytes = Bytes([u64::MAX; 4]);
+    pub(super) const NONE: Bytes = Bytes([0; 4]);
+    pub(super) const ALL: Bytes = Bytes([u64::MAX; 4]);
 
-    fn one(byte: u8) -> Self {
+    pub(super) fn one(byte: u8) -> Self {
         Self::NONE.with(byte)
     }
 
-    fn with(mut self, byte: u8) -> Self {
+    pub(super) fn with(mut self, byte: u8) -> Self {
         self.0[usize::from(byte >> 6)] |= 1 << (byte & 63);
         self
     }
 
-    fn without(mut self, byte: u8) -> Self {
+    pub(super) fn without(mut self, byte: u8) -> Self {
         self.0[usize::from(byte >> 6)] &= !(1 << (byte & 63));
         self
     }
 
     fn not(self) -> Self {
         Bytes(self.0.map(|word| !word))
+    }
+
+    pub(super) fn or(self, other: Bytes) -> Self {
+        Bytes(std::array::from_fn(|i| self.0[i] | other.0[i]))
     }
 
     pub(super) fn has(&self, byte: u8) -> bool {
@@ -87,8 +91,8 @@ pub(super) struct Node {
     pub(super) edges: Vec<(Bytes, u32)>,
     /// Nothing is read on the way there.
     pub(super) silent: Vec<u32>,
-    /// The answer for a path that ends here; 0: none.
-    pub(super) accept: u16,
+    /// The answers for a path that ends here, as bits; 0: none.
+    pub(super) accept: u64,
 }
 
 /// All globs, from one root: node 0.
@@ -102,21 +106,28 @@ impl Nfa {
         Nfa { nodes: vec![Node::default()] }
     }
 
-    /// Adds a glob whose paths are answered with `accept` (not 0).
-    pub(super) fn add(&mut self, glob: &str, accept: u16) -> Result<(), GlobError> {
+    /// Adds a glob whose paths have the answers `accept` (bits, not 0).
+    pub(super) fn add(&mut self, glob: &str, accept: u64) -> Result<(), GlobError> {
         self.add_marking(glob, accept, 0)
     }
 
-    /// As [`Self::add`]; and every directory that a path of the glob must lie in is answered with `above`. What stands
-    /// before the glob's first name, and `**` itself, are no such directory: every directory would be one.
-    pub(super) fn add_marking(&mut self, glob: &str, accept: u16, above: u16) -> Result<(), GlobError> {
+    /// As [`Self::add`]; and every directory that a path of the glob may lie in has the answers `above` too. A glob that
+    /// floats (`**/x/y`) says so of the directories that it names (`x`) only: every directory would be one.
+    pub(super) fn add_marking(&mut self, glob: &str, accept: u64, above: u64) -> Result<(), GlobError> {
         debug_assert!(accept != 0);
         if glob.starts_with('~') {
             return Err(GlobError::Home);
         }
         let begin = self.node();
-        let mut reader =
-            Reader { nfa: self, glob: glob.as_bytes(), at: 0, above, named: false, anywhere: Vec::new() };
+        let mut reader = Reader {
+            nfa: self,
+            glob: glob.as_bytes(),
+            at: 0,
+            above,
+            named: false,
+            floats: false,
+            anywhere: Vec::new(),
+        };
         let ends = reader.sequence(Ends { slash: Some(begin), ..Ends::NONE }, &mut Vec::new())?;
         for end in ends.both() {
             self.nodes[end as usize].accept |= accept;
@@ -133,7 +144,7 @@ impl Nfa {
     }
 
     /// The answers for a whole path, or'd, by trying all ways at once: what the automaton is a faster form of.
-    pub(super) fn answers(&self, path: &[u8]) -> u16 {
+    pub(super) fn answers(&self, path: &[u8]) -> u64 {
         self.after(path).iter().fold(0, |answers, &node| answers | self.nodes[node as usize].accept)
     }
 
@@ -141,6 +152,9 @@ impl Nfa {
     pub(super) fn after(&self, path: &[u8]) -> Vec<u32> {
         let mut nodes = self.closure(&[0]);
         for &byte in path {
+            if nodes.is_empty() {
+                return nodes; // most globs and most paths part soon
+            }
             let next: Vec<u32> = nodes
                 .iter()
                 .flat_map(|&node| &self.nodes[node as usize].edges)
@@ -199,11 +213,13 @@ struct Reader<'a> {
     nfa: &'a mut Nfa,
     glob: &'a [u8],
     at: usize,
-    /// The answer for directories that a path of the glob must lie in.
-    above: u16,
-    /// Whether a part of a name was read.
+    /// The answers for directories that a path of the glob may lie in.
+    above: u64,
+    /// Whether a part of a name was read, or `*` at a fixed depth.
     named: bool,
-    /// Nodes of `**`.
+    /// Whether a `**` came before any name.
+    floats: bool,
+    /// Nodes of such a `**`.
     anywhere: Vec<u32>,
 }
 
@@ -270,7 +286,13 @@ impl Reader<'_> {
         for end in ends.both() {
             self.nfa.nodes[end as usize].silent.push(any);
         }
-        if stars > 1 {
+        if stars == 1 {
+            self.named |= !self.floats;
+        } else if self.named {
+            // Directories are among what it stands for, and what it stands for may end anywhere.
+            self.nfa.nodes[any as usize].accept |= self.above;
+        } else {
+            self.floats = true;
             self.anywhere.push(any);
         }
         let before_stars = if stars == 1 { None } else { ends.slash };

@@ -20,8 +20,11 @@ mod network;
 mod path;
 mod ports;
 mod programs;
+mod reach;
+mod reduce;
 mod rows;
 pub mod sample;
+pub mod sample_paths;
 mod share;
 mod single;
 mod state;
@@ -41,9 +44,10 @@ use self::glob::Nfa;
 pub use self::glob::{GlobError, check_glob};
 pub use self::home::expand_home;
 pub use self::image::{Image, kernel_kind};
-use self::path::Paths;
+use self::path::{Answers, Paths};
 use self::programs::Classes;
 pub use self::programs::memberships;
+pub use self::reach::Reach;
 use self::rows::{Overflow, Packed};
 pub use self::single::Glob;
 use super::ResolvedProfile;
@@ -176,6 +180,23 @@ fn claims_within(claims: &[(u32, String)], limit: usize) -> Result<Claims, Compi
     }
 }
 
+/// Bit *n* says that slot *n* claims a path; its answer is the lowest slot + 1.
+struct LowestSlot;
+
+impl Answers for LowestSlot {
+    /// Who else claims a path is to be reported.
+    const OVERLAPS: bool = true;
+
+    fn settled(&self, bits: u64) -> u64 {
+        bits
+    }
+
+    fn answer(&self, bits: u64) -> u16 {
+        if bits == 0 { 0 } else { bits.trailing_zeros() as u16 + 1 }
+    }
+}
+const _: () = assert!(MAX_PROFILES <= 64);
+
 /// The image of these globs, or the number of words that it needs at least when that is over `limit`.
 fn path_image(claims: &[(u32, String)], limit: usize) -> Result<Result<Claims, usize>, CompileError> {
     let mut nfa = Nfa::new();
@@ -183,13 +204,13 @@ fn path_image(claims: &[(u32, String)], limit: usize) -> Result<Result<Claims, u
         if *slot >= MAX_PROFILES as u32 {
             return Err(CompileError::Slot { slot: *slot });
         }
-        nfa.add(glob, *slot as u16 + 1).map_err(|error| CompileError::Glob {
+        nfa.add(glob, 1 << *slot).map_err(|error| CompileError::Glob {
             slot: *slot,
             glob: glob.clone(),
             error,
         })?;
     }
-    let Ok(Paths { states, root, overlaps }) = path::build(&nfa, limit, |slots| slots[0]) else {
+    let Ok(Paths { states, root, overlaps }) = path::build(&nfa, limit, &LowestSlot) else {
         return Ok(Err(limit));
     };
     let packed = match rows::pack(&states, &[root], limit) {
@@ -201,8 +222,8 @@ fn path_image(claims: &[(u32, String)], limit: usize) -> Result<Result<Claims, u
     let overlaps = overlaps
         .into_iter()
         .map(|((wins, loses), path)| Overlap {
-            wins: u32::from(wins) - 1,
-            loses: u32::from(loses) - 1,
+            wins,
+            loses,
             example: String::from_utf8_lossy(&path).into_owned(),
         })
         .collect();

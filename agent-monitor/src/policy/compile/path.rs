@@ -1,81 +1,193 @@
 //! Builds the path automaton: globs over the bytes of a resolved absolute path.
 //!
-//! Called by `compile::claims` and `files.rs`. Globs become one non-deterministic automaton
-//! (`glob.rs`), subsets of its nodes become states, equal states are merged (`minimise.rs`), and a state whose answer
-//! nothing can change any more becomes that answer: `/usr/**` ends the walk right behind `/usr/`.
+//! Called by `compile::claims` and `files.rs`. Globs become one non-deterministic automaton (`glob.rs`), which is made
+//! small (`reduce.rs`); subsets of its nodes become states, equal states are merged (`minimise.rs`), and a state whose
+//! answer nothing can change any more becomes that answer: `/usr/**` ends the walk right behind `/usr/`.
 //! Where several globs match a path, the caller says what their answers make together; the builder says which answers
 //! met and on what path.
+//!
+//! Many globs of the form `**/name` would make very many subsets, if each kept track of globs that have nothing to say
+//! any more. So a subset holds the answers that its paths have for good, and no node that could only add to them what
+//! no longer matters ([`Answers::settled`]); and the same for what holds until the next `/`.
 
 use std::collections::{BTreeMap, HashMap};
 
 use agent_monitor_common::automaton::TERMINAL;
 
-use super::glob::Nfa;
+use super::glob::{Bytes, Nfa};
 use super::minimise;
+use super::reduce::{Gain, Reduced, reduce};
 use super::state::{State, Target};
+
+/// What the answers of several globs, as bits, make together.
+pub(super) trait Answers {
+    /// The bits that make no difference any more to a path that has `bits`, these included.
+    fn settled(&self, bits: u64) -> u64;
+    /// The automaton's answer; 0 for no bits. The same for `bits` and for what is settled with them.
+    fn answer(&self, bits: u64) -> u16;
+    /// Whether the builder shall find out which bits meet.
+    const OVERLAPS: bool = false;
+}
 
 /// A path automaton.
 #[derive(Debug)]
 pub(super) struct Paths {
     pub(super) states: Vec<State>,
     pub(super) root: Target,
-    /// Pairs of answers (lower first) that some path has both, with the shortest such path.
-    pub(super) overlaps: BTreeMap<(u16, u16), Vec<u8>>,
+    /// Pairs of bits (lower first) that some path has both, with the shortest such path.
+    pub(super) overlaps: BTreeMap<(u32, u32), Vec<u8>>,
 }
 
 /// There are more subsets than `limit`.
 #[derive(Debug)]
 pub(super) struct TooMany;
 
-/// Determinises and minimises; gives up at `limit` subsets, because few globs can make very many. `together`: the
-/// answer of a path that globs with these answers (ascending, distinct, none 0) match.
-pub(super) fn build(nfa: &Nfa, limit: usize, together: impl Fn(&[u16]) -> u16) -> Result<Paths, TooMany> {
-    let classes = Classes::of(nfa);
+/// Determinises and minimises; gives up at `limit` subsets, because few globs can make very many.
+pub(super) fn build<A: Answers>(nfa: &Nfa, limit: usize, answers: &A) -> Result<Paths, TooMany> {
+    let reduced = reduce(nfa);
+    let classes = Classes::of(&reduced);
+    let walk = Walk::new(&reduced, &classes, answers);
     let mut subsets = Subsets::default();
-    subsets.intern(nfa.closure(&[0]), None);
-    let mut rows: Vec<Vec<u32>> = Vec::new();
-    while let Some(subset) = subsets.sets.get(rows.len()).cloned() {
+    subsets.intern(walk.begin(), None);
+    let width = classes.representatives.len();
+    let mut rows: Vec<u32> = Vec::new();
+    let mut accept: Vec<u64> = Vec::new();
+    let mut ways: Vec<Subset> = vec![Subset::default(); width];
+    while let Some(subset) = subsets.sets.get(accept.len()).cloned() {
         if subsets.sets.len() > limit {
             return Err(TooMany);
         }
-        let from = rows.len() as u32;
-        let row = classes.representatives.iter().map(|&byte| {
-            let next: Vec<u32> = subset
-                .iter()
-                .flat_map(|&node| &nfa.nodes[node as usize].edges)
-                .filter(|(bytes, _)| bytes.has(byte))
-                .map(|&(_, next)| next)
-                .collect();
-            subsets.intern(nfa.closure(&next), Some((from, byte)))
-        });
-        rows.push(row.collect());
+        let from = accept.len() as u32;
+        accept.push(walk.accept(&subset));
+        walk.ways(&subset, &mut ways);
+        for (way, &byte) in ways.iter_mut().zip(&classes.representatives) {
+            rows.push(subsets.intern(walk.pruned(way), Some((from, byte))));
+        }
     }
 
-    let mut accept = Vec::with_capacity(rows.len());
     let mut overlaps = BTreeMap::new();
-    for (state, subset) in subsets.sets.iter().enumerate() {
-        let mut answers: Vec<u16> = subset
-            .iter()
-            .map(|&node| nfa.nodes[node as usize].accept)
-            .filter(|&answer| answer != 0)
-            .collect();
-        answers.sort_unstable();
-        answers.dedup();
-        for (i, &lower) in answers.iter().enumerate() {
-            for &higher in &answers[i + 1..] {
-                overlaps.entry((lower, higher)).or_insert_with(|| subsets.path_to(state));
+    if A::OVERLAPS {
+        for (state, &bits) in accept.iter().enumerate() {
+            let ones = || (0..u64::BITS).filter(|bit| bits >> bit & 1 == 1);
+            for lower in ones() {
+                for higher in ones().filter(|&bit| bit > lower) {
+                    overlaps.entry((lower, higher)).or_insert_with(|| subsets.path_to(state));
+                }
             }
         }
-        accept.push(if answers.is_empty() { 0 } else { together(&answers) });
     }
-
-    let blocks = minimise::blocks(&accept, &rows);
+    let accept: Vec<u16> = accept.into_iter().map(|bits| answers.answer(bits)).collect();
+    let blocks = minimise::blocks(&accept, &rows, width);
     let (states, root) = merge(&accept, &rows, &blocks, &classes);
     Ok(Paths { states, root, overlaps })
 }
 
+/// What is known of a path that was read so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Subset {
+    gain: Gain,
+    /// Ascending.
+    nodes: Vec<u32>,
+}
+
+/// Some byte classes.
+type OfClasses = Box<[u8]>;
+/// What some classes lead to.
+type Ways<T> = Box<[(T, OfClasses)]>;
+
+/// The reduced automaton with the byte classes of its edges.
+struct Walk<'a, A> {
+    reduced: &'a Reduced,
+    answers: &'a A,
+    slash: usize,
+    stays: Vec<OfClasses>,
+    edges: Vec<Ways<u32>>,
+    gains: Vec<Ways<Gain>>,
+}
+
+impl<'a, A: Answers> Walk<'a, A> {
+    fn new(reduced: &'a Reduced, classes: &Classes, answers: &'a A) -> Self {
+        let of = |bytes: &Bytes| -> OfClasses {
+            let all = classes.representatives.iter().enumerate();
+            all.filter(|(_, byte)| bytes.has(**byte)).map(|(class, _)| class as u8).collect()
+        };
+        let nodes = &reduced.nodes;
+        Walk {
+            reduced,
+            answers,
+            slash: usize::from(classes.of_byte[usize::from(b'/')]),
+            stays: nodes.iter().map(|node| of(&node.stays)).collect(),
+            edges: nodes
+                .iter()
+                .map(|n| n.edges.iter().map(|(to, bytes)| (*to, of(bytes))).collect())
+                .collect(),
+            gains: nodes
+                .iter()
+                .map(|n| n.gains.iter().map(|(gain, bytes)| (*gain, of(bytes))).collect())
+                .collect(),
+        }
+    }
+
+    fn begin(&self) -> Subset {
+        self.pruned(&mut Subset { gain: self.reduced.gained, nodes: self.reduced.begin.clone() })
+    }
+
+    /// The answers of a path that ends here.
+    fn accept(&self, subset: &Subset) -> u64 {
+        let ending = subset.nodes.iter().map(|&node| self.reduced.nodes[node as usize].accept);
+        ending.fold(subset.gain.component, |all, accept| all | accept)
+    }
+
+    /// Where each class leads, before anything is pruned.
+    fn ways(&self, subset: &Subset, ways: &mut [Subset]) {
+        for (class, way) in ways.iter_mut().enumerate() {
+            let Gain { for_good, component } = subset.gain;
+            way.gain = Gain { for_good, component: if class == self.slash { for_good } else { component } };
+            way.nodes.clear();
+        }
+        for &node in &subset.nodes {
+            let at = node as usize;
+            for &class in &self.stays[at] {
+                ways[usize::from(class)].nodes.push(node);
+            }
+            for (to, classes) in &self.edges[at] {
+                for &class in classes {
+                    ways[usize::from(class)].nodes.push(*to);
+                }
+            }
+            for (gain, classes) in &self.gains[at] {
+                for &class in classes {
+                    let all = &mut ways[usize::from(class)].gain;
+                    *all = Gain {
+                        for_good: all.for_good | gain.for_good,
+                        component: all.component | gain.component,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Without the nodes that make no difference any more.
+    fn pruned(&self, way: &mut Subset) -> Subset {
+        let for_good = self.answers.settled(way.gain.for_good);
+        let component = self.answers.settled(for_good | way.gain.component);
+        let matters = |&node: &u32| {
+            let at = node as usize;
+            self.reduced.potential[at] & !component != 0 || self.reduced.beyond[at] & !for_good != 0
+        };
+        way.nodes.sort_unstable();
+        way.nodes.dedup();
+        Subset {
+            gain: Gain { for_good, component },
+            nodes: way.nodes.iter().copied().filter(matters).collect(),
+        }
+    }
+}
+
 /// One state per block; a block that only leads to itself is its answer.
-fn merge(accept: &[u16], rows: &[Vec<u32>], blocks: &[u32], classes: &Classes) -> (Vec<State>, Target) {
+fn merge(accept: &[u16], rows: &[u32], blocks: &[u32], classes: &Classes) -> (Vec<State>, Target) {
+    let width = classes.representatives.len();
+    let row = |state: usize| &rows[state * width..][..width];
     let mut first_of_block: Vec<usize> = Vec::new();
     for (state, &block) in blocks.iter().enumerate() {
         if block as usize == first_of_block.len() {
@@ -85,7 +197,7 @@ fn merge(accept: &[u16], rows: &[Vec<u32>], blocks: &[u32], classes: &Classes) -
     let mut targets: Vec<Target> = Vec::with_capacity(first_of_block.len());
     let mut kept = Vec::new();
     for (block, &state) in first_of_block.iter().enumerate() {
-        if rows[state].iter().all(|&next| blocks[next as usize] as usize == block) {
+        if row(state).iter().all(|&next| blocks[next as usize] as usize == block) {
             targets.push(TERMINAL | u32::from(accept[state]));
         } else {
             targets.push(kept.len() as Target);
@@ -96,7 +208,7 @@ fn merge(accept: &[u16], rows: &[Vec<u32>], blocks: &[u32], classes: &Classes) -
     let states = kept
         .iter()
         .map(|&state| {
-            let row = &rows[state];
+            let row = row(state);
             State::from_bytes(
                 accept[state],
                 classes.of_byte.iter().map(|&class| target(row[usize::from(class)])),
@@ -114,9 +226,14 @@ struct Classes {
 }
 
 impl Classes {
-    fn of(nfa: &Nfa) -> Self {
-        let mut sets: Vec<_> =
-            nfa.nodes.iter().flat_map(|node| &node.edges).map(|&(bytes, _)| bytes).collect();
+    fn of(reduced: &Reduced) -> Self {
+        // `/` is always by itself: answers may last until then.
+        let mut sets = vec![Bytes::one(b'/')];
+        for node in &reduced.nodes {
+            sets.push(node.stays);
+            sets.extend(node.edges.iter().map(|&(_, bytes)| bytes));
+            sets.extend(node.gains.iter().map(|&(_, bytes)| bytes));
+        }
         sets.sort_unstable();
         sets.dedup();
         let mut ids: HashMap<Vec<bool>, u8> = HashMap::new();
@@ -150,13 +267,13 @@ fn readable(byte: u8) -> u8 {
 /// The subsets found so far, and how each was first reached.
 #[derive(Default)]
 struct Subsets {
-    sets: Vec<Vec<u32>>,
+    sets: Vec<Subset>,
     reached: Vec<Option<(u32, u8)>>,
-    ids: HashMap<Vec<u32>, u32>,
+    ids: HashMap<Subset, u32>,
 }
 
 impl Subsets {
-    fn intern(&mut self, set: Vec<u32>, reached: Option<(u32, u8)>) -> u32 {
+    fn intern(&mut self, set: Subset, reached: Option<(u32, u8)>) -> u32 {
         if let Some(&known) = self.ids.get(&set) {
             return known;
         }

@@ -11,7 +11,7 @@ use agent_monitor_common::image::{IMAGE_WORDS, MAX_CLASSES, PLAIN_CLASS};
 
 use super::error::CompileError;
 use super::glob::{GlobError, Nfa};
-use super::path::{self, Paths, TooMany};
+use super::path::{self, Answers, Paths, TooMany};
 use crate::policy::{Condition, Membership, ProgramRef, ResolvedProfile};
 
 /// Classes beside "unknown" and "in no set".
@@ -49,6 +49,21 @@ pub(super) fn conditions(
     network.chain(files.chain(exec).map(|rule| (&rule.programs, rule.id.as_str(), &rule.source)))
 }
 
+/// Bit *n* says that a path is in set *n*; the sets of a path, ascending and not none, make an answer.
+struct Together<F>(F);
+
+impl<F: Fn(Vec<u16>) -> u16> Answers for Together<F> {
+    fn settled(&self, bits: u64) -> u64 {
+        bits
+    }
+
+    fn answer(&self, bits: u64) -> u16 {
+        let sets: Vec<u16> = (0..64).filter(|set| bits >> set & 1 == 1).collect();
+        if sets.is_empty() { 0 } else { (self.0)(sets) }
+    }
+}
+const _: () = assert!(MOST <= 64);
+
 /// Finds the classes.
 ///
 /// # Errors
@@ -63,40 +78,41 @@ pub(super) fn build(
     let sets: Vec<&ProgramRef> = sets.into_iter().collect();
     let mut nfa = Nfa::new();
     for (index, set) in sets.iter().enumerate() {
-        add(&mut nfa, profile, set, index as u16 + 1)?;
+        if index < MOST {
+            add(&mut nfa, profile, set, 1 << index)?;
+        }
     }
     // Twice: a class can't be numbered before all are known.
     let found: RefCell<BTreeSet<Vec<u16>>> = RefCell::default();
-    let note = |answers: &[u16]| {
-        found.borrow_mut().insert(answers.to_vec());
+    let note = |sets: Vec<u16>| {
+        found.borrow_mut().insert(sets);
         1
     };
-    if path::build(&nfa, limit, note).is_err() {
+    if path::build(&nfa, limit, &Together(note)).is_err() {
         return Ok(Err(TooMany));
     }
     let found: Vec<Vec<u16>> = found.into_inner().into_iter().collect();
-    if found.len() > MOST {
+    // As many sets as bits, and each has a class at least, or another like it could take its place.
+    if found.len().max(sets.len()) > MOST {
         let mut rules: Vec<(String, crate::policy::Source)> = conditions(profile)
             .filter(|(condition, ..)| !condition.is_any())
             .map(|(_, id, source)| (id.to_owned(), source.clone()))
             .collect();
         rules.sort_by(|a, b| a.0.cmp(&b.0));
-        let (profile, classes) = (profile.name.clone(), found.len());
+        let (profile, classes) = (profile.name.clone(), found.len().max(sets.len()));
         return Err(CompileError::TooManyClasses { profile, classes, most: MOST, rules });
     }
-    let number = |answers: &[u16]| {
-        found.binary_search_by(|known| known.as_slice().cmp(answers)).map_or(0, |index| index as u16 + 1)
-    };
-    let Ok(paths) = path::build(&nfa, limit, number) else { return Ok(Err(TooMany)) };
+    let number = |sets: Vec<u16>| found.binary_search(&sets).map_or(0, |index| index as u16 + 1);
+    let Ok(paths) = path::build(&nfa, limit, &Together(number)) else { return Ok(Err(TooMany)) };
     let members = |answers: &Vec<u16>| {
-        Membership::Of(answers.iter().map(|&answer| sets[usize::from(answer) - 1].clone()).collect())
+        Membership::Of(answers.iter().map(|&set| sets[usize::from(set)].clone()).collect())
     };
     let memberships =
         [Membership::Unknown, Membership::PLAIN].into_iter().chain(found.iter().map(members)).collect();
     Ok(Ok(Classes { memberships, paths }))
 }
 
-fn add(nfa: &mut Nfa, profile: &ResolvedProfile, set: &ProgramRef, answer: u16) -> Result<(), CompileError> {
+fn add(nfa: &mut Nfa, profile: &ResolvedProfile, set: &ProgramRef, answer: u64) -> Result<(), CompileError> {
     let globs: &[String] = match set {
         // A name that is not there is nobody's: the loader lets none through.
         ProgramRef::Name(name) => profile.programs.get(name).map_or(&[], Vec::as_slice),

@@ -1,21 +1,25 @@
 //! Packs the states of an automaton into the row-displaced table that the kernel walks
 //! (`agent_monitor_common::automaton` defines the words).
 //!
-//! A state's most frequent target becomes its default; the other bytes are its row. Rows, each with its state's word
+//! A state's most frequent target becomes its default; the other bytes are its row. Where that default is a state that
+//! the row is like, the row keeps only the difference (`LIKE`): ten words of a state become two or three. Rows, each with its state's word
 //! in front, are laid over each other, first fit, longest first, so that the holes of one hold the cells of others.
 //! Called by the builders; the same states and roots give the same words.
 //!
 //! What must stay true, because the walk checks nothing but `check == state`:
 //! * every state lies behind the header, so no header word is ever read as a cell of a row;
+//! * what a state leans on leans on nothing, for the walk looks no further;
 //! * state + 256 lies inside the image, so that an index never wraps to the front;
 //! * a word that no row owns has another check than any state (`FREE_CELL`, or the zeros behind the last word), and so
 //!   has a state's own word.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 
-use agent_monitor_common::automaton::{FREE_CELL, PORTS, cell_word, state_word};
+use agent_monitor_common::automaton::{FREE_CELL, LIKE, PORTS, cell_word, state_word};
 use agent_monitor_common::image::header;
 
+use super::glob::Bytes;
 use super::state::{State, Target, index, is_answer};
 
 /// A packed automaton.
@@ -37,13 +41,25 @@ pub(super) struct Overflow {
 /// A state's row: the bytes that do not lead to its default.
 type Row = Vec<(u8, Target)>;
 
+/// A state as it will be laid out.
+struct Laid {
+    default: Target,
+    /// Its row is the difference to the state that is its default.
+    like: bool,
+    row: Row,
+}
+
+/// Cells that leaning on another state must save, since a byte that is in neither row then costs two loads more.
+const WORTH: usize = 2;
+
 /// Packs what `roots` reach into at most `limit` words.
 pub(super) fn pack(states: &[State], roots: &[Target], limit: usize) -> Result<Packed, Overflow> {
     let (order, number) = breadth_first(states, roots);
     let numbered =
         |target: Target| if is_answer(target) { target } else { number[index(target)] | target & PORTS };
-    let (defaults, rows): (Vec<Target>, Vec<Row>) =
-        order.iter().map(|&state| split(&states[state as usize], numbered)).unzip();
+    let mut laid: Vec<Laid> = order.iter().map(|&state| split(&states[state as usize], numbered)).collect();
+    lean(&mut laid, |number| expand(&states[order[number] as usize], numbered));
+    let rows: Vec<Row> = laid.iter_mut().map(|state| std::mem::take(&mut state.row)).collect();
 
     let cells: usize = rows.iter().map(Vec::len).sum();
     let least = header::END + order.len() + cells;
@@ -58,8 +74,11 @@ pub(super) fn pack(states: &[State], roots: &[Target], limit: usize) -> Result<P
         rows.iter().zip(&places).map(|(row, &place)| place as usize + row.last().map_or(0, |c| ahead(c.0)));
     let mut words = vec![FREE_CELL; last.max().map_or(header::END, |last| last + 1)];
     words[..header::END].fill(0);
-    for (((&state, row), default), &place) in order.iter().zip(&rows).zip(defaults).zip(&places) {
-        words[place as usize] = state_word(states[state as usize].accept, placed(default));
+    for (((&state, row), Laid { default, like, .. }), &place) in
+        order.iter().zip(&rows).zip(laid).zip(&places)
+    {
+        let flag = if like { LIKE } else { 0 };
+        words[place as usize] = state_word(states[state as usize].accept, placed(default)) | flag;
         for &(byte, target) in row {
             words[place as usize + ahead(byte)] = cell_word(place, placed(target));
         }
@@ -98,7 +117,7 @@ fn breadth_first(states: &[State], roots: &[Target]) -> (Vec<u32>, Vec<u32>) {
 }
 
 /// The most frequent target of a state (the lowest of equals), and the bytes that lead elsewhere.
-fn split(state: &State, place: impl Fn(Target) -> Target) -> (Target, Row) {
+fn split(state: &State, place: impl Fn(Target) -> Target) -> Laid {
     let mut counts: Vec<(Target, u32)> = Vec::new();
     for (first, last, target) in state.spans() {
         counts.push((place(target), u32::from(last - first) + 1));
@@ -119,7 +138,43 @@ fn split(state: &State, place: impl Fn(Target) -> Target) -> (Target, Row) {
             row.extend((first..=last).map(|byte| (byte, target)));
         }
     }
-    (default, row)
+    Laid { default, like: false, row }
+}
+
+/// Where each byte leads.
+fn expand(state: &State, place: impl Fn(Target) -> Target) -> [Target; 256] {
+    let mut all = [0; 256];
+    for (first, last, target) in state.spans() {
+        all[usize::from(first)..=usize::from(last)].fill(place(target));
+    }
+    all
+}
+
+/// Makes rows differences where that saves cells: a state may lean on its default, or, if that leans itself, on what
+/// that leans on. States whose default is themselves or no state are leant on and never lean.
+fn lean(laid: &mut [Laid], all: impl Fn(usize) -> [Target; 256]) {
+    let plain = |target: Target| !is_answer(target) && target & PORTS == 0;
+    let firm: Vec<bool> = laid
+        .iter()
+        .enumerate()
+        .map(|(number, state)| !plain(state.default) || index(state.default) == number)
+        .collect();
+    for number in 0..laid.len() {
+        if firm[number] {
+            continue;
+        }
+        let first = laid[number].default;
+        let candidate = if firm[index(first)] { first } else { laid[index(first)].default };
+        if !plain(candidate) || !firm[index(candidate)] || index(candidate) == number {
+            continue;
+        }
+        let (own, other) = (all(number), all(index(candidate)));
+        let difference = (0..=255_u8).filter(|&byte| own[usize::from(byte)] != other[usize::from(byte)]);
+        let difference: Row = difference.map(|byte| (byte, own[usize::from(byte)])).collect();
+        if difference.len() + WORTH <= laid[number].row.len() {
+            laid[number] = Laid { default: candidate, like: true, row: difference };
+        }
+    }
 }
 
 /// A place for the state word of every row, at or behind `first`; `None` when `limit` words are too few.
@@ -138,12 +193,16 @@ fn displace(rows: &[Row], first: usize, limit: usize) -> Option<Vec<u32>> {
     let mut places = vec![0; rows.len()];
     // No block before it has a free word, so no search has to start before it.
     let mut full_until = first / 64;
+    // Where the last row with the same bytes was laid: before it no other fits either, for nothing gets free.
+    let mut last_alike: HashMap<Bytes, usize> = HashMap::new();
     for row in by_length {
         let cells = &rows[row];
+        let alike =
+            last_alike.entry(cells.iter().fold(Bytes::NONE, |all, &(byte, _)| all.with(byte))).or_default();
         while full_until < taken.len() && taken[full_until] == u64::MAX {
             full_until += 1;
         }
-        let mut block = full_until;
+        let mut block = full_until.max(*alike);
         let place = loop {
             let start = block * 64;
             if start > last_place {
@@ -164,6 +223,7 @@ fn displace(rows: &[Row], first: usize, limit: usize) -> Option<Vec<u32>> {
         if place > last_place {
             return None;
         }
+        *alike = place / 64;
         for cell in std::iter::once(place).chain(cells.iter().map(|&(byte, _)| place + ahead(byte))) {
             taken[cell / 64] |= 1 << (cell % 64);
         }

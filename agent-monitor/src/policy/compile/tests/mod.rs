@@ -2,6 +2,6 @@
 
 mod files;
 mod network;
-mod path;
+pub(super) mod path;
 mod privileges;
 mod programs;

@@ -22,7 +22,7 @@ const STAR: u8 = 1;
 const STARS: u8 = 2;
 
 /// The independent reading: braces are multiplied out as text, then the pattern is tried from left to right.
-pub(super) fn naive(glob: &str, path: &str) -> bool {
+pub(in crate::policy::compile) fn naive(glob: &str, path: &str) -> bool {
     let mut marked: Vec<u8> = Vec::new();
     for (at, &byte) in glob.as_bytes().iter().enumerate() {
         let again = at > 0 && glob.as_bytes()[at - 1] == b'*';
@@ -71,7 +71,7 @@ fn matches(glob: &[u8], at: usize, path: &[u8]) -> bool {
 }
 
 /// Globs over few letters, so that they meet.
-pub(super) fn glob() -> impl Strategy<Value = String> {
+pub(in crate::policy::compile) fn glob() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         6 => prop::sample::select(vec!["a", "b", "/", "/", "ab"]).prop_map(str::to_owned),
         2 => Just("*".to_owned()),
@@ -87,7 +87,7 @@ pub(super) fn glob() -> impl Strategy<Value = String> {
     prop::collection::vec(nested, 1..4).prop_map(|parts| format!("/{}", parts.concat()))
 }
 
-pub(super) fn path() -> impl Strategy<Value = String> {
+pub(in crate::policy::compile) fn path() -> impl Strategy<Value = String> {
     prop::collection::vec(prop::sample::select(vec!["a", "b", "c", "/", "ab", "/a"]), 0..8)
         .prop_map(|parts| format!("/{}", parts.concat()))
 }
