@@ -14,10 +14,11 @@ use super::diagnostic::{Code, Diagnostic, nearest, quoted};
 use super::load::{Base, Checked, LinkedFile, Loaded};
 use super::model::Spanned;
 use super::overlap::Coverage;
+use super::path_overlap::PathCoverage;
 use super::programs::Programs;
 use super::resolved::{
-    Claim, Denied, ExecPolicy, FilesPolicy, Granted, NetRule, NetworkPolicy, PrivilegesPolicy, Protocol,
-    ResolvedProfile, SyscallRule, UnixPolicy,
+    Claim, Denied, ExecPolicy, FilesPolicy, Granted, NetRule, NetworkPolicy, PathRule, PrivilegesPolicy,
+    Protocol, ResolvedProfile, SyscallRule, UnixPolicy,
 };
 use super::sockets::{SocketKind, SocketKinds};
 use super::source::{SourceFile, Span};
@@ -108,6 +109,7 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
     // What is taken out of a faulty profile could make another rule look useless.
     if sound {
         pointless_rules(chain, diagnostics);
+        pointless_paths(chain, diagnostics);
         if !own.is_abstract {
             icmp_without_socket(chain, sockets, diagnostics);
         }
@@ -412,6 +414,88 @@ fn pointless_rules(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) {
                 );
             }
         }
+    }
+}
+
+/// The same for rules about paths.
+fn pointless_paths(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) {
+    type List = fn(&FileProfile) -> &[PathRule];
+    let is_own = |file: &LinkedFile| Arc::ptr_eq(&file.source, &chain.own().source);
+    // Bases first, as above.
+    let list = |of: List| -> Vec<(&LinkedFile, &PathRule)> {
+        chain.0.iter().rev().flat_map(|file| of(&file.profile).iter().map(move |rule| (file, rule))).collect()
+    };
+    let read = list(|file| file.filesystem.as_ref().map_or(&[], |files| &files.read));
+    let write = list(|file| file.filesystem.as_ref().map_or(&[], |files| &files.write));
+    let deny = list(|file| file.filesystem.as_ref().map_or(&[], |files| &files.deny));
+    let allow = list(|file| file.exec.as_ref().map_or(&[], |exec| &exec.allow));
+    let deny_exec = list(|file| file.exec.as_ref().map_or(&[], |exec| &exec.deny));
+
+    let denials = PathCoverage::new(deny.iter().map(|(_, rule)| *rule));
+    let exec_denials = PathCoverage::new(deny_exec.iter().map(|(_, rule)| *rule));
+    let mut useless = |(file, rule): &(&LinkedFile, &PathRule), by: Option<&(&LinkedFile, &PathRule)>| {
+        let Some((by_file, by)) = by else { return false };
+        diagnostics.push(
+            Diagnostic::warning(
+                Code::UselessRule,
+                &file.source,
+                glob_span(&file.source, rule),
+                format!("`{}` grants nothing: a deny covers it", rule.id),
+            )
+            .also(&by_file.source, glob_span(&by_file.source, by), "denied here")
+            .hint("remove this rule, or make the deny narrower: a deny always wins"),
+        );
+        true
+    };
+    let mut reported: HashSet<&str> = HashSet::new();
+    for grant in read.iter().chain(&write).chain(&allow).filter(|(file, _)| is_own(file)) {
+        if useless(grant, denials.of(grant.1, None).map(|index| &deny[index])) {
+            reported.insert(&grant.1.id);
+        }
+    }
+    for grant in allow.iter().filter(|(file, _)| is_own(file)) {
+        if reported.contains(grant.1.id.as_str()) {
+            continue;
+        }
+        if useless(grant, exec_denials.of(grant.1, None).map(|index| &deny_exec[index])) {
+            reported.insert(&grant.1.id);
+        }
+    }
+    let lists = [
+        ("files.read", &read),
+        ("files.write", &write),
+        ("files.deny", &deny),
+        ("exec.allow", &allow),
+        ("exec.deny", &deny_exec),
+    ];
+    for (name, rules) in lists {
+        let coverage = PathCoverage::new(rules.iter().map(|(_, rule)| *rule));
+        for (index, (file, rule)) in rules.iter().enumerate() {
+            if !is_own(file) || reported.contains(rule.id.as_str()) {
+                continue;
+            }
+            let Some(other) = coverage.of(rule, Some(index)) else { continue };
+            let (by_file, by) = rules[other];
+            diagnostics.push(
+                Diagnostic::warning(
+                    Code::RedundantRule,
+                    &file.source,
+                    glob_span(&file.source, rule),
+                    format!("`{}` adds nothing: another `{name}` rule covers it", rule.id),
+                )
+                .also(&by_file.source, glob_span(&by_file.source, by), "covered by this one")
+                .hint("remove one of the two"),
+            );
+        }
+    }
+}
+
+/// Where a rule's glob stands in its file, at or soon behind where the rule begins; else where the rule begins.
+fn glob_span(file: &SourceFile, rule: &PathRule) -> Span {
+    let begin = file.offset(rule.source.line.into(), rule.source.column.into());
+    match file.text[begin..].find(&rule.glob) {
+        Some(ahead) => file.span(begin + ahead, begin + ahead + rule.glob.len()),
+        None => file.span(begin, begin),
     }
 }
 

@@ -20,6 +20,7 @@ mod merge;
 mod model;
 pub mod naive;
 mod overlap;
+mod path_overlap;
 pub mod programs;
 mod reader;
 pub mod resolved;
