@@ -7,6 +7,7 @@
 mod daemon;
 mod decide;
 mod events;
+mod files;
 mod operations;
 mod report;
 mod rounds;
@@ -42,6 +43,9 @@ fn main() -> Result<()> {
     }
     if wanted("decide") {
         decide::run(&mut report)?;
+    }
+    if wanted("files") {
+        files::run(&mut report)?;
     }
     if wanted("events") {
         events::run(&mut report)?;

@@ -21,19 +21,25 @@ pub enum Operation {
     Send,
     /// fork, exec of `/bin/true`, wait.
     Exec,
+    /// open and close of [`FILE`].
+    Open,
     /// The cheapest system call.
     Getppid,
 }
 
+/// What is opened: five names, 55 bytes, as a file of a project has.
+pub const FILE: &str = "/tmp/agent-monitor-benchmark/workspace/module/source.ts";
+
 impl Operation {
-    pub const ALL: [Operation; 4] =
-        [Operation::Connect, Operation::Send, Operation::Exec, Operation::Getppid];
+    pub const ALL: [Operation; 5] =
+        [Operation::Connect, Operation::Send, Operation::Exec, Operation::Open, Operation::Getppid];
 
     pub fn name(self) -> &'static str {
         match self {
             Operation::Connect => "connect+close",
             Operation::Send => "UDP send",
             Operation::Exec => "fork+exec",
+            Operation::Open => "open+close",
             Operation::Getppid => "getppid",
         }
     }
@@ -44,6 +50,7 @@ impl Operation {
             Operation::Connect => (10, 100),
             Operation::Send => (20, 1_000),
             Operation::Exec => (6, 10),
+            Operation::Open => (20, 1_000),
             Operation::Getppid => (20, 20_000),
         }
     }
@@ -140,6 +147,7 @@ pub fn work(arguments: &[String]) -> Result<()> {
 fn turn(operation: Operation, udp: &UdpSocket, target: SocketAddr) -> Result<f64> {
     let (blocks, count) = operation.amount();
     let mut best = Duration::MAX;
+    let file = std::ffi::CString::new(FILE)?;
     for _ in 0..blocks {
         let start = cpu_time();
         for _ in 0..count {
@@ -151,6 +159,13 @@ fn turn(operation: Operation, udp: &UdpSocket, target: SocketAddr) -> Result<f64
                         bail!("/bin/true failed");
                     }
                 }
+                // SAFETY: a string that ends in NUL; the descriptor is this block's own.
+                Operation::Open => unsafe {
+                    let fd = libc::open(file.as_ptr(), libc::O_RDONLY);
+                    if fd < 0 || libc::close(fd) != 0 {
+                        return Err(std::io::Error::last_os_error()).context("cannot open the file");
+                    }
+                },
                 // SAFETY: no arguments, no effect.
                 Operation::Getppid => unsafe {
                     libc::syscall(libc::SYS_getppid);

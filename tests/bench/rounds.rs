@@ -2,15 +2,17 @@
 //! labelled one. What the empty programs cost is the kernel's price of having a hook at all.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use agent_monitor::kernel::{Kernel, LoadOptions};
+use agent_monitor::policy::compile::sample_paths;
 use agent_monitor_common::label::LabelOrigin;
+use agent_monitor_common::path::{Right, Rights, decide_path};
 use agent_monitor_tests::bpf::{self, CgroupHook};
 use agent_monitor_tests::cgroup::Cgroup;
 use anyhow::{Context, Result};
 
-use crate::operations::{Operation, Peer, Worker};
+use crate::operations::{FILE, Operation, Peer, Worker};
 use crate::report::{Report, median};
 
 /// Rounds, unless the caller wants another number: in a virtual machine that counts instructions three are plenty.
@@ -29,7 +31,18 @@ network:
     - { cidr: 169.254.0.0/16, protocol: any }
   listen:
     - { ports: [3000-3999] }
+files:
+  read: ['/tmp/agent-monitor-benchmark/**', '/usr/**', '/lib*/**', '/etc/**', '/proc/**']
+  write: ['/dev/null']
+exec:
+  allow: ['/usr/**', '/lib*/**', '/bin/*']
 ";
+
+/// Globs about files and programs besides those.
+const GLOBS: usize = 300;
+
+/// Seed of the globs.
+const SEED: u64 = 7;
 
 /// What is compared with the monitor being off.
 const EMPTY: usize = 1;
@@ -44,6 +57,9 @@ pub fn run(report: &mut Report, rounds: usize) -> Result<()> {
     let cgroup = Cgroup::create("bench")?;
     let peer = Peer::start()?;
     let image = image()?;
+    let directory = Path::new(FILE).parent().context("the file has a directory")?;
+    fs::create_dir_all(directory)?;
+    fs::write(FILE, "x")?;
     let mut workers = Operation::ALL
         .into_iter()
         .map(|operation| Worker::start(operation, cgroup.path(), peer.port))
@@ -120,6 +136,8 @@ fn target(operation: Operation, condition: usize) -> Option<f64> {
         (Operation::Connect, UNLABELLED) => 1.05,
         (Operation::Connect, LABELLED) => 1.15,
         (Operation::Exec, UNLABELLED) => 1.03,
+        (Operation::Open, UNLABELLED) => 1.035,
+        (Operation::Open, LABELLED) => 1.40,
         (Operation::Getppid, UNLABELLED) => 1.01,
         (Operation::Send, UNLABELLED) => 1.05,
         (Operation::Send, LABELLED) => 1.20,
@@ -133,5 +151,23 @@ fn image() -> Result<Vec<u64>> {
     let loaded = agent_monitor::policy::load_profile(&file, &[]);
     fs::remove_file(&file)?;
     let loaded = loaded.map_err(|e| anyhow::anyhow!("{e}")).context("the bench profile is wrong")?;
-    Ok(agent_monitor::policy::compile::profile(&loaded.profile)?.words)
+    let mut profile = loaded.profile;
+    let globs = sample_paths::path_profile(GLOBS, sample_paths::Mix::of(GLOBS), SEED);
+    let (Some(files), Some(exec)) = (&mut profile.filesystem, &mut profile.exec) else {
+        anyhow::bail!("the bench profile has no sections about paths")
+    };
+    let (Some(more_files), Some(more_exec)) = (globs.filesystem, globs.exec) else {
+        anyhow::bail!("the sample has no sections about paths")
+    };
+    files.read.extend(more_files.read);
+    files.write.extend(more_files.write);
+    files.deny.extend(more_files.deny);
+    exec.allow.extend(more_exec.allow);
+    exec.deny.extend(more_exec.deny);
+    let image = agent_monitor::policy::compile::profile(&profile)?;
+    for (path, right) in [(FILE, Right::Read), ("/usr/bin/true", Right::Execute)] {
+        let decision = decide_path(&image, path.as_bytes(), right as Rights);
+        anyhow::ensure!(decision.allowed(), "{path} is to be measured and not granted");
+    }
+    Ok(image.words)
 }

@@ -10,7 +10,7 @@ use crate::setup::{self, Need};
 /// Measures what the monitor costs, as ratios in one run.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Only these parts: operations, decide, events; `rounds=N`: so many rounds of operations
+    /// Only these parts: operations, decide, files, events; `rounds=N`: so many rounds of operations
     parts: Vec<String>,
 }
 
