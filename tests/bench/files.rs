@@ -6,7 +6,7 @@ use std::time::Instant;
 use agent_monitor::kernel::{Kernel, LoadOptions};
 use agent_monitor::policy::compile::{self, sample_paths};
 use agent_monitor_common::automaton::{TERMINAL, step};
-use agent_monitor_common::image::{field, header};
+use agent_monitor_common::image::{Class, class};
 use agent_monitor_common::path::PATH_BATCH;
 use agent_monitor_tests::cgroup::Cgroup;
 use anyhow::Result;
@@ -43,7 +43,7 @@ pub fn run(report: &mut Report) -> Result<()> {
             .take(PATH_BATCH)
             .collect();
         // A walk ends where nothing that follows matters: what counts is the bytes that it reads.
-        let start = field(&image, header::START_PATH) as u32;
+        let start = Class::PLAIN.field(&image, class::START_PATH) as u32;
         let read = |path: &Vec<u8>| {
             let mut state = start;
             let walked = path.iter().take_while(|&&byte| {

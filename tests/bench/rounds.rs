@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use agent_monitor::kernel::{Kernel, LoadOptions};
 use agent_monitor::policy::compile::sample_paths;
+use agent_monitor_common::image::Class;
 use agent_monitor_common::label::LabelOrigin;
 use agent_monitor_common::path::{Right, Rights, decide_path};
 use agent_monitor_tests::bpf::{self, CgroupHook};
@@ -166,7 +167,7 @@ fn image() -> Result<Vec<u64>> {
     exec.deny.extend(more_exec.deny);
     let image = agent_monitor::policy::compile::profile(&profile)?;
     for (path, right) in [(FILE, Right::Read), ("/usr/bin/true", Right::Execute)] {
-        let decision = decide_path(&image, path.as_bytes(), right as Rights);
+        let decision = decide_path(&image, Class::PLAIN, path.as_bytes(), right as Rights);
         anyhow::ensure!(decision.allowed(), "{path} is to be measured and not granted");
     }
     Ok(image.words)
