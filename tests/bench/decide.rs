@@ -9,6 +9,7 @@ use agent_monitor::policy::ResolvedProfile;
 use agent_monitor::policy::compile::{self, sample};
 use agent_monitor_common::automaton::Words;
 use agent_monitor_common::decide::decide;
+use agent_monitor_common::image::Class;
 use agent_monitor_common::request::{Direction, NetRequest, PROBE_BATCH};
 use agent_monitor_tests::cgroup::Cgroup;
 use anyhow::{Context, Result};
@@ -105,7 +106,7 @@ fn words_read(image: &[u64], requests: &[NetRequest]) -> f64 {
     }
     let image = Counting(image, Cell::new(0));
     for request in requests {
-        decide(&image, *request);
+        decide(&image, Class::PLAIN, *request);
     }
     image.1.get() as f64 / requests.len() as f64
 }

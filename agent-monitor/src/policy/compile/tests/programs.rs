@@ -178,6 +178,7 @@ proptest! {
                 } else if granted(Right::Read, &lists[0])
                     && granted(Right::Write, &lists[1])
                     && granted(Right::Execute, &lists[3])
+                    && granted(Right::Connect, &[])
                 {
                     Decision::Allow
                 } else {
