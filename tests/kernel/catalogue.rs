@@ -125,7 +125,7 @@ const EXCEPTIONS: &[Exception] = &[
         "what is granted works: the attack is its counterpart",
     ),
     alone(
-        "L19_kernel_and_userspace_decide_alike",
+        "L19_kernel_and_userspace_",
         "compares three judges, and demands that they allow and deny often enough to differ",
     ),
 ];

@@ -101,7 +101,7 @@ pub fn tests_on(series: &str, faults: bool) -> Result<Vec<Report>> {
         filter: None,
         program: None,
         icount: false,
-        limit: 900,
+        limit: 1800,
         memory: "1G".to_owned(),
         processors: 2,
         append: String::new(),
