@@ -355,7 +355,7 @@ fn secret(lab: &mut Lab) -> Result<Completion> {
     fs::write(at("token"), "secret")?;
     let profile = format!(
         "{PROFILE}files:\n  read: ['/**']\n  write: ['/**']\n  deny:\n    - {{ path: {ROOT}/token, except: chosen }}\n\
-         exec:\n  allow: ['/**']\n  deny:\n    - {{ path: {ROOT}/barred, exe: plain }}\n"
+         exec:\n  allow: ['/**']\n  deny:\n    - {{ path: {ROOT}/barred, exe: {ROOT}/plain }}\n"
     );
     let monitor = lab.monitor()?;
     if !monitor.works("lsm/file_open") {

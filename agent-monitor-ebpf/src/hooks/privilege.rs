@@ -355,6 +355,15 @@ pub fn privilege_signal(ctx: LsmContext) -> i32 {
     if signal == 0 || !is_null::<3>(&ctx) {
         return 0;
     }
+    // A process that has ended lost its label and can't be harmed: whoever ends its children does not wait first.
+    // SAFETY: a trusted argument of the hook, and its signal struct.
+    let ended = unsafe {
+        let shared: *const c_void = typed(task, offset!(task_signal));
+        typed::<i32>(shared, offset!(signal_live)) == 0
+    };
+    if ended {
+        return 0;
+    }
     // SAFETY: a trusted argument of the hook.
     let (tgid, own) = unsafe { target(&subject, task) };
     let allowed = target_granted(&subject.policy.table, subject.policy.class, Privilege::Signal, own);
