@@ -221,15 +221,54 @@ struct Context {
 pub unsafe fn walk(scratch: *mut Scratch, mnt: u64, dentry: u64) -> Result<(), Site> {
     // SAFETY: the caller's promise.
     unsafe {
-        if fail::injected(Site::PathWalk) {
-            return Err(Site::PathWalk);
-        }
+        begin(scratch, mnt)?;
+        climb(scratch, dentry);
+        finish(scratch)
+    }
+}
+
+/// As [`walk`], of a `dentry` that the verifier knows as a number only: it was read by a helper.
+///
+/// # Safety
+/// `scratch` is the current task's; `mnt` and `dentry` were read from kernel structs.
+#[inline(always)]
+pub unsafe fn walk_address(scratch: *mut Scratch, mnt: u64, dentry: u64) -> Result<(), Site> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        begin(scratch, mnt)?;
+        (*scratch).dentry = dentry;
+        finish(scratch)
+    }
+}
+
+/// Starts a walk at the mount `mnt`.
+///
+/// # Safety
+/// As [`walk`].
+#[inline(always)]
+unsafe fn begin(scratch: *mut Scratch, mnt: u64) -> Result<(), Site> {
+    if fail::injected(Site::PathWalk) {
+        return Err(Site::PathWalk);
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
         (*scratch).start = CAP as u32;
         (*scratch).status = GOING;
         if !enter(scratch, mnt.wrapping_sub(offset!(mount_mnt) as u64)) {
             return Err(Site::KernelRead);
         }
-        climb(scratch, dentry);
+    }
+    Ok(())
+}
+
+/// Walks the rest by addresses, if there is any.
+///
+/// # Safety
+/// As [`walk`].
+#[inline(always)]
+unsafe fn finish(scratch: *mut Scratch) -> Result<(), Site> {
+    // SAFETY: the caller's promise.
+    unsafe {
         if (*scratch).status == GOING {
             let mut context = Context { scratch };
             bpf_loop(STEPS, step_callback as *const () as *mut c_void, (&raw mut context).cast(), 0);

@@ -94,7 +94,7 @@ unsafe fn name(s: *mut Scratch, sk: u64) -> Result<Option<Named>, Site> {
                 // Nothing is bound on a mount of the kernel's own.
                 Place::Internal => Err(Site::PathWalk),
                 Place::Mounted => {
-                    path::walk(s, mnt, dentry)?;
+                    path::walk_address(s, mnt, dentry)?;
                     let inode = read::<u64>(dentry.wrapping_add(offset!(dentry_inode) as u64))
                         .and_then(|inode| read::<u64>(inode.wrapping_add(offset!(inode_ino) as u64)))
                         .unwrap_or(0); // removed meanwhile
