@@ -119,6 +119,8 @@ wire_codes! {
         Mount = 10 "mount",
         /// The process that it is aimed at is none of the agent's.
         Outside = 11 "outside-agent",
+        /// It is the monitor's own: its process, programs, maps, files or addresses.
+        Protected = 12 "protected",
     }
 }
 

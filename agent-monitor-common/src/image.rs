@@ -124,7 +124,8 @@ pub struct Settings {
     pub mode: u8,
     /// [`DeniedErrno`] code.
     pub errno: u8,
-    /// [`HAS_SYSCALLS`], [`HAS_FILES`], [`HAS_EXEC`], [`HAS_PROGRAMS`], [`HAS_PRIVILEGES`], [`HAS_UNIX`].
+    /// [`HAS_SYSCALLS`], [`HAS_FILES`], [`HAS_EXEC`], [`HAS_PROGRAMS`], [`HAS_PRIVILEGES`], [`HAS_UNIX`],
+    /// [`HAS_PROTECTED`].
     pub flags: u8,
 }
 
@@ -140,6 +141,8 @@ pub const HAS_PROGRAMS: u8 = 8;
 pub const HAS_PRIVILEGES: u8 = 16;
 /// The profile has a `unix` section: connecting and sending to Unix sockets is judged.
 pub const HAS_UNIX: u8 = 32;
+/// The monitor's own objects are denied: writing is judged without a `files` section too, and then only by denials.
+pub const HAS_PROTECTED: u8 = 64;
 
 impl Settings {
     #[inline(always)]

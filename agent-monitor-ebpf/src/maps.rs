@@ -32,6 +32,10 @@ pub static AGENTS: HashMap<u32, AgentState, MAX_AGENTS> = HashMap::new();
 #[btf_map]
 pub static NEXT_AGENT: Array<u64, 1> = Array::new();
 
+/// The tgid of the monitor. Writer: the daemon at its start. Readers: the hooks that keep agents off it.
+#[btf_map]
+pub static MONITOR: Array<u64, 1> = Array::new();
+
 /// Image word of each profile slot and, in the last row, of the claims. Writer: the daemon, flipped last on install.
 #[btf_map]
 pub static PROFILES: Array<u64, PROFILE_ROWS> = Array::new();

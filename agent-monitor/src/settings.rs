@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::kernel::Pinning;
 use crate::policy::load::DEFAULT_DIRECTORIES;
+use crate::policy::protected::Protected;
 use crate::sink::jsonl::FileSettings;
 
 /// Where the daemon listens for `run`, `status` and the other commands.
@@ -96,6 +97,33 @@ impl Settings {
             rotate_bytes: self.events_rotate << 20,
             keep: self.events_keep,
         })
+    }
+
+    /// What no agent may touch, whatever its profile grants: everything that this daemon is made of and told by.
+    /// `cgroups`: where the hierarchy is mounted.
+    #[must_use]
+    pub fn protected(&self, cgroups: &Path) -> Protected {
+        let mut protected = Protected::default();
+        protected.path(self.pin_directory());
+        if let Ok(program) = std::env::current_exe() {
+            protected.path(&program);
+        }
+        self.bases.iter().chain([&self.profiles]).for_each(|directory| protected.path(directory));
+        for place in ["/etc", "/run", "/usr/lib", "/lib"] {
+            for what in ["agent-monitor.service", "agent-monitor.service.d", "agent-monitor.service.d/**"] {
+                protected.glob(format!("{place}/systemd/**/{what}"));
+            }
+        }
+        protected.path(&self.socket);
+        if !self.no_events_file {
+            protected.begins_with(&self.events);
+        }
+        // Who may move processes, freeze or kill a cgroup takes an agent out of the governed one, or ends the daemon.
+        protected.glob(format!("{}/**/cgroup.*", cgroups.display()));
+        if !self.no_metrics {
+            protected.address(self.metrics);
+        }
+        protected
     }
 
     /// Where to pin.

@@ -42,6 +42,7 @@ pub fn trials() -> Vec<Trial> {
         trial("detach_ends_the_daemon_and_leaves_nothing", detached),
         trial("uninstall_leaves_nothing_pinned", uninstalled),
         trial("without_a_bpf_file_system_it_starts_and_says_so", no_bpffs),
+        trial("N37_an_agent_is_kept_off_the_metrics_even_where_loopback_is_granted", metrics_refused),
         trial("N37_an_agent_is_refused_at_the_control_socket_of_an_adopting_daemon", refused_after_adoption),
     ]
 }
@@ -532,5 +533,26 @@ fn refused_after_adoption() -> Result<()> {
     let said = agent.line()?;
     ensure!(said == "77", "its status: {said}");
     ensure!(daemon.ask(&["status"])?.status.success(), "the twin: the same command without a label");
+    Ok(())
+}
+
+fn metrics_refused() -> Result<()> {
+    Server::on(DENIED)?;
+    let granting = "version: 1\nname: tester\nmode: enforce\nnetwork:\n  allow:\n    - { cidr: 127.0.0.0/8, protocol: any }\n    - { cidr: 0.0.0.0/8, protocol: any }\n    - { cidr: '::/0', protocol: any }\n";
+    let daemon = Daemon::start(granting)?;
+    ensure!(daemon.agent(&["connect", DENIED])? == "connected", "loopback is granted");
+    ensure!(daemon.page("/healthz")?.contains("ok"), "the twin: whoever is no agent reads them");
+    for address in ["127.0.0.1:9761", "0.0.0.0:9761", "[::ffff:127.0.0.1]:9761"] {
+        ensure!(daemon.agent(&["connect", address])? == unreachable(), "{address}");
+    }
+    let denial = daemon.event("the denial", |event| event["network"]["port"] == 9761)?;
+    ensure!(denial["verdict"]["reason"] == "protected" && denial["verdict"]["effect"] == "deny", "{denial}");
+    ensure!(denial["verdict"]["rule"] == "monitor:protected", "{denial}");
+    let status = daemon.status()?;
+    let protected: Vec<_> =
+        status["protected"].as_array().context("protected")?.iter().filter_map(Value::as_str).collect();
+    for wanted in ["127.0.0.1:9761", daemon.path("control.sock").canonicalize()?.to_str().context("path")?] {
+        ensure!(protected.contains(&wanted), "{wanted}: {protected:?}");
+    }
     Ok(())
 }

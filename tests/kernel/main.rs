@@ -29,6 +29,7 @@ mod objects;
 mod privileges;
 mod process;
 mod programs;
+mod protected;
 mod shared;
 mod sockets;
 mod source_routing;
@@ -95,6 +96,7 @@ fn trials() -> Vec<Trial> {
         objects::trials(),
         survival::trials(),
         unix::trials(),
+        protected::trials(),
     ];
     trials.extend(others.into_iter().flatten());
     trials.extend(catalogue::trials(&trials));

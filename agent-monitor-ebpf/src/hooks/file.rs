@@ -9,7 +9,7 @@ use agent_monitor_common::automaton::accept;
 use agent_monitor_common::counters::{Domain, Effect, Mode, Site};
 use agent_monitor_common::decide::{Decision, forget};
 use agent_monitor_common::event::{FileBody, Header, Hook, Kind, PATH_BYTES, Reason};
-use agent_monitor_common::image::{HAS_EXEC, HAS_FILES, class};
+use agent_monitor_common::image::{HAS_EXEC, HAS_FILES, HAS_PROTECTED, class};
 use agent_monitor_common::label::Label;
 use agent_monitor_common::path::{DENIED_BELOW, Right, Rights, decide_answer, directory_answer, move_denied};
 use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_get_current_uid_gid};
@@ -18,6 +18,7 @@ use aya_ebpf::programs::LsmContext;
 use core::ffi::c_void;
 
 use super::lsm::{before, literal};
+use super::protect::protects;
 use crate::activity;
 use crate::emit::{self, Outcome};
 use crate::fail;
@@ -175,7 +176,7 @@ pub fn known(domain: Domain, sections: u8) -> Entry {
 /// [`enter`] for the sections that speak of paths.
 #[inline(always)]
 pub fn enter_paths<const N: usize>(ctx: &LsmContext) -> Entry {
-    enter::<N>(ctx, Domain::File, HAS_FILES | HAS_EXEC)
+    enter::<N>(ctx, Domain::File, HAS_FILES | HAS_EXEC | HAS_PROTECTED)
 }
 
 /// What came of a judgement.
@@ -194,6 +195,9 @@ fn judged(policy: &Policy, needed: Rights) -> Rights {
     let mut judged = 0;
     if policy.flags & HAS_FILES != 0 {
         judged |= READ | WRITE;
+    } else if protects(policy) {
+        // Of the monitor's own objects, and of nothing else.
+        judged |= WRITE;
     }
     if policy.flags & HAS_EXEC != 0 {
         judged |= EXECUTE;
@@ -272,9 +276,16 @@ unsafe fn judge(
                     } else {
                         accept(&policy.table, state)
                     };
-                    match decide_answer(forget(answer), needed) {
+                    let answer = forget(answer);
+                    // What no rule speaks of is free where there is no `files` section.
+                    let free = policy.flags & HAS_FILES == 0;
+                    let by_default = if free { needed & !WRITE } else { needed };
+                    match decide_answer(answer, needed) {
                         Decision::Allow => (ALLOWED, Some(state)),
                         Decision::DenyRule => (Reason::Rule.code(), Some(state)),
+                        Decision::DenyDefault if decide_answer(answer, by_default).allowed() => {
+                            return Judged { deny: false, state: Some(state) };
+                        }
                         Decision::DenyDefault => (Reason::Default.code(), Some(state)),
                     }
                 }

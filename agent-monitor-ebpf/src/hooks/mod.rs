@@ -12,5 +12,6 @@ mod network;
 mod privilege;
 mod probe;
 mod process;
+mod protect;
 mod syscall;
 mod unix;

@@ -1,16 +1,20 @@
 //! Mounts, where the kernel runs BPF LSM programs: rules about files speak of paths, and who may mount decides what
 //! lies at a path. So a process whose profile has rules about paths changes no mount, in any namespace and whatever is
-//! granted; without such rules mounts are a privilege like any other.
+//! granted; without such rules mounts are a privilege like any other. A profile that speaks of neither leaves them to
+//! whoever is not root: root's mounts could put another file in the place of the monitor's.
 
 use agent_monitor_common::counters::{Domain, Effect, Mode};
 use agent_monitor_common::event::{Hook, Reason};
-use agent_monitor_common::image::{HAS_EXEC, HAS_FILES, HAS_PRIVILEGES, HAS_PROGRAMS, HAS_UNIX};
+use agent_monitor_common::image::{
+    HAS_EXEC, HAS_FILES, HAS_PRIVILEGES, HAS_PROGRAMS, HAS_PROTECTED, HAS_UNIX,
+};
 use agent_monitor_common::privilege::{Privilege, granted};
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
 
 use super::file::{Entry, enter};
 use super::privilege::{self, Asked};
+use super::protect::is_root;
 use crate::emit::{self, Outcome};
 
 const EPERM: u16 = 1;
@@ -23,11 +27,15 @@ macro_rules! mount_hook {
         $(#[$doc])*
         #[lsm(hook = $hook)]
         pub fn $name(ctx: LsmContext) -> i32 {
-            let subject = match enter::<$arguments>(&ctx, Domain::File, PATHS | HAS_PRIVILEGES) {
+            let subject = match enter::<$arguments>(&ctx, Domain::File, PATHS | HAS_PRIVILEGES | HAS_PROTECTED) {
                 Entry::Settled(verdict) => return verdict,
                 Entry::Judge(subject) => subject,
             };
-            if subject.policy.flags & PATHS == 0 {
+            let flags = subject.policy.flags;
+            if flags & (PATHS | HAS_PRIVILEGES) == 0 && !is_root() {
+                return 0;
+            }
+            if flags & PATHS == 0 && flags & HAS_PRIVILEGES != 0 {
                 let allowed = granted(&subject.policy.table, subject.policy.class, Privilege::Mount);
                 return privilege::judge(&subject, Hook::$code, allowed, Asked::plain(Privilege::Mount, 0));
             }

@@ -6,7 +6,7 @@
 
 use agent_monitor_common::counters::{Domain, Effect, Mode};
 use agent_monitor_common::event::{Hook, Kind, PrivilegeBody, Reason};
-use agent_monitor_common::image::HAS_PRIVILEGES;
+use agent_monitor_common::image::{HAS_PRIVILEGES, HAS_PROTECTED};
 use agent_monitor_common::privilege::{Privilege, capability_granted, granted, target_granted};
 use aya_ebpf::helpers::bpf_get_current_uid_gid;
 use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_get_current_task_btf};
@@ -16,6 +16,7 @@ use core::ffi::c_void;
 
 use super::file::{Entry, Subject, enter};
 use super::lsm::is_null;
+use super::protect::{is_monitor, protects, reaches_others};
 use crate::emit::{self, Outcome, Record};
 use crate::kernel::{offset, typed};
 use crate::maps::REPORTED;
@@ -308,6 +309,24 @@ fn aimed(privilege: Privilege, number: u32, target: u32, own: bool) -> Asked {
     Asked { privilege, number, target, reason, quiet: false }
 }
 
+/// The verdict where the target is the monitor, or where the profile says nothing of privileges.
+#[inline(always)]
+fn aimed_at_monitor(
+    subject: &Subject,
+    hook: Hook,
+    privilege: Privilege,
+    number: u32,
+    tgid: u32,
+    own: bool,
+) -> Option<i32> {
+    if protects(&subject.policy) && !own && is_monitor(tgid) {
+        let mut asked = Asked { privilege, number, target: tgid, reason: Reason::Protected, quiet: false };
+        asked.quiet = matches!(privilege, Privilege::Ptrace) && number & PTRACE_NOAUDIT != 0;
+        return Some(judge(subject, hook, false, asked));
+    }
+    if subject.policy.flags & HAS_PRIVILEGES == 0 { Some(0) } else { None }
+}
+
 /// `PTRACE_MODE_NOAUDIT` (include/linux/ptrace.h): `ps` reads every process' state and is content without the rest.
 const PTRACE_NOAUDIT: u32 = 4;
 
@@ -315,7 +334,7 @@ const PTRACE_NOAUDIT: u32 = 4;
 /// `/proc/PID/{mem,environ,maps,fd,root,ns,…}`. A process' threads are not asked about.
 #[lsm(hook = "ptrace_access_check")]
 pub fn privilege_ptrace(ctx: LsmContext) -> i32 {
-    let subject = match enter_privileges::<2>(&ctx) {
+    let subject = match enter::<2>(&ctx, Domain::Privilege, HAS_PRIVILEGES | HAS_PROTECTED) {
         Entry::Settled(verdict) => return verdict,
         Entry::Judge(subject) => subject,
     };
@@ -323,6 +342,11 @@ pub fn privilege_ptrace(ctx: LsmContext) -> i32 {
     let mode: u32 = ctx.arg(1);
     // SAFETY: a trusted argument of the hook.
     let (tgid, own) = unsafe { target(&subject, child) };
+    if let Some(verdict) =
+        aimed_at_monitor(&subject, Hook::LsmPtraceAccessCheck, Privilege::Ptrace, mode, tgid, own)
+    {
+        return verdict;
+    }
     let allowed = target_granted(&subject.policy.table, subject.policy.class, Privilege::Ptrace, own);
     let mut asked = aimed(Privilege::Ptrace, mode, tgid, own);
     asked.quiet = mode & PTRACE_NOAUDIT != 0;
@@ -345,7 +369,7 @@ pub fn privilege_traceme(ctx: LsmContext) -> i32 {
 /// that a process sends; the kernel's own are not asked about. `cred`: sent for another (USB), not by the current one.
 #[lsm(hook = "task_kill")]
 pub fn privilege_signal(ctx: LsmContext) -> i32 {
-    let subject = match enter_privileges::<4>(&ctx) {
+    let subject = match enter::<4>(&ctx, Domain::Privilege, HAS_PRIVILEGES | HAS_PROTECTED) {
         Entry::Settled(verdict) => return verdict,
         Entry::Judge(subject) => subject,
     };
@@ -366,6 +390,11 @@ pub fn privilege_signal(ctx: LsmContext) -> i32 {
     }
     // SAFETY: a trusted argument of the hook.
     let (tgid, own) = unsafe { target(&subject, task) };
+    if let Some(verdict) =
+        aimed_at_monitor(&subject, Hook::LsmTaskKill, Privilege::Signal, signal as u32, tgid, own)
+    {
+        return verdict;
+    }
     let allowed = target_granted(&subject.policy.table, subject.policy.class, Privilege::Signal, own);
     judge(&subject, Hook::LsmTaskKill, allowed, aimed(Privilege::Signal, signal as u32, tgid, own))
 }
@@ -415,29 +444,35 @@ content_hook!(
 /// The subject of a hook whose arguments have grown, so that no fixed place holds the verdict of the program before it.
 /// None is lost: the trampoline calls no further program behind one that denied.
 #[inline(always)]
-fn enter_grown() -> Entry {
+fn enter_grown(sections: u8) -> Entry {
     if !has_bit(current_tgid()) {
         return Entry::Settled(0);
     }
-    super::file::known(Domain::Privilege, HAS_PRIVILEGES)
+    super::file::known(Domain::Privilege, sections)
 }
 
 /// `int bpf(int cmd, union bpf_attr *attr, unsigned int size)`; from 6.15 with a fourth argument.
 #[lsm(hook = "bpf")]
 pub fn privilege_bpf(ctx: LsmContext) -> i32 {
-    let subject = match enter_grown() {
+    let subject = match enter_grown(HAS_PRIVILEGES | HAS_PROTECTED) {
         Entry::Settled(verdict) => return verdict,
         Entry::Judge(subject) => subject,
     };
     let command: i32 = ctx.arg(0);
-    let allowed = granted(&subject.policy.table, subject.policy.class, Privilege::Bpf);
-    judge(&subject, Hook::LsmBpf, allowed, Asked::plain(Privilege::Bpf, command as u32))
+    let mut asked = Asked::plain(Privilege::Bpf, command as u32);
+    let judged = subject.policy.flags & HAS_PRIVILEGES != 0;
+    let mut allowed = judged && granted(&subject.policy.table, subject.policy.class, Privilege::Bpf);
+    if protects(&subject.policy) && (!judged || allowed && reaches_others(command as u32)) {
+        allowed = false;
+        asked.reason = Reason::Protected;
+    }
+    judge(&subject, Hook::LsmBpf, allowed, asked)
 }
 
 /// `int perf_event_open(struct perf_event_attr *attr, int type)`; later kernels pass the type alone.
 #[lsm(hook = "perf_event_open")]
 pub fn privilege_perf(_ctx: LsmContext) -> i32 {
-    let subject = match enter_grown() {
+    let subject = match enter_grown(HAS_PRIVILEGES) {
         Entry::Settled(verdict) => return verdict,
         Entry::Judge(subject) => subject,
     };

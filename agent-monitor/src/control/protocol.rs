@@ -211,6 +211,9 @@ pub struct Status {
     pub cgroup: String,
     pub events_file: Option<String>,
     pub metrics: Option<String>,
+    /// What no agent may write or call, whatever its profile grants.
+    #[serde(default)]
+    pub protected: Vec<String>,
     pub profiles: Vec<ProfileStatus>,
     pub agents: Vec<AgentStatus>,
     pub posture: Vec<MechanismStatus>,

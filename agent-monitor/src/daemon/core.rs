@@ -21,6 +21,7 @@ use crate::event::generations::Generations;
 use crate::event::model::{Agent, EventType, Id};
 use crate::kernel::{AgentNote, Kernel};
 use crate::metrics::Metrics;
+use crate::policy::protected::Protected;
 use crate::settings::Settings;
 use crate::sink::follow::Followers;
 use crate::sink::jsonl::FileCounts;
@@ -52,6 +53,8 @@ pub struct Core {
     /// A client asked the daemon to end.
     pub stop: Notify,
     pub totals: Totals,
+    /// What is laid under every profile.
+    pub protected: Protected,
     /// Agents' cgroups that were still busy when their agent ended.
     pub leftover: Mutex<Vec<PathBuf>>,
     /// Claimed cgroups that have an agent, by directory.

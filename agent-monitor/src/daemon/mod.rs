@@ -138,7 +138,13 @@ pub async fn run(mut settings: Settings, shutdown: impl Future<Output = ()>) -> 
     let control = server::listen_at(&socket, settings.control_gid)
         .map_err(DaemonError::io(format!("control socket {}", socket.display())))?;
     let started = match metrics_listener(&settings).await {
-        Ok(metrics) => start(settings, directory, began).map(|started| (metrics, started)),
+        Ok(metrics) => {
+            // The port that the kernel chose, where it was to choose: agents are kept off it.
+            if let Some(address) = metrics.as_ref().and_then(|listener| listener.local_addr().ok()) {
+                settings.metrics = address;
+            }
+            start(settings, directory, began).map(|started| (metrics, started))
+        }
         Err(error) => Err(error),
     };
     let (metrics, Started { core, notices, threads }) = started.inspect_err(|_| {
@@ -260,6 +266,7 @@ fn start(settings: Settings, directory: Directory, began: Instant) -> Result<Sta
     let (notice, notices) = unbounded_channel();
     let injector = Injector::new().map_err(DaemonError::io("an eventfd can't be made"))?;
     let core = Arc::new(Core {
+        protected: settings.protected(&mount),
         mount,
         governed,
         registry,

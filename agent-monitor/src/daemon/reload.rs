@@ -99,7 +99,8 @@ impl Core {
     }
 
     /// Compiles one profile and swaps its image.
-    fn install(&self, table: &mut Table, profile: ResolvedProfile) -> ReloadedProfile {
+    fn install(&self, table: &mut Table, mut profile: ResolvedProfile) -> ReloadedProfile {
+        profile.protect(&self.protected);
         let name = profile.name.clone();
         let gaps = self.kernel().posture().missing_for(&profile);
         if !gaps.is_empty() && !self.settings.allow_degraded {

@@ -64,6 +64,7 @@ impl Core {
             cgroup: self.governed.display().to_string(),
             events_file: self.settings.event_file().map(|file| file.path.display().to_string()),
             metrics: self.metrics_address.get().map(ToString::to_string),
+            protected: self.protected.describe().collect(),
             profiles: profiles.collect(),
             agents: agents.collect(),
             posture,

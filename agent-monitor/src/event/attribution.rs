@@ -76,7 +76,8 @@ impl Question {
             | Reason::Anonymous
             | Reason::DeniedBelow
             | Reason::Mount
-            | Reason::Outside => None,
+            | Reason::Outside
+            | Reason::Protected => None,
         }
     }
 

@@ -31,6 +31,7 @@ use super::model::{
 use super::process::Processes;
 use super::words::{errno_name, mechanism, signal_name};
 use crate::agent::registry::{AgentInfo, Registry};
+use crate::policy::protected::MONITOR;
 use crate::policy::{capabilities, syscalls};
 
 /// Agents remembered here so that most events ask the shared registry nothing.
@@ -180,7 +181,12 @@ impl Enricher {
             }
             Body::Exit(body) => event.exit = Some(exit(body.code, body.last != 0)),
         }
-        event.verdict = reason.map(|reason| Verdict {
+        let by_monitor = |reason| match &this.decided_by {
+            // The kernel knows a rule; whose it is shows here.
+            Some(by) if by.rule == MONITOR => Reason::Protected.name(),
+            _ => reason,
+        };
+        event.verdict = reason.map(by_monitor).map(|reason| Verdict {
             effect: VerdictEffect::of(record.effect, record.mode),
             mode: record.mode.name().into(),
             errno: errno_name(header.errno),

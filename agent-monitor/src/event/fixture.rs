@@ -55,6 +55,7 @@ pub(crate) fn profile(name: &str) -> Arc<ResolvedProfile> {
         exec: None,
         unix: None,
         privileges: None,
+        protected: Default::default(),
         homes: Vec::new(),
         syscalls: vec![SyscallRule {
             id: format!("{name}:syscalls.watch[0]"),

@@ -31,6 +31,7 @@ pub struct Maps {
     pub agents: HashMap<MapData, u32, AgentPod>,
     pub profiles: Array<MapData, u64>,
     pub next_agent: Array<MapData, u64>,
+    pub monitor: Array<MapData, u64>,
     pub images: MapData,
     pub label_bits: MapData,
     pub attach: Array<MapData, AttachPod>,

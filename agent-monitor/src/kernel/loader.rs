@@ -243,6 +243,7 @@ impl Kernel {
         if let Some(old) = replaced {
             transfer::take_over(&mut kernel, &old)?;
         }
+        kernel.maps.monitor.set(0, u64::from(std::process::id()), 0)?;
         kernel.learn_generations()?;
         Ok(kernel)
     }
@@ -353,6 +354,7 @@ fn take_maps(object: &mut Ebpf) -> Result<(Maps, [Option<RingReader>; 2]), LoadE
         agents: take(object, "AGENTS")?.try_into()?,
         profiles: take(object, "PROFILES")?.try_into()?,
         next_agent: take(object, "NEXT_AGENT")?.try_into()?,
+        monitor: take(object, "MONITOR")?.try_into()?,
         images: data(object, "IMAGES")?,
         label_bits: data(object, "LABEL_BITS")?,
         attach: take(object, "ATTACH")?.try_into()?,

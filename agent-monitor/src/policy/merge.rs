@@ -163,6 +163,7 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
         exec,
         unix,
         privileges,
+        protected: Default::default(),
         homes: homes::of_host(),
         syscalls: one_rule_per_call(chain),
     };

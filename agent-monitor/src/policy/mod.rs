@@ -22,6 +22,7 @@ pub mod naive;
 mod overlap;
 mod path_overlap;
 pub mod programs;
+pub mod protected;
 mod reader;
 pub mod resolved;
 pub mod schema;

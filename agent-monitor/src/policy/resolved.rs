@@ -15,6 +15,7 @@ use agent_monitor_common::path::Rights;
 use ipnet::IpNet;
 
 use super::programs::{Condition, Programs};
+use super::protected::Protected;
 use super::sockets::SocketKinds;
 
 /// A place in a profile file; line and column count from 1, columns in
@@ -28,6 +29,10 @@ pub struct Source {
 
 impl fmt::Display for Source {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line == 0 {
+            // Written nowhere: a rule of the monitor's own.
+            return write!(out, "{}", self.file.display());
+        }
         write!(out, "{}:{}", self.file.display(), self.line)
     }
 }
@@ -408,6 +413,8 @@ pub struct ResolvedProfile {
     pub unix: Option<UnixPolicy>,
     /// `None`: the profile does not speak about privileges, so none is judged.
     pub privileges: Option<PrivilegesPolicy>,
+    /// What belongs to the monitor; empty until the daemon lays it under the profile.
+    pub protected: Protected,
     /// The homes of the host's users when the profile was loaded: what `~` stands for in the path rules.
     pub homes: Vec<PathBuf>,
     /// At most one rule per system call, sorted by number; `kill` wins.

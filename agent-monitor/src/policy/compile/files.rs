@@ -62,7 +62,8 @@ fn lists(profile: &ResolvedProfile) -> impl Iterator<Item = (&[PathRule], Says)>
             (unix.deny.as_slice(), denies(Right::Connect as Rights)),
         ]
     });
-    files.chain(exec).chain(unix)
+    let protected = [(profile.protected.paths.as_slice(), denies(Right::Write as Rights))];
+    files.chain(exec).chain(unix).chain(protected)
 }
 
 /// Which path rules, in the order of [`lists`], hold for a program. Where two classes agree, so do their automata.

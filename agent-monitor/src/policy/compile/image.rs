@@ -6,8 +6,8 @@
 use agent_monitor_common::automaton::{TERMINAL, Words};
 use agent_monitor_common::counters;
 use agent_monitor_common::image::{
-    Class, DeniedErrno, HAS_EXEC, HAS_FILES, HAS_PRIVILEGES, HAS_PROGRAMS, HAS_SYSCALLS, HAS_UNIX, MAGIC,
-    MAX_CLASSES, Settings, class, header,
+    Class, DeniedErrno, HAS_EXEC, HAS_FILES, HAS_PRIVILEGES, HAS_PROGRAMS, HAS_PROTECTED, HAS_SYSCALLS,
+    HAS_UNIX, MAGIC, MAX_CLASSES, Settings, class, header,
 };
 use agent_monitor_common::privilege::{
     CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SETIDS, PTRACE_OWN, Privilege,
@@ -97,6 +97,7 @@ pub(super) fn settings(profile: &ResolvedProfile) -> u64 {
         (profile.unix.is_some(), HAS_UNIX),
         (profile.privileges.is_some(), HAS_PRIVILEGES),
         (programs::conditions(profile).any(|(condition, ..)| !condition.is_any()), HAS_PROGRAMS),
+        (!profile.protected.paths.is_empty(), HAS_PROTECTED),
     ];
     let flags = flags.into_iter().filter(|(has, _)| *has).fold(0, |all, (_, flag)| all | flag);
     Settings { mode: mode.code(), errno: errno.code(), flags }.to_word()

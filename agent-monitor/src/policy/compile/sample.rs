@@ -62,6 +62,7 @@ pub fn network_profile(rules: usize, seed: u64) -> ResolvedProfile {
         exec: None,
         unix: None,
         privileges: None,
+        protected: Default::default(),
         homes: Vec::new(),
         syscalls: Vec::new(),
     }
