@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use agent_monitor_tests::bpf::{CONNECT4, attached, lookup, open_pin, program_id, update};
+use agent_monitor_tests::bpf::{CONNECT4, CgroupHook, attached, lookup, open_pin, program_id, update};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
@@ -314,7 +314,7 @@ fn replaced() -> Result<()> {
             && programs_after.iter().all(|(name, id)| programs_before[name] != *id),
         "{programs_before:?} {programs_after:?}"
     );
-    ensure!(attached(&daemon.cgroup, CONNECT4)?.len() == 1, "the old programs are still attached");
+    attached_come_to(&daemon, CONNECT4, 1)?;
     let after = daemon.status()?;
     for same in ["id", "profile", "origin", "root", "processes"] {
         for agent in 0..3 {
@@ -353,6 +353,7 @@ fn incompatible() -> Result<()> {
     ensure!(connects(&mut agent)? == unreachable());
     // The twin, and the way out.
     ensure!(daemon.command(&["--detach"])?.output()?.status.success());
+    attached_come_to(&daemon, CONNECT4, 0)?;
     ensure!(connects(&mut agent)? == "connected");
     daemon.launch()
 }
@@ -395,7 +396,7 @@ fn failed_start() -> Result<()> {
     ensure!(output.status.code() == Some(1), "{output:?}");
     let left = sets(&daemon)?;
     ensure!(left.is_empty(), "{left:?} are left");
-    ensure!(attached(&daemon.cgroup, CONNECT4)?.is_empty());
+    attached_come_to(&daemon, CONNECT4, 0)?;
     Ok(())
 }
 
@@ -440,9 +441,16 @@ fn nothing_left(daemon: &Daemon) -> Result<()> {
     ensure!(!pins.exists(), "{} is left: {:?}", pins.display(), fs::read_dir(&pins).map(Iterator::count));
     ensure!(!fs::read_to_string("/proc/self/mountinfo")?.contains(pins.to_str().context("path")?));
     for hook in [CONNECT4, agent_monitor_tests::bpf::EGRESS, agent_monitor_tests::bpf::SOCK_CREATE] {
-        ensure!(attached(&daemon.cgroup, hook)?.is_empty(), "a program is attached");
+        attached_come_to(daemon, hook, 0)?;
     }
     Ok(())
+}
+
+/// The kernel takes a link off some time after its pin was removed: it waits for whoever may still read the file.
+fn attached_come_to(daemon: &Daemon, hook: CgroupHook, programs: usize) -> Result<()> {
+    wait(&format!("{programs} programs are attached"), || {
+        Ok((attached(&daemon.cgroup, hook)?.len() == programs).then_some(()))
+    })
 }
 
 /// Programs with these ids go when their last holder has gone.

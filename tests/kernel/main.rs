@@ -23,6 +23,7 @@ mod kernel_maps;
 mod lab;
 mod landlock;
 mod listen;
+mod loading;
 mod lost;
 mod network_out;
 mod objects;
@@ -82,6 +83,7 @@ fn trials() -> Vec<Trial> {
         inherited::trials(),
         shared::trials(),
         listen::trials(),
+        loading::trials(),
         lost::trials(),
         process::trials(),
         claims::trials(),

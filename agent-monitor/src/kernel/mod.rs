@@ -22,7 +22,7 @@ mod path_probe;
 mod pins;
 mod posture;
 mod probe;
-mod programs;
+pub mod programs;
 mod rings;
 mod survival;
 mod syscalls;
