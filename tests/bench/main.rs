@@ -15,6 +15,8 @@ mod storm;
 
 use anyhow::Result;
 
+use crate::operations::Operation;
+
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     if let [first, rest @ ..] = arguments.as_slice()
@@ -38,8 +40,14 @@ fn main() -> Result<()> {
     };
     let wanted = |name: &str| arguments.is_empty() || arguments.iter().any(|a| name.contains(a.as_str()));
     let mut report = report::Report::default();
-    if wanted("operations") {
-        rounds::run(&mut report, rounds)?;
+    let operations: Vec<Operation> = Operation::ALL
+        .into_iter()
+        .filter(|operation| {
+            wanted("operations") || arguments.iter().any(|a| operation.name().contains(a.as_str()))
+        })
+        .collect();
+    if !operations.is_empty() {
+        rounds::run(&mut report, &operations, rounds)?;
     }
     if wanted("decide") {
         decide::run(&mut report)?;

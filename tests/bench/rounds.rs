@@ -53,7 +53,7 @@ const LABELLED: usize = 3;
 /// Hooks of a connect or a datagram, for the programs that do nothing.
 const HOOKS: [CgroupHook; 4] = [bpf::CONNECT4, bpf::SENDMSG4, bpf::SOCK_CREATE, bpf::EGRESS];
 
-pub fn run(report: &mut Report, rounds: usize) -> Result<()> {
+pub fn run(report: &mut Report, operations: &[Operation], rounds: usize) -> Result<()> {
     eprintln!("operations, {rounds} rounds");
     let cgroup = Cgroup::create("bench")?;
     let peer = Peer::start()?;
@@ -61,14 +61,14 @@ pub fn run(report: &mut Report, rounds: usize) -> Result<()> {
     let directory = Path::new(FILE).parent().context("the file has a directory")?;
     fs::create_dir_all(directory)?;
     fs::write(FILE, "x")?;
-    let mut workers = Operation::ALL
-        .into_iter()
-        .map(|operation| Worker::start(operation, cgroup.path(), peer.port))
+    let mut workers = operations
+        .iter()
+        .map(|&operation| Worker::start(operation, cgroup.path(), peer.port))
         .collect::<Result<Vec<_>>>()?;
     // An agent lives all the while, so that its label makes the hooks work.
     let resident = Worker::start(Operation::Getppid, cgroup.path(), peer.port)?;
     // [operation][condition][round]
-    let mut times = vec![[const { Vec::new() }; 4]; Operation::ALL.len()];
+    let mut times = vec![[const { Vec::new() }; 4]; operations.len()];
     let mut off = turns(&mut workers)?;
     for round in 0..rounds {
         eprint!("  round {} of {rounds}\r", round + 1);
@@ -104,7 +104,7 @@ pub fn run(report: &mut Report, rounds: usize) -> Result<()> {
         worker.finish()?;
     }
     resident.finish()?;
-    for (i, operation) in Operation::ALL.into_iter().enumerate() {
+    for (i, &operation) in operations.iter().enumerate() {
         let base = median(&mut times[i][0].clone()).middle;
         report.info(format!("{}, monitor off", operation.name()), base, " ns", String::new());
         for (condition, who) in
