@@ -121,6 +121,8 @@ wire_codes! {
         Outside = 11 "outside-agent",
         /// It is the monitor's own: its process, programs, maps, files or addresses.
         Protected = 12 "protected",
+        /// A rule denies the object by another of its names, or whatever lies in its directory by another name of that.
+        OtherName = 13 "other-name",
     }
 }
 

@@ -85,6 +85,9 @@ layout! {
     file_flags = "file": "f_flags" required;
     file_mode = "file": "f_mode" required;
     inode_ino = "inode": "i_ino" required;
+    inode_sb = "inode": "i_sb" required;
+    inode_generation = "inode": "i_generation" required;
+    sb_dev = "super_block": "s_dev" required;
     inode_mode = "inode": "i_mode" required;
     /// 0 before 6.9, then 1 (behind the mount's id map).
     inode_setattr_dentry = "bpf_lsm_inode_setattr()": "dentry" optional;

@@ -17,6 +17,7 @@ pub mod event;
 pub mod image;
 pub mod label;
 pub mod layout;
+pub mod mark;
 pub mod path;
 pub mod privilege;
 pub mod request;

@@ -41,7 +41,7 @@ pub type Rights = u32;
 /// All rights.
 pub const ALL_RIGHTS: Rights = 0b1111;
 /// Where the denied rights begin in an answer.
-const DENIED_SHIFT: u32 = 4;
+pub const DENIED_SHIFT: u32 = 4;
 /// In an answer: a rule denies something that lies, or could lie, below this directory.
 pub const DENIED_BELOW: u32 = 1 << 8;
 

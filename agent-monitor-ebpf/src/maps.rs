@@ -5,8 +5,9 @@
 use agent_monitor_common::activity::{MAX_USED, UsedKey};
 use agent_monitor_common::agent::{AgentState, AttachRequest, MAX_AGENTS};
 use agent_monitor_common::counters::{DECISIONS, RingCounters, Site};
-use agent_monitor_common::image::{IMAGE_SLOTS, IMAGE_WORDS, PROFILE_ROWS};
+use agent_monitor_common::image::{IMAGE_SLOTS, IMAGE_WORDS, MAX_PROFILES, PROFILE_ROWS};
 use agent_monitor_common::label::{BITMAP_WORDS, Label, MAX_LABELS, SocketLabel};
+use agent_monitor_common::mark::{MAX_MARKS, Mark, MarkKey};
 use agent_monitor_common::path::{PATH_BATCH, PathAnswer};
 use agent_monitor_common::request::{PROBE_BATCH, ProbeRequest};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf};
@@ -76,6 +77,16 @@ pub struct Reported {
 /// lives as long as its task.
 #[btf_map]
 pub static WRITES: TaskStorage<u64> = TaskStorage::new();
+
+/// Objects that are denied by what they are. Writer: the daemon, before an image is put in force; it removes those of
+/// older images after.
+#[btf_map]
+pub static MARKS: HashMap<MarkKey, Mark, MAX_MARKS> = HashMap::new();
+
+/// Number of marks of each profile slot: without any, nobody looks. Writer: the daemon, after it added marks and after
+/// it removed them.
+#[btf_map]
+pub static MARKED: Array<u32, MAX_PROFILES> = Array::new();
 
 /// Denials, would-denials and listed system calls. Reader: the daemon.
 #[btf_map]

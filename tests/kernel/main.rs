@@ -25,6 +25,7 @@ mod landlock;
 mod listen;
 mod loading;
 mod lost;
+mod marks;
 mod network_out;
 mod objects;
 mod privileges;
@@ -96,6 +97,7 @@ fn trials() -> Vec<Trial> {
         landlock::trials(),
         programs::trials(),
         objects::trials(),
+        marks::trials(),
         survival::trials(),
         unix::trials(),
         protected::trials(),

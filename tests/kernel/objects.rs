@@ -31,7 +31,7 @@ const ACL_BYTES: [u8; 28] = [
 const SET_FLAGS: libc::c_ulong = 0x4008_6602;
 const NODUMP: u32 = 0x40;
 
-fn set_xattr(path: &str, name: &CStr, value: &[u8]) -> Attempt {
+pub fn set_xattr(path: &str, name: &CStr, value: &[u8]) -> Attempt {
     // SAFETY: strings that end in NUL, a value with its length.
     let set =
         unsafe { libc::setxattr(c(path).as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
@@ -64,7 +64,7 @@ fn set_flags(file: &fs::File) -> Attempt {
     }
 }
 
-fn open(path: &str) -> Result<fs::File, Failure> {
+pub fn open(path: &str) -> Result<fs::File, Failure> {
     fs::File::open(path).map_err(|e| Failure::of("open", &e))
 }
 
@@ -108,7 +108,7 @@ fn execute(fd: &impl AsRawFd) -> Attempt {
 }
 
 /// A mount namespace whose changes stay in it.
-fn own_namespace() -> Attempt {
+pub fn own_namespace() -> Attempt {
     // SAFETY: strings that end in NUL.
     unsafe {
         call("unshare", libc::unshare(libc::CLONE_NEWNS).into())?;
@@ -119,7 +119,7 @@ fn own_namespace() -> Attempt {
     Ok(())
 }
 
-fn bind(from: &str, to: &str) -> Attempt {
+pub fn bind(from: &str, to: &str) -> Attempt {
     // SAFETY: strings that end in NUL.
     unsafe {
         let none = std::ptr::null();

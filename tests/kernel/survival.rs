@@ -3,11 +3,14 @@
 //! A monitor that is dropped leaves in the kernel what one that is killed does: nothing but its pins.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use agent_monitor::agent::denied;
 use agent_monitor::kernel::{LoadOptions, Origin, Pinning, detach};
 use agent_monitor_common::counters::Ring;
 use agent_monitor_tests::cgroup::Cgroup;
+use agent_monitor_tests::monitor::{SLOT, resolve};
 use agent_monitor_tests::peer::SINK;
 use agent_monitor_tests::socket::Name;
 use agent_monitor_tests::world::DENIED4;
@@ -18,6 +21,7 @@ use libtest_mimic::{Completion, Trial};
 use crate::catalogue::{ATTACK, TWIN};
 use crate::inherited::connected;
 use crate::lab::{self, Lab};
+use crate::marks::PATIENT;
 
 const SECRET: &str = "/tmp/agent-monitor-survival/secret";
 const PROFILE: &str = "\
@@ -51,6 +55,7 @@ pub fn trials() -> Vec<Trial> {
     ]
     .into_iter()
     .flatten()
+    .chain([lab::test("marks_outlive_the_monitor_that_made_them", marks_stay)])
     .collect()
 }
 
@@ -68,8 +73,14 @@ impl Pins {
     }
 
     fn load(&self, cgroup: &Cgroup) -> Result<Monitor> {
+        self.load_with_ring(cgroup, None)
+    }
+
+    /// Another size of the ring is another kernel side: what is pinned is replaced.
+    fn load_with_ring(&self, cgroup: &Cgroup, verdict_ring: Option<u32>) -> Result<Monitor> {
         Monitor::load_with(&LoadOptions {
             pins: Pinning::Told(self.0.clone()),
+            verdict_ring,
             ..LoadOptions::new(cgroup.path())
         })
     }
@@ -136,5 +147,55 @@ fn unpinned(_: &mut Lab, run: fn(&mut Stage) -> Attempt) -> Result<Completion> {
     drop(monitor);
     child.go_on()?;
     child.finish()??;
+    Ok(Completion::Completed)
+}
+
+/// By an adopted kernel side, and by one that took over from it.
+fn marks_stay(lab: &mut Lab) -> Result<Completion> {
+    const NAMES: &str = "/tmp/agent-monitor-survival-names";
+    const ALIAS: &str = "/tmp/agent-monitor-survival-names/alias";
+    plant()?;
+    if !lab.monitor()?.works("lsm/file_open") {
+        return Ok(Completion::ignored_with(lab.monitor()?.blind("lsm/file_open")?));
+    }
+    let _ = fs::remove_dir_all(NAMES);
+    fs::create_dir(NAMES)?;
+    fs::hard_link(SECRET, ALIAS)?;
+    let profile = PROFILE.replace("read: [", &format!("read: ['{NAMES}/**', "));
+    let inode = fs::metadata(SECRET)?.ino();
+    let cgroup = Cgroup::create("survivor")?;
+    let pins = Pins::new();
+    let mut monitor = pins.load(&cgroup)?;
+    monitor.install(&profile)?;
+    let generation = monitor.kernel.generation(SLOT).context("no generation")?;
+    let denied = |monitor: &mut Monitor| -> Result<()> {
+        let mut child = Child::spawn(&cgroup, |stage| {
+            stage.pause()?;
+            fs::read(ALIAS).map(drop).map_err(|error| Failure::of("read", &error))
+        })?;
+        child.paused()?;
+        monitor.label(child.pid())?;
+        child.go_on()?;
+        let attempt = child.finish()?;
+        ensure!(attempt.as_ref().err().map(|f| f.errno) == Some(libc::EACCES), "{attempt:?}");
+        Ok(())
+    };
+    ensure!(denied(&mut monitor).is_err(), "denied without a mark");
+    let found = denied::find(&resolve(&profile)?, PATIENT)?;
+    monitor.kernel.mark(SLOT, generation, &found.objects)?;
+    denied(&mut monitor).context("by the monitor that made the mark")?;
+    monitor.kernel.commit()?;
+    drop(monitor);
+    let mut monitor = pins.load(&cgroup)?;
+    ensure!(monitor.kernel.origin() == Origin::Adopted, "{:?}", monitor.kernel.origin());
+    ensure!(monitor.kernel.marked_inodes(SLOT).contains(&inode), "the adopted marks lack it");
+    denied(&mut monitor).context("by the one that adopted it")?;
+    drop(monitor);
+    let mut monitor = pins.load_with_ring(&cgroup, Some(1 << 20))?;
+    ensure!(matches!(monitor.kernel.origin(), Origin::Replaced(_)), "{:?}", monitor.kernel.origin());
+    monitor.kernel.commit()?;
+    ensure!(monitor.kernel.generation(SLOT) == Some(generation));
+    ensure!(monitor.kernel.marked_inodes(SLOT).contains(&inode), "the marks were not taken over");
+    denied(&mut monitor).context("by the one that took over")?;
     Ok(Completion::Completed)
 }

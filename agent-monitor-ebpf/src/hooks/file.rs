@@ -24,6 +24,7 @@ use crate::emit::{self, Outcome};
 use crate::fail;
 use crate::kernel::{offset, typed};
 use crate::maps::SCRATCH;
+use crate::mark::{self, Identity, Owner, identity};
 use crate::path::{self, Place, Scratch, bounded_length};
 use crate::subject::{Policy, current_tgid, has_bit, label_of, policy};
 
@@ -50,6 +51,8 @@ pub enum Act {
     Use,
     /// It is opened: of a directory, the rules about what lies in it count too.
     Open,
+    /// It gets another path: of a directory, marks of what lies in it count too.
+    Move,
 }
 
 /// An object of the file system, as a hook got it.
@@ -59,8 +62,10 @@ pub struct Object {
     mnt: u64,
     /// `struct dentry *`.
     dentry: u64,
-    /// 0: it does not exist yet.
-    inode: u64,
+    /// None: it does not exist yet.
+    identity: Identity,
+    /// The directory that it lies in.
+    parent: Identity,
     directory: bool,
 }
 
@@ -74,13 +79,28 @@ pub unsafe fn of_file(file: *const c_void) -> Object {
     unsafe {
         let path = offset!(file_path);
         let inode: *const c_void = typed(file, offset!(file_inode));
+        let dentry: *const c_void = typed(file, path + offset!(path_dentry));
         let mode: u16 = typed(inode, offset!(inode_mode));
         Object {
             mnt: typed(file, path + offset!(path_mnt)),
-            dentry: typed(file, path + offset!(path_dentry)),
-            inode: typed(inode, offset!(inode_ino)),
+            dentry: dentry as u64,
+            identity: identity(inode),
+            parent: parent_of(dentry),
             directory: mode & S_IFMT == S_IFDIR,
         }
+    }
+}
+
+/// The identity of the directory that `dentry` lies in.
+///
+/// # Safety
+/// `dentry` is a typed `struct dentry *`.
+#[inline(always)]
+unsafe fn parent_of(dentry: *const c_void) -> Identity {
+    // SAFETY: the caller's promise; a root is its own parent.
+    unsafe {
+        let parent: *const c_void = typed(dentry, offset!(dentry_parent));
+        identity(typed(parent, offset!(dentry_inode)))
     }
 }
 
@@ -103,12 +123,14 @@ pub unsafe fn of_dentry(mnt: u64, dentry: *const c_void) -> Object {
     // SAFETY: the caller's promise; the inode is checked.
     unsafe {
         let inode: *const c_void = typed(dentry, offset!(dentry_inode));
-        let (number, mode) = if inode.is_null() {
-            (0, 0)
-        } else {
-            (typed::<u64>(inode, offset!(inode_ino)), typed::<u16>(inode, offset!(inode_mode)))
-        };
-        Object { mnt, dentry: dentry as u64, inode: number, directory: mode & S_IFMT == S_IFDIR }
+        let mode = if inode.is_null() { 0 } else { typed::<u16>(inode, offset!(inode_mode)) };
+        Object {
+            mnt,
+            dentry: dentry as u64,
+            identity: identity(inode),
+            parent: parent_of(dentry),
+            directory: mode & S_IFMT == S_IFDIR,
+        }
     }
 }
 
@@ -232,12 +254,15 @@ pub fn denies(subject: &Subject, hook: Hook, act: Act, object: Object, needed: R
     }
     match scratch(subject, needed) {
         // SAFETY: the scratch is the current task's own; the object's pointers come from typed loads.
-        Ok(s) => unsafe { judge(s, subject, hook, act, object, needed).deny },
+        Ok(s) => unsafe {
+            let marked = marked(subject, object, act, needed);
+            judge(s, subject, hook, act, object, needed, marked).deny
+        },
         Err(deny) => deny,
     }
 }
 
-/// Judges one operation on one object, of whose rights `needed` all are judged.
+/// Judges one operation on one object, of whose rights `needed` all are judged; `marked`: what [`marked`] said of it.
 ///
 /// # Safety
 /// `s` is the current task's scratch; the object's pointers come from typed loads.
@@ -249,6 +274,7 @@ unsafe fn judge(
     act: Act,
     object: Object,
     needed: Rights,
+    marked: u32,
 ) -> Judged {
     let policy = &subject.policy;
     // SAFETY: the caller's promise.
@@ -280,14 +306,16 @@ unsafe fn judge(
                     // What no rule speaks of is free where there is no `files` section.
                     let free = policy.flags & HAS_FILES == 0;
                     let by_default = if free { needed & !WRITE } else { needed };
-                    match decide_answer(answer, needed) {
-                        Decision::Allow => (ALLOWED, Some(state)),
-                        Decision::DenyRule => (Reason::Rule.code(), Some(state)),
-                        Decision::DenyDefault if decide_answer(answer, by_default).allowed() => {
-                            return Judged { deny: false, state: Some(state) };
+                    let reason = match decide_answer(answer, needed) {
+                        Decision::DenyRule => Reason::Rule.code(),
+                        Decision::DenyDefault if !decide_answer(answer, by_default).allowed() => {
+                            Reason::Default.code()
                         }
-                        Decision::DenyDefault => (Reason::Default.code(), Some(state)),
-                    }
+                        _ if marked != 0 => Reason::OtherName.code(),
+                        Decision::Allow => ALLOWED,
+                        Decision::DenyDefault => return Judged { deny: false, state: Some(state) },
+                    };
+                    (reason, Some(state))
                 }
             },
         };
@@ -322,14 +350,14 @@ unsafe fn settle(
     emit::decision(domain(needed), effect, policy.mode);
     if allowed {
         emit::allowed(label.agent);
-        used = activity::object(object.mnt, object.dentry, object.inode);
+        used = activity::object(object.mnt, object.dentry, object.identity.inode);
         if activity::again(label.agent, needed, used) {
             return false;
         }
     }
     let outcome = Outcome { effect, mode: policy.mode, generation: policy.generation, errno };
     // SAFETY: the caller's promise.
-    unsafe { record(s, hook, label, outcome, walked, reason, needed, object.inode, used) };
+    unsafe { record(s, hook, label, outcome, walked, reason, needed, object.identity.inode, used) };
     if allowed {
         return false;
     }
@@ -339,6 +367,16 @@ unsafe fn settle(
 
 /// Among the reasons: there is none.
 pub const ALLOWED: u8 = 0xff;
+
+/// Whether a rule denies the object by another of its names; 0: none does.
+// VERIFIER: "BPF program is too large": asked before the path is walked, and forgotten how it was found.
+#[inline(always)]
+fn marked(subject: &Subject, object: Object, act: Act, needed: Rights) -> u32 {
+    let Subject { label, policy } = subject;
+    let owner = Owner { profile: label.profile, generation: policy.generation, class: policy.class.number() };
+    let deep = object.directory && act != Act::Use;
+    forget(mark::denies(owner, object.identity, object.parent, deep, needed) as u32)
+}
 
 /// Longest record.
 const RECORD_BYTES: usize = size_of::<Header>() + size_of::<FileBody>() + PATH_BYTES;
@@ -589,12 +627,12 @@ pub fn file_rename(ctx: LsmContext) -> i32 {
     // SAFETY: trusted arguments of the hook; the current task's own scratch.
     unsafe {
         let (from, to) = (of_entry(from, old), of_entry(to, new));
-        let moved_to = judge(s, &subject, Hook::LsmPathRename, Act::Use, to, needed);
+        let moved_to = judge(s, &subject, Hook::LsmPathRename, Act::Use, to, needed, 0);
         if moved_to.deny {
             return -13;
         }
         // Last, so that its path is the one in the scratch.
-        let moved = judge(s, &subject, Hook::LsmPathRename, Act::Use, from, needed);
+        let moved = judge(s, &subject, Hook::LsmPathRename, Act::Use, from, needed, 0);
         if moved.deny {
             return -13;
         }
@@ -615,6 +653,39 @@ pub fn file_rename(ctx: LsmContext) -> i32 {
             object = to;
             walked = path::walk(s, to.mnt, to.dentry).is_ok();
         }
+        if settle(s, &subject, Hook::LsmPathRename, reason, object, needed, walked) { -13 } else { 0 }
+    }
+}
+
+/// `path_rename` once more: what has a mark moves under no name, and nothing takes its place.
+// VERIFIER: "BPF program is too large": in one program with the walks over two paths.
+#[lsm(hook = "path_rename")]
+pub fn file_rename_marked(ctx: LsmContext) -> i32 {
+    let subject = match enter_paths::<5>(&ctx) {
+        Entry::Settled(verdict) => return verdict,
+        Entry::Judge(subject) => subject,
+    };
+    let needed = judged(&subject.policy, WRITE);
+    if needed == 0 {
+        return 0;
+    }
+    let (from, old): (*const c_void, *const c_void) = (ctx.arg(0), ctx.arg(1));
+    let (to, new): (*const c_void, *const c_void) = (ctx.arg(2), ctx.arg(3));
+    // SAFETY: trusted arguments of the hook; the current task's own scratch.
+    unsafe {
+        let (mut object, to) = (of_entry(from, old), of_entry(to, new));
+        if marked(&subject, object, Act::Move, needed) == 0 {
+            if marked(&subject, to, Act::Move, needed) == 0 {
+                return 0;
+            }
+            object = to;
+        }
+        let s = match scratch(&subject, needed) {
+            Ok(s) => s,
+            Err(deny) => return if deny { -13 } else { 0 },
+        };
+        let walked = path::walk_address(s, object.mnt, object.dentry).is_ok();
+        let reason = Reason::OtherName.code() as u32;
         if settle(s, &subject, Hook::LsmPathRename, reason, object, needed, walked) { -13 } else { 0 }
     }
 }

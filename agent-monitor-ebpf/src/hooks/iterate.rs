@@ -7,6 +7,7 @@ use agent_monitor_common::counters::{Mode, Site};
 use agent_monitor_common::decide::decide;
 use agent_monitor_common::image::UNKNOWN_CLASS;
 use agent_monitor_common::label::{Label, SOCKET_SERVER, class_cell};
+use agent_monitor_common::mark::ObjectLine;
 use agent_monitor_common::request::{NetRequest, Protocol};
 use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::{bpf_seq_write, bpf_sock_from_file};
@@ -17,6 +18,7 @@ use super::network::label_socket;
 use crate::ends::ends;
 use crate::kernel::{offset, typed};
 use crate::maps::{AGENTS, ATTACH, LABELS, SCRATCH, SOCKETS};
+use crate::mark::identity;
 use crate::subject::{class_of_socket, clear_bit, has_bit, label_of, policy, set_bit, standing, table};
 use crate::{atomic, fail, program};
 
@@ -264,6 +266,30 @@ pub fn iterate_sockets(ctx: *mut FileContext) -> i32 {
         } else {
             fail::count(Site::SocketStorage);
             (*request).failed += 1;
+        }
+    }
+    0
+}
+
+/// `iter/task_file`: writes an [`ObjectLine`] for each file that the request's root holds open.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+pub fn iterate_objects(ctx: *mut FileContext) -> i32 {
+    let Some(request) = ATTACH.get_ptr(0) else { return 0 };
+    // SAFETY: the iterator's context; nulls are checked; fields through typed pointers.
+    unsafe {
+        let (task, file) = ((*ctx).task, (*ctx).file);
+        if task.is_null() || file.is_null() {
+            return 0;
+        }
+        if typed::<u32>(task, offset!(task_tgid)) != (*request).root {
+            return 0;
+        }
+        let is = identity(typed(file.cast_const(), offset!(file_inode)));
+        let line =
+            ObjectLine { inode: is.inode, device: is.device, version: is.version, fd: (*ctx).fd, pad: 0 };
+        if bpf_seq_write((*(*ctx).meta).seq, (&raw const line).cast(), size_of::<ObjectLine>() as u32) != 0 {
+            fail::count(Site::SeqWrite);
         }
     }
     0

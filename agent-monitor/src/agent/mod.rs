@@ -4,6 +4,7 @@ pub mod capabilities;
 pub mod cgroup;
 pub mod confine;
 pub mod cut;
+pub mod denied;
 pub mod landlock;
 pub mod launch;
 pub mod registry;

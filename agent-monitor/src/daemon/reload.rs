@@ -13,9 +13,10 @@ use super::pipeline::own_event;
 use super::table::{Digest, InForce, Table};
 use crate::agent::cgroup::fixed_prefix;
 use crate::agent::cut::{Cut, cut};
+use crate::agent::denied;
 use crate::control::protocol::{Code, Refusal, ReloadOutcome, Reloaded, ReloadedProfile};
 use crate::event::model::{Agent, EventType, Flow, Id, Process, ProfileChange};
-use crate::kernel::{Gap, InstallError};
+use crate::kernel::{DeniedObject, Gap, InstallError};
 use crate::policy::compile::{self, CompileError};
 use crate::policy::{Directory, Loaded, ResolvedProfile, load_directory};
 
@@ -121,6 +122,7 @@ impl Core {
             let limit = agent_monitor_common::image::MAX_PROFILES;
             return refuse(table, name, Code::BadProfile, format!("{limit} profiles are in force already"));
         };
+        let found = self.find_denied(&profile);
         let profile = Arc::new(profile);
         let digest = Digest::of(&image.words);
         let same = match table.slots.get(&slot) {
@@ -133,9 +135,22 @@ impl Core {
                 .map(|left| left.generation),
         };
         // The generations first: an event of the new image finds its profile or waits for it.
-        let installed = self.generations.install(slot, Arc::clone(&profile), || match same {
-            Some(generation) => Ok(generation),
-            None => self.kernel().install(slot, &image.words),
+        let installed = self.generations.install(slot, Arc::clone(&profile), || {
+            let mut kernel = self.kernel();
+            // Marks of a generation before the generation, so that no hook sees it without them.
+            let generation = same.unwrap_or_else(|| kernel.next_generation(slot));
+            if let Err(error) = kernel.mark(slot, generation, &found) {
+                tracing::error!(profile = %name, %error, "other names of what is denied are not all denied");
+            }
+            let installed = match same {
+                Some(generation) => Ok(generation),
+                None => kernel.install(slot, &image.words),
+            };
+            let in_force = kernel.generation(slot);
+            if let Err(error) = kernel.unmark(slot, in_force) {
+                tracing::warn!(profile = %name, %error, "marks of an older image stay");
+            }
+            installed
         });
         let generation = match installed {
             Ok(generation) => generation,
@@ -159,6 +174,30 @@ impl Core {
         ReloadedProfile { name, outcome, generation: Some(generation), code: None, error: None }
     }
 
+    /// The objects that a profile's rules deny now, where this kernel can judge files at all. A search that was cut
+    /// short is told: what it did not reach is denied by its own name only.
+    fn find_denied(&self, profile: &ResolvedProfile) -> Vec<DeniedObject> {
+        if !self.kernel().posture().works("lsm/file_open") {
+            return Vec::new();
+        }
+        match denied::find(profile, denied::Limits::default()) {
+            Ok(found) => {
+                if let Some(at) = &found.cut_at {
+                    tracing::warn!(
+                        profile = %profile.name, objects = found.objects.len(), entries = found.entries,
+                        directory = %String::from_utf8_lossy(at).escape_debug(),
+                        "the search for what this profile denies was cut short: objects that it did not reach are not denied under other names"
+                    );
+                }
+                found.objects
+            }
+            Err(error) => {
+                tracing::error!(profile = %profile.name, %error, "what this profile denies can't be searched for");
+                Vec::new()
+            }
+        }
+    }
+
     /// The file of a profile is gone.
     fn retire(&self, table: &mut Table, slot: u32, name: String) -> ReloadedProfile {
         let agents = self.registry.live().iter().filter(|agent| agent.slot == slot).count();
@@ -174,6 +213,9 @@ impl Core {
             return refuse(table, name, Code::Kernel, error.to_string());
         }
         self.kernel().note_profile(slot, "", [0; 32], generation.unwrap_or(0));
+        if let Err(error) = self.kernel().unmark(slot, None) {
+            tracing::warn!(profile = %name, %error, "marks of a profile that is gone stay");
+        }
         table.slots.remove(&slot);
         ReloadedProfile { name, outcome: ReloadOutcome::Removed, generation: None, code: None, error: None }
     }
@@ -197,6 +239,9 @@ impl Core {
             if let Err(error) = kernel.uninstall(slot) {
                 tracing::error!(profile = %left.name, %error, "a profile without a file can't be taken out of force");
                 return true;
+            }
+            if let Err(error) = kernel.unmark(slot, None) {
+                tracing::warn!(profile = %left.name, %error, "marks of a profile that is gone stay");
             }
             kernel.note_profile(slot, "", [0; 32], left.generation);
             tracing::info!(profile = %left.name, "profile of an earlier daemon: its file and its agents are gone");

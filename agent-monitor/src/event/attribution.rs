@@ -77,7 +77,8 @@ impl Question {
             | Reason::DeniedBelow
             | Reason::Mount
             | Reason::Outside
-            | Reason::Protected => None,
+            | Reason::Protected
+            | Reason::OtherName => None,
         }
     }
 

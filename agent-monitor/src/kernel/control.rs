@@ -4,6 +4,7 @@ use agent_monitor_common::activity::UsedKey;
 use agent_monitor_common::agent::{AgentState, AttachRequest};
 use agent_monitor_common::counters::RingCounters;
 use agent_monitor_common::label::Label;
+use agent_monitor_common::mark::{Mark, MarkKey};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 
 /// Lets aya move a wire struct of the common crate in and out of a map.
@@ -21,6 +22,8 @@ pod! {
     LabelPod = Label;
     AgentPod = AgentState;
     AttachPod = AttachRequest;
+    MarkKeyPod = MarkKey;
+    MarkPod = Mark;
     RingPod = RingCounters;
     UsedPod = UsedKey;
 }
@@ -41,4 +44,6 @@ pub struct Maps {
     pub syscall_count: HashMap<MapData, [u32; 2], u64>,
     pub probe: MapData,
     pub path_probe: MapData,
+    pub marks: HashMap<MapData, MarkKeyPod, MarkPod>,
+    pub marked: Array<MapData, u32>,
 }

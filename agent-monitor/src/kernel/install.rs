@@ -79,6 +79,11 @@ impl Kernel {
         InForce::from_word(self.maps.profiles.get(&slot, 0).ok()?).map(|in_force| in_force.generation)
     }
 
+    /// The generation that the next image of a row will have.
+    pub fn next_generation(&self, row: u32) -> u32 {
+        self.generations.get(&row).copied().unwrap_or(0).wrapping_add(1).max(1)
+    }
+
     /// Lets the kernel judge with the image in `slot`, which is not in force yet, and compares with userspace: one
     /// test of the image, the layout, both compilers and the running kernel.
     fn try_out(&mut self, slot: u32, image: &[u64]) -> Result<(), InstallError> {
@@ -114,7 +119,7 @@ impl Kernel {
         if image.len() > IMAGE_WORDS {
             return Err(InstallError::TooLarge { words: image.len() });
         }
-        let generation = self.generations.get(&row).copied().unwrap_or(0).wrapping_add(1).max(1);
+        let generation = self.next_generation(row);
         let slot = row * 2 + (generation & 1);
         let mut words = image.to_vec();
         words.resize(IMAGE_WORDS, 0);

@@ -244,7 +244,7 @@ impl Kernel {
     }
 
     /// Runs an iterator to its end; what it wrote.
-    fn run_iterator(&mut self, name: &'static str) -> Result<Vec<u8>, LabelError> {
+    pub(super) fn run_iterator(&mut self, name: &'static str) -> Result<Vec<u8>, LabelError> {
         let failed = |source| LabelError::Iterator { name, source };
         let program: &mut Iter = self
             .object

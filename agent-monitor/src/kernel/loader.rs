@@ -364,6 +364,8 @@ fn take_maps(object: &mut Ebpf) -> Result<(Maps, [Option<RingReader>; 2]), LoadE
         syscall_count: take(object, "SYSCALL_COUNT")?.try_into()?,
         probe: data(object, "PROBE")?,
         path_probe: data(object, "PATH_PROBE")?,
+        marks: take(object, "MARKS")?.try_into()?,
+        marked: take(object, "MARKED")?.try_into()?,
     };
     Ok((maps, rings))
 }

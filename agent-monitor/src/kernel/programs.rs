@@ -157,6 +157,15 @@ pub const PROGRAMS: &[Entry] = &[
     ),
     entry("file_link", Kind::Lsm, "path_link", "lsm/path_link", false, "hard links that agents create"),
     entry("file_rename", Kind::Lsm, "path_rename", "lsm/path_rename", false, "files that agents rename"),
+    // The kernel runs the newest first: what this one denies, that one does not call allowed.
+    entry(
+        "file_rename_marked",
+        Kind::Lsm,
+        "path_rename",
+        "lsm/path_rename (marks)",
+        false,
+        "other names of what a rule denies that agents rename",
+    ),
     entry(
         "file_path_truncate",
         Kind::Lsm,
@@ -429,6 +438,14 @@ pub const PROGRAMS: &[Entry] = &[
         "iter/task_file (classes)",
         true,
         "which program a socket belongs to, after a reload",
+    ),
+    entry(
+        "iterate_objects",
+        Kind::Iterator,
+        "task_file",
+        "iter/task_file (objects)",
+        true,
+        "other names of what a rule denies",
     ),
     entry(
         "iterate_stale",

@@ -18,6 +18,7 @@ use super::control::{AgentPod, LabelPod};
 use super::install::InstallError;
 use super::labels::LabelError;
 use super::loader::Kernel;
+use super::marks::Marks;
 use super::pins::{PinError, Set, agent_ids, read_agents};
 use super::syscalls::{read_inner, read_words};
 
@@ -57,6 +58,7 @@ pub(super) fn take_over(kernel: &mut Kernel, old: &Set) -> Result<(), TransferEr
     let labels: HashMap<MapData, u32, LabelPod> = Map::from_map_data(map("LABELS")?)?.try_into()?;
     let next: Array<MapData, u64> = Map::from_map_data(map("NEXT_AGENT")?)?.try_into()?;
     let (images, bits) = (map("IMAGES")?, map("LABEL_BITS")?);
+    let marks = marks_of(old)?;
 
     kernel.set_next_claimed(next.get(&0, 0)?.wrapping_add(KEY_MARGIN))?;
     for (key, AgentPod(state)) in agents.iter().flatten() {
@@ -75,6 +77,9 @@ pub(super) fn take_over(kernel: &mut Kernel, old: &Set) -> Result<(), TransferEr
         read_inner(images.fd().as_fd(), slot, &mut words).map_err(TransferError::Image)?;
         words.truncate((field(words.as_slice(), header::LENGTH) as usize).clamp(header::END, IMAGE_WORDS));
         kernel.generations.insert(row, generation.wrapping_sub(1));
+        if let Some(marks) = &marks {
+            kernel.adopt_marks(row, generation, marks)?;
+        }
         match row {
             CLAIMS_ROW => kernel.install_claims(&words)?,
             _ => kernel.install(row, &words)?,
@@ -88,6 +93,19 @@ pub(super) fn take_over(kernel: &mut Kernel, old: &Set) -> Result<(), TransferEr
         kernel.label_sockets(key)?;
     }
     Ok(())
+}
+
+/// The marks of a set; `None`: of a build that had none, or others.
+fn marks_of(set: &Set) -> Result<Option<Marks>, TransferError> {
+    if !set.map("MARKS").exists() {
+        return Ok(None);
+    }
+    let map = Map::from_map_data(MapData::from_pin(set.map("MARKS"))?)?;
+    match map.try_into() {
+        Ok(marks) => Ok(Some(marks)),
+        Err(MapError::InvalidKeySize { .. } | MapError::InvalidValueSize { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Until a round finds nothing that the new set does not know. Both fork hooks run: a child made before its parent was
