@@ -10,12 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use agent_monitor_common::event::{Hook, Reason};
-use agent_monitor_tests::socket::Socket;
+use agent_monitor_tests::peer::SINK;
+use agent_monitor_tests::socket::{Name, Socket};
 use agent_monitor_tests::uring::{self, Entry};
+use agent_monitor_tests::world::GRANTED4;
 use agent_monitor_tests::{Attempt, Body, Failure};
 use anyhow::{Result, bail, ensure};
 use libtest_mimic::{Completion, Trial};
 
+use crate::attack::checked_pair;
 use crate::files::{PROFILE, at, attack, c, call, ok, pairs, plant, prepared, read};
 use crate::lab::{self, Lab};
 
@@ -553,14 +556,59 @@ fn trials_of_ways() -> impl Iterator<Item = Trial> {
     ])
 }
 
+/// Sends to an address whose last byte another thread flips between what is granted and what is not.
+fn flip_address(stage: &mut agent_monitor_tests::Stage) -> Attempt {
+    stage.pause()?;
+    let socket = Socket::udp4()?.into_fd();
+    let mut address = Name::new(GRANTED4, SINK).bytes().to_vec();
+    let (from, length) = (address.as_mut_ptr().addr() + 7, address.len() as u32);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut last = [3, 4].into_iter().cycle();
+            while !over.load(Ordering::Relaxed) {
+                let byte = last.next().unwrap_or(3);
+                // SAFETY: a byte of the buffer; whoever reads it meanwhile gets the one or the other.
+                unsafe { std::ptr::with_exposed_provenance_mut::<u8>(from).write_volatile(byte) };
+            }
+        });
+        for _ in 0..500 {
+            // SAFETY: the buffers outlive the call. A send that is refused is what the test counts.
+            unsafe {
+                let to = address.as_ptr().cast();
+                libc::sendto(socket.as_raw_fd(), b"x".as_ptr().cast(), 1, 0, to, length);
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    Ok(())
+}
+
+/// No denied send leaves, and each denial tells the address that it was about.
+fn address_race_is_lost(lab: &mut Lab) -> Result<()> {
+    let run = lab.attack(lab::PROFILE, flip_address)?;
+    ensure!(run.attempt.is_ok() && run.ungranted().next().is_none(), "{}", run.describe());
+    ensure!(run.denials >= 1, "no send was denied in 500");
+    for record in &run.records {
+        let Body::Network(body) = &record.body else { bail!("{record:?}") };
+        ensure!(body.address[12..] == [10, 9, 0, 4], "a denial of another address: {record:?}");
+    }
+    Ok(())
+}
+
 pub fn trials() -> Vec<Trial> {
+    let address = checked_pair("S4_address_that_changes_in_memory_meanwhile", address_race_is_lost, |lab| {
+        let run = lab.unenforced(flip_address)?;
+        ensure!(run.ungranted().next().is_some(), "{}", run.describe());
+        Ok(())
+    });
     let others = [
         lab::test("attributes_of_granted_files_change", attributes_work),
         lab::test("attributes_of_granted_files_on_an_overlay_change", overlay_works),
         lab::test("granted_files_are_received", received_work),
         lab::test("a_name_that_is_no_text_is_told_byte_by_byte", told_byte_by_byte),
     ];
-    trials_of_attributes().chain(trials_of_ways()).chain(others).collect()
+    trials_of_attributes().chain(trials_of_ways()).chain(address).chain(others).collect()
 }
 
 /// All changes of attributes that the attacks try, in `directory`.
