@@ -123,6 +123,10 @@ wire_codes! {
         Protected = 12 "protected",
         /// A rule denies the object by another of its names, or whatever lies in its directory by another name of that.
         OtherName = 13 "other-name",
+        /// The program is pinned to another content, or is mapped without having been checked.
+        Digest = 14 "digest",
+        /// The program is pinned, and the kernel could not tell the SHA-256 of its content.
+        DigestUnknown = 15 "digest-unknown",
     }
 }
 

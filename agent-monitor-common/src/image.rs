@@ -43,6 +43,8 @@ pub mod header {
     pub const SYSCALL_WATCH: usize = 24;
     /// Bit mask of killed system calls (each is watched too).
     pub const SYSCALL_KILL: usize = SYSCALL_WATCH + super::SYSCALL_WORDS;
+    /// Pinned programs ([`crate::pin::table_word`]).
+    pub const PINS: usize = 56;
     /// First word of the class table: [`super::MAX_CLASSES`] records of [`super::class::WORDS`].
     pub const CLASSES: usize = 64;
     /// First word of the automaton.

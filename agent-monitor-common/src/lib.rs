@@ -19,6 +19,7 @@ pub mod label;
 pub mod layout;
 pub mod mark;
 pub mod path;
+pub mod pin;
 pub mod privilege;
 pub mod request;
 pub mod wire;

@@ -8,7 +8,8 @@ use crate::kernel::{offset, typed};
 use crate::maps::{MARKED, MARKS};
 
 /// What an inode is; all zero: there is none.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
+#[repr(C)]
 pub struct Identity {
     pub inode: u64,
     pub device: u32,

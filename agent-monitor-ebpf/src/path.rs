@@ -10,11 +10,13 @@ use agent_monitor_common::counters::Site;
 use agent_monitor_common::decide::forget;
 use agent_monitor_common::event::{ARGV_BYTES, ExecBody, Header, PATH_BYTES};
 use agent_monitor_common::path::PATH_CAP;
+use agent_monitor_common::pin::PathHash;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_kernel};
 use core::ffi::c_void;
 
 use crate::fail;
 use crate::kernel::{offset, read, typed};
+use crate::mark::Identity;
 use crate::subject::Table;
 
 /// Longest path that is walked.
@@ -37,6 +39,8 @@ pub struct Scratch {
     root: u64,
     parent: u64,
     mountpoint: u64,
+    /// The pinned program whose content was found right and that is being executed.
+    pub verified: Identity,
     /// The walked path, ending at `CAP`.
     pub text: [u8; CAP + SLACK],
     /// The record being built.
@@ -141,6 +145,58 @@ pub unsafe fn run_text(table: Table, start: u32, text: *const u8, at: u32) -> u3
         bpf_loop((CAP / CHUNK) as u32 + 1, run_callback as *const () as *mut c_void, (&raw mut run).cast(), 0)
     };
     run.state
+}
+
+/// The hash of the walked path, by which pins are found.
+///
+/// # Safety
+/// `scratch` is the current task's, with a walked path.
+#[inline(always)]
+pub unsafe fn hash(scratch: *mut Scratch) -> PathHash {
+    // SAFETY: the caller's promise.
+    let at = unsafe { (*scratch).start };
+    let mut hashing = Hashing { scratch, hash: PathHash::BEGIN.0, at: at as u64 };
+    // SAFETY: the callback gets the stack struct that it expects.
+    unsafe {
+        bpf_loop(
+            (CAP / CHUNK) as u32 + 1,
+            hash_callback as *const () as *mut c_void,
+            (&raw mut hashing).cast(),
+            0,
+        )
+    };
+    PathHash(hashing.hash)
+}
+
+/// The hashing of the text; on the stack, as `bpf_loop` asks.
+#[repr(C)]
+struct Hashing {
+    scratch: *mut Scratch,
+    hash: u64,
+    at: u64,
+}
+
+unsafe extern "C" fn hash_callback(_index: u64, hashing: *mut Hashing) -> i64 {
+    // SAFETY: `hash` passed its own stack struct.
+    unsafe {
+        let text = (&raw const (*(*hashing).scratch).text).cast::<u8>();
+        let mut at = (*hashing).at as usize;
+        let mut hash = PathHash((*hashing).hash);
+        let mut ended = 0;
+        let mut i = 0;
+        while i < CHUNK {
+            if at >= CAP {
+                ended = 1;
+                break;
+            }
+            hash = hash.then(*text.add(below::<CAP>(at)));
+            at += 1;
+            i += 1;
+        }
+        (*hashing).hash = hash.0;
+        (*hashing).at = at as u64;
+        ended
+    }
 }
 
 /// Bytes of one call of the loop's callback.

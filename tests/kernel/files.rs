@@ -103,7 +103,7 @@ pub fn run(path: &str) -> Attempt {
 }
 
 /// Maps a file's beginning as code: at once, or after the fact.
-fn map_as_code(path: &str, at_once: bool) -> Attempt {
+pub fn map_as_code(path: &str, at_once: bool) -> Attempt {
     let file = fs::File::open(path).map_err(|e| Failure::of("open", &e))?;
     let first = if at_once { libc::PROT_READ | libc::PROT_EXEC } else { libc::PROT_READ };
     // SAFETY: a new mapping of a page, unmapped by the end of the process.

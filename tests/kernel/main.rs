@@ -28,6 +28,7 @@ mod lost;
 mod marks;
 mod network_out;
 mod objects;
+mod pinned;
 mod privileges;
 mod process;
 mod programs;
@@ -98,6 +99,7 @@ fn trials() -> Vec<Trial> {
         programs::trials(),
         objects::trials(),
         marks::trials(),
+        pinned::trials(),
         survival::trials(),
         unix::trials(),
         protected::trials(),

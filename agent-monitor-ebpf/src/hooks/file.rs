@@ -17,6 +17,7 @@ use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
 use core::ffi::c_void;
 
+use super::digest::maps_unverified;
 use super::lsm::{before, literal};
 use super::protect::protects;
 use crate::activity;
@@ -59,11 +60,11 @@ pub enum Act {
 #[derive(Clone, Copy)]
 pub struct Object {
     /// `struct vfsmount *`.
-    mnt: u64,
+    pub mnt: u64,
     /// `struct dentry *`.
-    dentry: u64,
+    pub dentry: u64,
     /// None: it does not exist yet.
-    identity: Identity,
+    pub identity: Identity,
     /// The directory that it lies in.
     parent: Identity,
     directory: bool,
@@ -151,6 +152,14 @@ unsafe fn of_path(path: *const c_void) -> Object {
 pub struct Subject {
     pub label: Label,
     pub policy: Policy,
+}
+
+impl Subject {
+    /// Whether a denial denies.
+    #[inline(always)]
+    pub fn enforces(&self) -> bool {
+        matches!(self.policy.mode, Mode::Enforce)
+    }
 }
 
 /// What a hook does before it looks at the object.
@@ -330,7 +339,7 @@ unsafe fn judge(
 /// # Safety
 /// As [`judge`].
 #[inline(always)]
-unsafe fn settle(
+pub unsafe fn settle(
     s: *mut Scratch,
     subject: &Subject,
     hook: Hook,
@@ -471,7 +480,16 @@ pub fn file_mmap(ctx: LsmContext) -> i32 {
         return 0;
     }
     // SAFETY: a trusted argument of the hook, not null.
-    unsafe { if denies(&subject, Hook::LsmMmapFile, Act::Use, of_file(file), EXECUTE) { -13 } else { 0 } }
+    unsafe {
+        let object = of_file(file);
+        if denies(&subject, Hook::LsmMmapFile, Act::Use, object, EXECUTE)
+            || maps_unverified(&subject, Hook::LsmMmapFile, object)
+        {
+            -13
+        } else {
+            0
+        }
+    }
 }
 
 /// `int file_mprotect(struct vm_area_struct *vma, unsigned long reqprot, unsigned long prot)`: a mapped file becomes
@@ -492,7 +510,14 @@ pub fn file_mprotect(ctx: LsmContext) -> i32 {
         if file.is_null() {
             return 0;
         }
-        if denies(&subject, Hook::LsmFileMprotect, Act::Use, of_file(file), EXECUTE) { -13 } else { 0 }
+        let object = of_file(file);
+        if denies(&subject, Hook::LsmFileMprotect, Act::Use, object, EXECUTE)
+            || maps_unverified(&subject, Hook::LsmFileMprotect, object)
+        {
+            -13
+        } else {
+            0
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod attribute;
 #[cfg(feature = "bench")]
 mod baseline;
+mod digest;
 mod exec;
 mod file;
 mod iterate;

@@ -17,6 +17,7 @@ use super::network::NOBODY;
 use crate::emit::{self, Outcome, Record};
 use crate::kernel::{offset, typed};
 use crate::maps::{AGENTS, LABELS, NEXT_AGENT, SCRATCH};
+use crate::mark::Identity;
 use crate::path::{self, Place, Scratch, bounded_length};
 use crate::subject::{Table, claims, clear_bit, current_tgid, has_bit, label_of, policy, set_bit};
 use crate::{atomic, fail, program};
@@ -137,6 +138,8 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
         fail::count(Site::TaskStorage);
         return 0;
     };
+    // SAFETY: the current task's own scratch. Whatever it maps as code from here on is not part of its exec.
+    unsafe { (*s).verified = Identity::NONE };
     let task: *const c_void = ctx.arg(0);
     let bprm: *const c_void = ctx.arg(2);
     // SAFETY: trusted pointers of this tracepoint; `s` is the current task's own.

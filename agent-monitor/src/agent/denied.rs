@@ -84,7 +84,10 @@ fn denials_of(profile: &ResolvedProfile, chosen: impl Fn(&PathRule) -> bool) -> 
         .filesystem
         .iter_mut()
         .flat_map(|files| [(&mut files.read, false), (&mut files.write, false), (&mut files.deny, true)]);
-    let exec = only.exec.iter_mut().flat_map(|exec| [(&mut exec.allow, false), (&mut exec.deny, true)]);
+    let exec = only.exec.iter_mut().flat_map(|exec| {
+        exec.pins.clear();
+        [(&mut exec.allow, false), (&mut exec.deny, true), (&mut exec.pinned, true)]
+    });
     let unix = only.unix.iter_mut().flat_map(|unix| [(&mut unix.allow, false), (&mut unix.deny, false)]);
     for (rules, denies) in files.chain(exec).chain(unix) {
         for rule in rules {

@@ -82,6 +82,25 @@ impl Found {
             Some(posture) => posture.works(name),
             None => lsm,
         };
+        let (mechanism, differs) = match works("lsm.s/bprm_check_security", self.lsm) {
+            true => ("lsm, digest by IMA", None),
+            false if self.lsm => {
+                ("lsm, in part", Some("runs with any content: this kernel can't tell its SHA-256"))
+            }
+            false if self.landlock >= landlock::NEEDED_ABI => {
+                ("landlock, in part", Some("runs with any content: Landlock knows no digests"))
+            }
+            false => ("nothing", None),
+        };
+        for rule in profile.exec.iter().flat_map(|exec| &exec.pinned) {
+            rules.push(Row {
+                rule: rule.id.clone(),
+                what: rule.glob.clone(),
+                source: Some(rule.source.to_string()),
+                mechanism,
+                differs: differs.into_iter().map(str::to_owned).collect(),
+            });
+        }
         let sockets = match works("lsm/socket_create", self.lsm) {
             true => ("lsm", None),
             false if self.seccomp => ("seccomp", Some("for `run --allow-degraded` only, and without events")),

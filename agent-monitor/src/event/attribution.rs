@@ -78,7 +78,9 @@ impl Question {
             | Reason::Mount
             | Reason::Outside
             | Reason::Protected
-            | Reason::OtherName => None,
+            | Reason::OtherName
+            | Reason::Digest
+            | Reason::DigestUnknown => None,
         }
     }
 

@@ -5,6 +5,7 @@ use agent_monitor_common::agent::{AgentState, AttachRequest};
 use agent_monitor_common::counters::RingCounters;
 use agent_monitor_common::label::Label;
 use agent_monitor_common::mark::{Mark, MarkKey};
+use agent_monitor_common::pin::HashTrial;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 
 /// Lets aya move a wire struct of the common crate in and out of a map.
@@ -24,6 +25,7 @@ pod! {
     AttachPod = AttachRequest;
     MarkKeyPod = MarkKey;
     MarkPod = Mark;
+    HashTrialPod = HashTrial;
     RingPod = RingCounters;
     UsedPod = UsedKey;
 }
@@ -46,4 +48,5 @@ pub struct Maps {
     pub path_probe: MapData,
     pub marks: HashMap<MapData, MarkKeyPod, MarkPod>,
     pub marked: Array<MapData, u32>,
+    pub hash_trial: Array<MapData, HashTrialPod>,
 }

@@ -100,7 +100,7 @@ impl From<LinkError> for BringUp {
 }
 
 /// A program error without the verifier's log, which runs to thousands of lines; `--debug` logs it whole.
-fn brief(error: &ProgramError) -> String {
+pub(super) fn brief(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
@@ -185,7 +185,7 @@ impl Kernel {
         #[cfg(feature = "kernel-log")]
         super::debug_log::start(&mut object);
         let own_maps = map_ids(&object)?;
-        let (maps, rings) = take_maps(&mut object)?;
+        let (mut maps, rings) = take_maps(&mut object)?;
         let used = object.take_map("USED").ok_or(LoadError::NoMap("USED"))?;
         let used = Some(UsedReader::new(used.try_into()?));
 
@@ -224,6 +224,7 @@ impl Kernel {
         let called =
             || program_info(&object, set, "network_socket_create").map_or(0, |info| info.run_count());
         test_lsm(called, &features, stats_for_test.is_some(), &mut posture);
+        super::digests::test(&mut object, &mut maps.hash_trial, &btf, &mut posture);
         posture.mechanisms.extend(pin_state.map(Mechanism::pins));
         let syscall_hook = set.filter(|set| set.link("syscall_enter").exists()).map(|_| SyscallHook::Pinned);
         let note = pinned.as_mut().map(|pinned| &pinned.note);
@@ -364,6 +365,7 @@ fn take_maps(object: &mut Ebpf) -> Result<(Maps, [Option<RingReader>; 2]), LoadE
         syscall_count: take(object, "SYSCALL_COUNT")?.try_into()?,
         probe: data(object, "PROBE")?,
         path_probe: data(object, "PATH_PROBE")?,
+        hash_trial: take(object, "HASH_TRIAL")?.try_into()?,
         marks: take(object, "MARKS")?.try_into()?,
         marked: take(object, "MARKED")?.try_into()?,
     };

@@ -12,6 +12,7 @@ mod control;
 mod counters;
 #[cfg(feature = "kernel-log")]
 mod debug_log;
+mod digests;
 mod features;
 #[cfg(feature = "fault-injection")]
 mod inject;

@@ -57,6 +57,8 @@ enum Section {
     Privileges,
     /// Mounts: `files`, `exec`, `unix` and `privileges`.
     Mounts,
+    /// `exec.pinned`.
+    Pins,
     /// `syscalls`.
     Syscalls,
     /// None: what the others do goes on without it while the daemon lives.
@@ -72,6 +74,8 @@ pub struct Wants {
     pub unix: bool,
     /// It has a `privileges` section.
     pub privileges: bool,
+    /// It pins programs to a content.
+    pub pins: bool,
     /// It lists system calls.
     pub syscalls: bool,
 }
@@ -84,6 +88,7 @@ impl Wants {
             paths: profile.filesystem.is_some() || profile.exec.is_some(),
             unix: profile.unix.is_some(),
             privileges: profile.privileges.is_some(),
+            pins: profile.exec.as_ref().is_some_and(|exec| !exec.pinned.is_empty()),
             syscalls: !profile.syscalls.is_empty(),
         }
     }
@@ -101,6 +106,7 @@ impl Mechanism {
                 Kind::Lsm if entry.name.starts_with("mount_") => Section::Mounts,
                 Kind::Lsm if entry.name.starts_with("unix_") => Section::Unix,
                 Kind::Lsm if entry.name.starts_with("privilege_") => Section::Privileges,
+                Kind::Lsm if entry.name.starts_with("digest_") => Section::Pins,
                 _ => Section::Always,
             },
         }
@@ -178,6 +184,7 @@ impl Posture {
                 Section::Privileges => wants.privileges,
                 Section::Mounts => wants.paths || wants.unix || wants.privileges,
                 Section::Unix => wants.unix,
+                Section::Pins => wants.pins,
                 Section::Syscalls => wants.syscalls,
                 Section::Survival => false,
             })

@@ -193,6 +193,14 @@ pub const PROGRAMS: &[Entry] = &[
         "programs that agents run by a file that was opened for something else",
     ),
     entry(
+        "digest_bprm_check",
+        Kind::Lsm,
+        "bprm_check_security",
+        "lsm.s/bprm_check_security",
+        false,
+        "the content of pinned programs",
+    ),
+    entry(
         "file_want_write",
         Kind::FunctionEntry,
         "mnt_want_write",

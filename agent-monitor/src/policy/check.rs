@@ -17,13 +17,13 @@ use super::globs::{self, Variable};
 use super::model::{
     AccessWord, AgentClaim, BaseName, DeniedFile, DeniedProgram, DeniedWord, ExecSection, FilesSection,
     GrantedPath, ListenProtocolWord, ListenRule, ModeWord, Name, NetworkSection, OneOrMany, PathGlob,
-    PathItem, PeerRule, Ports, PrivilegesSection, ProfileFile, Program, ProtocolWord, PtraceWord,
-    SignalsWord, Spanned, Syscall, SyscallSection, UnixGlob, UnixSection,
+    PathItem, PeerRule, PinnedProgram, Ports, PrivilegesSection, ProfileFile, Program, ProtocolWord,
+    PtraceWord, SignalsWord, Spanned, Syscall, SyscallSection, UnixGlob, UnixSection,
 };
 use super::programs::{Condition, ProgramRef, Programs};
 use super::reader::Reader;
 use super::resolved::{
-    Claim, ClaimKind, Denied, ExecPolicy, FilesPolicy, Mode, NetRule, PathRule, Protocol, ProtocolSet,
+    Claim, ClaimKind, Denied, ExecPolicy, FilesPolicy, Mode, NetRule, PathRule, Pin, Protocol, ProtocolSet,
     SyscallRule, Targets, UnixPolicy,
 };
 use super::schema::profile_schema;
@@ -60,6 +60,8 @@ pub struct FileProfile {
     pub workspace_uses: Vec<Spanned<()>>,
     /// Each set that a rule names, and where.
     pub named_programs: Vec<Spanned<String>>,
+    /// The pins of `exec`, and where each is written.
+    pub pins: Vec<Spanned<Pin>>,
     /// The `network:` key, else the name, else the beginning.
     pub network_root: Span,
 }
@@ -211,6 +213,7 @@ impl FileChecker<'_> {
             .into_iter()
             .map(|(name, globs)| (name, globs.0.into_iter().map(|glob| glob.value.0).collect()))
             .collect();
+        let mut pins_with_places = Vec::new();
         let mut profile = FileProfile {
             source: Arc::clone(self.source),
             name: model.name,
@@ -231,10 +234,17 @@ impl FileChecker<'_> {
                 deny: self.path_rules(&name, "files.deny", deny),
                 source: self.source.place(files_key.unwrap_or_default()),
             }),
-            exec: model.exec.map(|ExecSection { allow, deny }| ExecPolicy {
-                allow: self.path_rules(&name, "exec.allow", allow),
-                deny: self.path_rules(&name, "exec.deny", deny),
-                source: self.source.place(exec_key.unwrap_or_default()),
+            exec: model.exec.map(|ExecSection { allow, deny, pinned }| {
+                let (pinned, with_places) = self.pinned(&name, pinned);
+                let pins = with_places.iter().map(|pin| pin.value.clone()).collect();
+                pins_with_places = with_places;
+                ExecPolicy {
+                    allow: self.path_rules(&name, "exec.allow", allow),
+                    deny: self.path_rules(&name, "exec.deny", deny),
+                    pinned,
+                    pins,
+                    source: self.source.place(exec_key.unwrap_or_default()),
+                }
             }),
             unix: model.unix.map(|UnixSection { allow, deny }| UnixPolicy {
                 allow: self.unix_rules(&name, "unix.allow", allow),
@@ -248,8 +258,10 @@ impl FileChecker<'_> {
             workspace: model.workspace.0.into_iter().map(|glob| glob.value.0).collect(),
             workspace_uses: Vec::new(),
             named_programs: Vec::new(),
+            pins: Vec::new(),
             network_root,
         };
+        profile.pins = pins_with_places;
         if let Some(NetworkSection { denied, allow, deny, listen, sockets }) = model.network {
             profile.denied = denied.map(|denied| Spanned { value: denied.value.into(), span: denied.span });
             profile.allow = self.peer_rules(&name, "network.allow", allow);
@@ -342,6 +354,27 @@ impl FileChecker<'_> {
             access: None,
         });
         rules.collect()
+    }
+
+    /// The rules and the contents of pinned programs.
+    fn pinned(
+        &self,
+        profile: &str,
+        programs: Vec<Spanned<PinnedProgram>>,
+    ) -> (Vec<PathRule>, Vec<Spanned<Pin>>) {
+        let whole = programs.into_iter().enumerate().filter_map(|(index, Spanned { value, span })| {
+            // What is missing was reported.
+            let (path, sha256) = (value.path?.value.0, value.sha256?.value.0);
+            let rule = PathRule {
+                id: rule_id(profile, "exec.pinned", index),
+                source: self.source.place(span),
+                glob: path.clone(),
+                programs: Condition::default(),
+                access: None,
+            };
+            Some((rule, Spanned { value: Pin { path, sha256 }, span }))
+        });
+        whole.unzip()
     }
 
     fn peer_rules(

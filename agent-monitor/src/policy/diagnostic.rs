@@ -87,6 +87,8 @@ codes! {
     ExceptOnGrant = "except-on-grant",
     /// A path begins with `${workspace}`, and there is no `workspace`.
     NoWorkspace = "no-workspace",
+    /// A pinned program without one path and one SHA-256.
+    BadPin = "bad-pin",
     UnknownBase = "unknown-base",
     Cycle = "cycle",
     /// The `extends` chain is too long.

@@ -15,6 +15,7 @@ use super::load::{Base, Checked, LinkedFile, Loaded};
 use super::model::Spanned;
 use super::overlap::Coverage;
 use super::path_overlap::PathCoverage;
+use super::pins;
 use super::programs::Programs;
 use super::resolved::{
     Claim, Denied, ExecPolicy, FilesPolicy, Granted, NetRule, NetworkPolicy, PathRule, PrivilegesPolicy,
@@ -108,6 +109,11 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
     let workspace = workspace(chain, diagnostics);
     // What is taken out of a faulty profile could make another rule look useless.
     if sound {
+        let pins = chain.0.iter().rev();
+        pins::check_together(
+            pins.flat_map(|file| file.profile.pins.iter().map(|pin| (&file.source, pin))),
+            diagnostics,
+        );
         pointless_rules(chain, diagnostics);
         pointless_paths(chain, diagnostics);
         if !own.is_abstract {
@@ -286,6 +292,8 @@ fn exec(chain: &Chain) -> Option<ExecPolicy> {
     sections.cloned().reduce(|mut all, section| {
         all.allow.extend(section.allow);
         all.deny.extend(section.deny);
+        all.pinned.extend(section.pinned);
+        all.pins.extend(section.pins);
         all
     })
 }

@@ -21,6 +21,7 @@ mod model;
 pub mod naive;
 mod overlap;
 mod path_overlap;
+mod pins;
 pub mod programs;
 pub mod protected;
 mod reader;
@@ -38,7 +39,7 @@ pub use directory::{Directory, FailedProfile, load_directory};
 pub use load::{Base, Checked, Loaded, check_profile, load_profile};
 pub use programs::{Condition, Membership, ProgramRef, Programs};
 pub use resolved::{
-    Claim, ClaimKind, Denied, ExecPolicy, FilesPolicy, Granted, Mode, NetRule, NetworkPolicy, PathRule,
+    Claim, ClaimKind, Denied, ExecPolicy, FilesPolicy, Granted, Mode, NetRule, NetworkPolicy, PathRule, Pin,
     PrivilegesPolicy, Protocol, ProtocolSet, ResolvedProfile, Source, SyscallRule, Targets, UnixPolicy,
 };
 pub use sockets::{SocketKind, SocketKinds};

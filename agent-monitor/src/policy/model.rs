@@ -18,6 +18,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
 use super::globs;
+use super::pins;
 use super::programs::ProgramRef;
 use super::reader::SPANNED;
 use super::sockets::SocketKind;
@@ -293,6 +294,12 @@ pub struct ExecSection {
     #[serde(default)]
     #[schemars(extend("examples" = [["/usr/bin/nc*"]]))]
     pub deny: Vec<Spanned<PathItem<DeniedProgram>>>,
+    /// Programs that may be executed with one content only, whatever is
+    /// allowed; nor may the agent change them. The kernel hashes the file that
+    /// is about to run, which needs IMA with SHA-256.
+    #[serde(default)]
+    #[schemars(extend("examples" = [[{"path": "/usr/bin/git", "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}]]))]
+    pub pinned: Vec<Spanned<PinnedProgram>>,
 }
 
 /// A rule about paths that grants.
@@ -447,6 +454,22 @@ pub struct UnixSection {
     #[serde(default)]
     #[schemars(extend("examples" = [["**/docker.sock", "/run/dbus/**"]]))]
     pub deny: Vec<Spanned<UnixGlob>>,
+}
+
+/// A program and the content that it must have.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PinnedProgram {
+    /// The program's whole path, as the kernel resolves it.
+    #[schemars(required, extend("examples" = ["/usr/bin/git"]))]
+    pub path: Option<Spanned<LiteralPath>>,
+    /// The SHA-256 of its content, as `sha256sum` prints it.
+    #[schemars(required, extend("examples" = ["e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]))]
+    pub sha256: Option<Spanned<Sha256>>,
+    /// Why the rule is there; shown where the rule is named.
+    #[schemars(extend("examples" = ["git 2.39.5 of Debian 12"]))]
+    #[expect(dead_code, reason = "part of the language, for people who read the file")]
+    pub comment: Option<String>,
 }
 
 /// The privileges of an agent. Of each key the nearest file's value counts;
@@ -733,6 +756,16 @@ word_types! {
         "type": "string",
         "pattern": "^(~?/|\\*\\*/|\\{|\\$\\{|[a-z0-9][a-z0-9._-]*$)",
         "examples": ["git", "/usr/bin/git"],
+    }
+    LiteralPath(String) = Word::LiteralPath, pins::literal_path => {
+        "type": "string",
+        "pattern": "^/",
+        "examples": ["/usr/bin/git"],
+    }
+    Sha256([u8; 32]) = Word::Sha256, pins::sha256 => {
+        "type": "string",
+        "pattern": "^[0-9a-fA-F]{64}$",
+        "examples": ["e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"],
     }
     /// The call's number.
     Syscall(u32) = Word::Syscall, words::syscall => {

@@ -258,11 +258,22 @@ pub struct FilesPolicy {
     pub source: Source,
 }
 
+/// A program that may be executed with one content only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    pub path: String,
+    pub sha256: [u8; 32],
+}
+
 /// The `exec:` section with those of all bases added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExecPolicy {
     pub allow: Vec<PathRule>,
     pub deny: Vec<PathRule>,
+    /// Each grants its path to be executed, and denies it to be written.
+    pub pinned: Vec<PathRule>,
+    /// The content of each of `pinned`, in the same order.
+    pub pins: Vec<Pin>,
     /// Where the default deny is rooted.
     pub source: Source,
 }

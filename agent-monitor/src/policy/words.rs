@@ -13,7 +13,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::diagnostic::{Code, nearest, quoted};
 use super::programs::ProgramRef;
-use super::{capabilities, globs, syscalls};
+use super::{capabilities, globs, pins, syscalls};
 
 /// The only version of the language so far.
 pub const VERSION: i128 = 1;
@@ -54,10 +54,12 @@ pub enum Word {
     ProgramName,
     Program,
     UnixGlob,
+    LiteralPath,
+    Sha256,
 }
 
 impl Word {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Version,
         Self::ProfileName,
         Self::BaseName,
@@ -72,6 +74,8 @@ impl Word {
         Self::ProgramName,
         Self::Program,
         Self::UnixGlob,
+        Self::LiteralPath,
+        Self::Sha256,
     ];
 
     #[must_use]
@@ -91,6 +95,8 @@ impl Word {
             Self::ProgramName => "program-name",
             Self::Program => "program",
             Self::UnixGlob => "unix-socket-glob",
+            Self::LiteralPath => "literal-path",
+            Self::Sha256 => "sha256",
         }
     }
 
@@ -112,6 +118,8 @@ impl Word {
             Self::ProgramName => "`git`",
             Self::Program => "`git` or `/usr/bin/git`",
             Self::UnixGlob => "`/run/dbus/*`",
+            Self::LiteralPath => "`/usr/bin/git`",
+            Self::Sha256 => "the 64 digits that `sha256sum` prints",
         }
     }
 
@@ -141,6 +149,8 @@ impl Word {
             Self::ProgramName => program_name(text).map(drop),
             Self::Program => program(text).map(drop),
             Self::UnixGlob => globs::unix_glob(text).map(drop),
+            Self::LiteralPath => pins::literal_path(text).map(drop),
+            Self::Sha256 => pins::sha256(text).map(drop),
         }
     }
 

@@ -40,7 +40,7 @@ fn profile(root: &Path, lists: [&[String]; 5]) -> ResolvedProfile {
     let mut profile = sample::network_profile(1, 1);
     let [read, write, deny, allow, deny_exec] = lists.map(rules);
     profile.filesystem = Some(FilesPolicy { read, write, deny, source: source.clone() });
-    profile.exec = Some(ExecPolicy { allow, deny: deny_exec, source });
+    profile.exec = Some(ExecPolicy { allow, deny: deny_exec, pinned: Vec::new(), pins: Vec::new(), source });
     profile.homes = Vec::new();
     profile
 }

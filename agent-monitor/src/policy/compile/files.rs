@@ -54,6 +54,11 @@ fn lists(profile: &ResolvedProfile) -> impl Iterator<Item = (&[PathRule], Says)>
         [
             (exec.allow.as_slice(), grants(Right::Execute)),
             (exec.deny.as_slice(), denies(Right::Execute as Rights)),
+            // With its content, which the hook asks for: so whoever may execute it may not give it another one.
+            (
+                exec.pinned.as_slice(),
+                Says { granted: Right::Execute as Rights, denied: Right::Write as Rights },
+            ),
         ]
     });
     let unix = profile.unix.iter().flat_map(move |unix| {

@@ -3,19 +3,22 @@
 //! Made by `compile::{profile, claims}`; read by `decide()` on both sides, and installed by `kernel`. The layout is
 //! `agent_monitor_common::image`.
 
-use agent_monitor_common::automaton::{TERMINAL, Words};
+use agent_monitor_common::automaton::{FREE_CELL, TERMINAL, Words};
 use agent_monitor_common::counters;
 use agent_monitor_common::image::{
     Class, DeniedErrno, HAS_EXEC, HAS_FILES, HAS_PRIVILEGES, HAS_PROGRAMS, HAS_PROTECTED, HAS_SYSCALLS,
     HAS_UNIX, MAGIC, MAX_CLASSES, Settings, class, header,
 };
+use agent_monitor_common::pin;
 use agent_monitor_common::privilege::{
     CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SETIDS, PTRACE_OWN, Privilege,
 };
 use agent_monitor_common::request::{self, STARTS};
 
 use super::programs;
-use crate::policy::{Denied, Mode, NetworkPolicy, PrivilegesPolicy, ResolvedProfile, SocketKind, Targets};
+use crate::policy::{
+    Denied, Mode, NetworkPolicy, Pin, PrivilegesPolicy, ResolvedProfile, SocketKind, Targets,
+};
 
 /// A policy image. Deterministic: the same profile (rules in any order) gives the same words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +71,26 @@ impl Image {
         self.words[class.at(class::SOCKETS)] = masks.sockets;
         self.words[class.at(class::PRIVILEGES)] = masks.privileges;
         self.words[class.at(class::CAPABILITIES)] = masks.capabilities;
+    }
+
+    /// Appends the table of pinned programs; of a path that is pinned twice the loader saw that both are the same.
+    pub(super) fn pin(&mut self, pins: &[Pin]) {
+        if pins.is_empty() {
+            return;
+        }
+        self.words.resize(self.words.len() + pin::GAP, FREE_CELL);
+        let mut table: Vec<[u64; pin::PIN_WORDS]> = pins
+            .iter()
+            .map(|program| {
+                let [a, b, c, d] = pin::words(&program.sha256);
+                [pin::PathHash::of(program.path.as_bytes()).0, a, b, c, d]
+            })
+            .collect();
+        table.sort_unstable();
+        table.dedup();
+        self.words[header::PINS] = pin::table_word(self.words.len() as u32, table.len() as u32);
+        self.words.extend(table.iter().flatten());
+        self.words[header::LENGTH] = self.words.len() as u64;
     }
 }
 

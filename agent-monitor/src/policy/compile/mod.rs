@@ -110,6 +110,10 @@ fn profile_within(profile: &ResolvedProfile, limit: usize) -> Result<Image, Comp
     image.words[header::START_EXE] = u64::from(start_exe[0]);
     image.words[header::CLASS_COUNT] = memberships.len() as u64;
     image.words[header::SETTINGS] = image::settings(profile);
+    image.pin(profile.exec.as_ref().map_or(&[], |exec| exec.pins.as_slice()));
+    if image.words.len() > limit {
+        return Err(too_large(image.words.len()));
+    }
     for call in &profile.syscalls {
         let (word, bit) = ((call.nr >> 6) as usize, 1 << (call.nr & 63));
         if word >= SYSCALL_WORDS {

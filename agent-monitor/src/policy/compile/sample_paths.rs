@@ -83,7 +83,8 @@ pub fn path_profile(rules: usize, mix: Mix, seed: u64) -> ResolvedProfile {
     let [read, write, allow, deny, deny_exec] = lists;
     let mut profile = sample::network_profile(0, seed);
     profile.filesystem = Some(FilesPolicy { read, write, deny, source: source(0) });
-    profile.exec = Some(ExecPolicy { allow, deny: deny_exec, source: source(0) });
+    profile.exec =
+        Some(ExecPolicy { allow, deny: deny_exec, pinned: Vec::new(), pins: Vec::new(), source: source(0) });
     profile.homes = vec!["/home/dev".into(), "/root".into()];
     profile
 }

@@ -44,7 +44,13 @@ pub(super) fn profile(rules: &[(usize, String)]) -> ResolvedProfile {
     profile.name = "t".to_owned();
     profile.filesystem =
         Some(FilesPolicy { read: list(0), write: list(1), deny: list(2), source: source(1) });
-    profile.exec = Some(ExecPolicy { allow: list(3), deny: list(4), source: source(2) });
+    profile.exec = Some(ExecPolicy {
+        allow: list(3),
+        deny: list(4),
+        pinned: Vec::new(),
+        pins: Vec::new(),
+        source: source(2),
+    });
     profile.unix = Some(UnixPolicy { allow: list(5), deny: list(6), source: source(3) });
     profile.homes = vec!["/home/ann".into(), "/root".into()];
     profile
