@@ -97,6 +97,14 @@ pub fn move_denied<W: Words + ?Sized>(image: &W, from: u32, to: u32) -> bool {
         && (denies_below(accept(image, from)) || denies_below(accept(image, to)))
 }
 
+/// Whether a rule forbids that a name leads elsewhere, as a symlink does: it lies on the way to a denied object, which
+/// whoever follows the name would find another thing instead of. `beside`: where the walk over its directory's path ended;
+/// what goes on in one state there and behind the name is no way of its own (`/srv/a` under a denial of `/srv/**/key`).
+#[inline(always)]
+pub fn leads_astray<W: Words + ?Sized>(image: &W, beside: u32, there: u32) -> bool {
+    inside(image, beside) != inside(image, there) && denies_below(accept(image, there))
+}
+
 /// Judges an operation of a program of `class` on a path that is no directory. The hooks walk the same steps in
 /// `bpf_loop`.
 pub fn decide_path<W: Words + ?Sized>(image: &W, class: Class, path: &[u8], needed: Rights) -> Decision {

@@ -298,7 +298,7 @@ fn trials_of_ways() -> impl Iterator<Item = Trial> {
         LsmFileOpen as Open, LsmFileReceive as Receive, LsmMoveMount as Move, LsmPathMkdir as Mkdir,
         LsmPathMknod as Mknod, LsmPathUnlink as Unlink, LsmSbPivotroot as Pivot, LsmSbUmount as Umount,
     };
-    use Reason::{Anonymous, Default, Mount, NoPath, Rule};
+    use Reason::{Anonymous, Default, DeniedBelow, Mount, NoPath, Rule};
     pairs(vec![
         prepared("F1_symlink_that_is_swapped_meanwhile", Open, Default, |stage| {
             plant_race()?;
@@ -538,6 +538,38 @@ fn trials_of_ways() -> impl Iterator<Item = Trial> {
         attack("F16_git_hook", Mknod, Rule, || {
             ok("create", fs::File::create_new(at("open/.git/hooks/post-checkout")))
         }),
+        attack("F16_symlink_in_the_place_of_git_hooks", Hook::LsmPathSymlink, DeniedBelow, || {
+            made_repository()?;
+            ok("symlink", symlink("../made", at("open/dir/.git/hooks")))?;
+            read(&at("open/dir/.git/hooks/post-checkout"))
+        }),
+        attack("F16_symlink_in_the_place_of_a_repository", Hook::LsmPathSymlink, DeniedBelow, || {
+            made_repository()?;
+            ok("mkdir", fs::create_dir(at("open/dir/other")))?;
+            ok("rename", fs::rename(at("open/dir/made"), at("open/dir/hooks")))?;
+            ok("symlink", symlink("..", at("open/dir/other/.git")))?;
+            read(&at("open/dir/other/.git/hooks/post-checkout"))
+        }),
+        attack("F16_symlink_that_is_renamed_to_git_hooks", Hook::LsmPathRename, DeniedBelow, || {
+            made_repository()?;
+            ok("symlink", symlink("../made", at("open/dir/link")))?;
+            ok("rename", fs::rename(at("open/dir/link"), at("open/dir/.git/hooks")))?;
+            read(&at("open/dir/.git/hooks/post-checkout"))
+        }),
+        attack("F16_symlink_that_is_exchanged_for_git_hooks", Hook::LsmPathRename, DeniedBelow, || {
+            made_repository()?;
+            ok("create", fs::File::create_new(at("open/dir/.git/hooks")))?;
+            ok("symlink", symlink("../made", at("open/dir/link")))?;
+            exchange(&at("open/dir/.git/hooks"), &at("open/dir/link"))?;
+            read(&at("open/dir/.git/hooks/post-checkout"))
+        }),
+        attack("F16_symlink_that_is_linked_to_git_hooks", Hook::LsmPathLink, DeniedBelow, || {
+            made_repository()?;
+            ok("symlink", symlink("../made", at("open/dir/link")))?;
+            // Of the link itself: `link` follows none.
+            ok("link", fs::hard_link(at("open/dir/link"), at("open/dir/.git/hooks")))?;
+            read(&at("open/dir/.git/hooks/post-checkout"))
+        }),
         attack("F16_shell_start_up", Open, Rule, || {
             ok("append", fs::OpenOptions::new().append(true).open(at("open/.bashrc")))
         }),
@@ -596,6 +628,47 @@ fn address_race_is_lost(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
+/// A repository without hooks, and hooks that the agent made beside it.
+fn made_repository() -> Attempt {
+    ok("mkdir", fs::create_dir(at("open/dir/.git")))?;
+    ok("mkdir", fs::create_dir(at("open/dir/made")))?;
+    ok("write", fs::write(at("open/dir/made/post-checkout"), "x"))
+}
+
+fn exchange(one: &str, other: &str) -> Attempt {
+    let (one, other) = (c(one), c(other));
+    // SAFETY: two strings that end in NUL.
+    call("renameat2", unsafe {
+        let (one, other) = (one.as_ptr(), other.as_ptr());
+        libc::syscall(libc::SYS_renameat2, libc::AT_FDCWD, one, libc::AT_FDCWD, other, libc::RENAME_EXCHANGE)
+    })
+    .map(drop)
+}
+
+/// Directories on the way to what is denied are made, and symlinks beside it.
+fn ways_are_made(lab: &mut Lab) -> Result<Completion> {
+    plant()?;
+    let run = lab.attack(PROFILE, |stage| {
+        stage.pause()?;
+        made_repository()?;
+        ok("mkdir", fs::create_dir(at("open/dir/.git/hooks")))?;
+        ok("symlink in a repository", symlink("made", at("open/dir/.git/current")))?;
+        ok("move it", fs::rename(at("open/dir/.git/current"), at("open/dir/.git/former")))?;
+        ok("mkdir", fs::create_dir_all(at("open/node_modules/.bin")))?;
+        ok("symlink of a tool", symlink("../tool/cli.js", at("open/node_modules/.bin/.tool-1")))?;
+        ok("move it", fs::rename(at("open/node_modules/.bin/.tool-1"), at("open/node_modules/.bin/tool")))?;
+        ok("link it", fs::hard_link(at("open/node_modules/.bin/tool"), at("open/node_modules/.bin/same")))?;
+        // Below a denial of `deep/**/key`, which says nothing of this name.
+        ok("symlink under a floating denial", symlink("b", at("open/deep/a/c")))?;
+        ok("move it", fs::rename(at("open/deep/a/c"), at("open/deep/a/b/d")))?;
+        ok("move it out", fs::rename(at("open/deep/a/b/d"), at("open/d")))?;
+        ok("and in", fs::rename(at("open/d"), at("open/deep/a/e")))?;
+        ok("remove", fs::remove_dir(at("open/dir/.git/hooks")))
+    })?;
+    ensure!(run.attempt.is_ok() && run.denials == 0, "{}", run.describe());
+    Ok(Completion::Completed)
+}
+
 pub fn trials() -> Vec<Trial> {
     let address = checked_pair("S4_address_that_changes_in_memory_meanwhile", address_race_is_lost, |lab| {
         let run = lab.unenforced(flip_address)?;
@@ -606,6 +679,7 @@ pub fn trials() -> Vec<Trial> {
         lab::test("attributes_of_granted_files_change", attributes_work),
         lab::test("attributes_of_granted_files_on_an_overlay_change", overlay_works),
         lab::test("granted_files_are_received", received_work),
+        lab::test("symlinks_beside_what_is_denied_and_directories_on_the_way_are_made", ways_are_made),
         lab::test("a_name_that_is_no_text_is_told_byte_by_byte", told_byte_by_byte),
     ];
     trials_of_attributes().chain(trials_of_ways()).chain(address).chain(others).collect()

@@ -42,8 +42,9 @@ const FMODE_WRITE: u32 = 2;
 const PROT_EXEC: u64 = 4;
 const S_IFMT: u16 = 0o170_000;
 const S_IFDIR: u16 = 0o040_000;
+const S_IFLNK: u16 = 0o120_000;
 /// `RENAME_EXCHANGE` (include/uapi/linux/fs.h).
-const EXCHANGE: u32 = 2;
+pub const EXCHANGE: u32 = 2;
 
 /// What becomes of the object.
 #[derive(Clone, Copy, PartialEq)]
@@ -68,6 +69,8 @@ pub struct Object {
     /// The directory that it lies in.
     parent: Identity,
     directory: bool,
+    /// A symlink.
+    pub link: bool,
 }
 
 /// The object of an open file.
@@ -88,6 +91,7 @@ pub unsafe fn of_file(file: *const c_void) -> Object {
             identity: identity(inode),
             parent: parent_of(dentry),
             directory: mode & S_IFMT == S_IFDIR,
+            link: mode & S_IFMT == S_IFLNK,
         }
     }
 }
@@ -110,7 +114,7 @@ unsafe fn parent_of(dentry: *const c_void) -> Identity {
 /// # Safety
 /// `path` is a typed `struct path *`, `dentry` a typed `struct dentry *`; neither is null.
 #[inline(always)]
-unsafe fn of_entry(path: *const c_void, dentry: *const c_void) -> Object {
+pub unsafe fn of_entry(path: *const c_void, dentry: *const c_void) -> Object {
     // SAFETY: the caller's promise.
     unsafe { of_dentry(typed(path, offset!(path_mnt)), dentry) }
 }
@@ -131,6 +135,7 @@ pub unsafe fn of_dentry(mnt: u64, dentry: *const c_void) -> Object {
             identity: identity(inode),
             parent: parent_of(dentry),
             directory: mode & S_IFMT == S_IFDIR,
+            link: mode & S_IFMT == S_IFLNK,
         }
     }
 }
@@ -213,16 +218,31 @@ pub fn enter_paths<const N: usize>(ctx: &LsmContext) -> Entry {
 /// What came of a judgement.
 #[derive(Clone, Copy)]
 struct Judged {
-    deny: bool,
-    /// Where the walk over the path ended; `None`: there was none, and what had to be said was said.
-    state: Option<u32>,
+    deny: u32,
+    state: u32,
 }
 
-const PASSED: Judged = Judged { deny: false, state: None };
+/// In place of a state: none was reached.
+const NOWHERE: u32 = u32::MAX;
+
+impl Judged {
+    const PASSED: Judged = Judged { deny: 0, state: NOWHERE };
+
+    #[inline(always)]
+    fn denies(self) -> bool {
+        self.deny != 0
+    }
+
+    /// Where the walk over the path ended; `None`: there was none, and what had to be said was said.
+    #[inline(always)]
+    fn state(self) -> Option<u32> {
+        if self.state == NOWHERE { None } else { Some(self.state) }
+    }
+}
 
 /// The rights of `needed` that the profile judges: of a section that it does not have, nothing is.
 #[inline(always)]
-fn judged(policy: &Policy, needed: Rights) -> Rights {
+pub fn judged(policy: &Policy, needed: Rights) -> Rights {
     let mut judged = 0;
     if policy.flags & HAS_FILES != 0 {
         judged |= READ | WRITE;
@@ -238,7 +258,7 @@ fn judged(policy: &Policy, needed: Rights) -> Rights {
 
 /// The scratch of the current task. `Err`: whether to deny without one.
 #[inline(always)]
-fn scratch(subject: &Subject, needed: Rights) -> Result<*mut Scratch, bool> {
+pub fn scratch(subject: &Subject, needed: Rights) -> Result<*mut Scratch, bool> {
     let Subject { label, policy } = subject;
     let Some(s) = SCRATCH.current() else {
         fail::count(Site::TaskStorage);
@@ -265,7 +285,7 @@ pub fn denies(subject: &Subject, hook: Hook, act: Act, object: Object, needed: R
         // SAFETY: the scratch is the current task's own; the object's pointers come from typed loads.
         Ok(s) => unsafe {
             let marked = marked(subject, object, act, needed);
-            judge(s, subject, hook, act, object, needed, marked).deny
+            judge(s, subject, hook, act, object, needed, marked).denies()
         },
         Err(deny) => deny,
     }
@@ -275,8 +295,26 @@ pub fn denies(subject: &Subject, hook: Hook, act: Act, object: Object, needed: R
 ///
 /// # Safety
 /// `s` is the current task's scratch; the object's pointers come from typed loads.
+// VERIFIER: "BPF program is too large": how it came to its answer is forgotten, so that what follows is walked once.
 #[inline(always)]
 unsafe fn judge(
+    s: *mut Scratch,
+    subject: &Subject,
+    hook: Hook,
+    act: Act,
+    object: Object,
+    needed: Rights,
+    marked: u32,
+) -> Judged {
+    // SAFETY: the caller's promise.
+    let Judged { deny, state } = unsafe { judged_once(s, subject, hook, act, object, needed, marked) };
+    Judged { deny: forget(deny), state: forget(state) }
+}
+
+/// # Safety
+/// As [`judge`].
+#[inline(always)]
+unsafe fn judged_once(
     s: *mut Scratch,
     subject: &Subject,
     hook: Hook,
@@ -289,7 +327,7 @@ unsafe fn judge(
     // SAFETY: the caller's promise.
     unsafe {
         let (reason, state) = match path::place(object.mnt) {
-            Ok(Place::Internal) if needed & EXECUTE == 0 => return PASSED,
+            Ok(Place::Internal) if needed & EXECUTE == 0 => return Judged::PASSED,
             Ok(Place::Internal) => (Reason::Anonymous.code(), None),
             Err(site) => {
                 fail::count(site);
@@ -322,14 +360,15 @@ unsafe fn judge(
                         }
                         _ if marked != 0 => Reason::OtherName.code(),
                         Decision::Allow => ALLOWED,
-                        Decision::DenyDefault => return Judged { deny: false, state: Some(state) },
+                        Decision::DenyDefault => return Judged { deny: 0, state },
                     };
                     (reason, Some(state))
                 }
             },
         };
         let reason = forget(reason as u32);
-        Judged { deny: settle(s, subject, hook, reason, object, needed, state.is_some()), state }
+        let deny = settle(s, subject, hook, reason, object, needed, state.is_some());
+        Judged { deny: deny as u32, state: state.unwrap_or(NOWHERE) }
     }
 }
 
@@ -653,19 +692,19 @@ pub fn file_rename(ctx: LsmContext) -> i32 {
     unsafe {
         let (from, to) = (of_entry(from, old), of_entry(to, new));
         let moved_to = judge(s, &subject, Hook::LsmPathRename, Act::Use, to, needed, 0);
-        if moved_to.deny {
+        if moved_to.denies() {
             return -13;
         }
         // Last, so that its path is the one in the scratch.
         let moved = judge(s, &subject, Hook::LsmPathRename, Act::Use, from, needed, 0);
-        if moved.deny {
+        if moved.denies() {
             return -13;
         }
         // What is exchanged moves too; what is replaced is gone.
         if !(from.directory || to.directory && flags as u32 & EXCHANGE != 0) {
             return 0;
         }
-        let (Some(here), Some(there)) = (moved.state, moved_to.state) else { return 0 };
+        let (Some(here), Some(there)) = (moved.state(), moved_to.state()) else { return 0 };
         let table = &subject.policy.table;
         if !move_denied(table, here, there) {
             return 0;

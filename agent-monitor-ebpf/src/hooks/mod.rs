@@ -14,5 +14,6 @@ mod privilege;
 mod probe;
 mod process;
 mod protect;
+mod symlink;
 mod syscall;
 mod unix;

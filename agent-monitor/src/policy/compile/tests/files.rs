@@ -8,7 +8,8 @@ use agent_monitor_common::decide::Decision;
 use agent_monitor_common::event::Reason;
 use agent_monitor_common::image::{Class, HAS_EXEC, HAS_FILES, HAS_UNIX, Settings, class, field, header};
 use agent_monitor_common::path::{
-    ALL_RIGHTS, DENIED_BELOW, Right, Rights, decide_answer, decide_path, directory_answer, move_denied,
+    ALL_RIGHTS, DENIED_BELOW, Right, Rights, decide_answer, decide_path, directory_answer, leads_astray,
+    move_denied,
 };
 use proptest::prelude::*;
 
@@ -158,6 +159,30 @@ proptest! {
     ) {
         let image = |rules: &[(usize, String)]| compile::profile(&profile(rules)).unwrap();
         prop_assert_eq!(image(&before), image(&after));
+    }
+}
+
+#[test]
+fn no_symlink_takes_the_place_of_a_directory_on_the_way_to_a_denied_name() {
+    let image = compile::profile(&written(&[
+        (1, "/**"),
+        (2, "~/.ssh/**"),
+        (2, "**/.git/hooks/*"),
+        (2, "/w/**/.env"),
+    ]))
+    .unwrap();
+    let denied = |name: &str| {
+        let (directory, _) = name.rsplit_once('/').unwrap();
+        leads_astray(&image, state(&image, directory), state(&image, name))
+    };
+    for name in ["/srv/.git", "/srv/.git/hooks", "/w/.git", "/w/a/.git/hooks", "/home/ann/.ssh", "/home/ann"]
+    {
+        assert!(denied(name), "{name}");
+    }
+    for name in
+        ["/srv/a", "/w/a", "/w/node_modules/.bin/tool", "/srv/.git/current", "/home/ann/a", "/w/a/hooks"]
+    {
+        assert!(!denied(name), "{name}");
     }
 }
 
