@@ -87,6 +87,12 @@ layout! {
     inode_ino = "inode": "i_ino" required;
     inode_sb = "inode": "i_sb" required;
     inode_generation = "inode": "i_generation" required;
+    inode_size = "inode": "i_size" required;
+    /// Seconds; before 6.11 the beginning of a `struct timespec64`.
+    inode_mtime = "inode": "i_mtime_sec" | "__i_mtime" | "i_mtime" required;
+    inode_mtime_nsec = "inode": "i_mtime_nsec" optional;
+    inode_ctime = "inode": "i_ctime_sec" | "__i_ctime" | "i_ctime" required;
+    inode_ctime_nsec = "inode": "i_ctime_nsec" optional;
     sb_dev = "super_block": "s_dev" required;
     inode_mode = "inode": "i_mode" required;
     /// 0 before 6.9, then 1 (behind the mount's id map).

@@ -41,8 +41,24 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// When an object was changed last, as far as its file system tells, and its size.
+    pub struct Stamp: 32 {
+        /// Seconds since 1970 of `mtime`.
+        pub modified: u64,
+        /// Seconds since 1970 of `ctime`.
+        pub changed: u64,
+        /// Nanoseconds of `mtime`.
+        pub modified_nanos: u32,
+        /// Nanoseconds of `ctime`.
+        pub changed_nanos: u32,
+        /// Bytes.
+        pub size: u64,
+    }
+}
+
+wire_struct! {
     /// One line of the object iterator: what an open descriptor is.
-    pub struct ObjectLine: 24 {
+    pub struct ObjectLine: 56 {
         /// `i_ino`.
         pub inode: u64,
         /// `s_dev`.
@@ -53,5 +69,6 @@ wire_struct! {
         pub fd: u32,
         /// Zero.
         pub pad: u32,
+        pub stamp: Stamp,
     }
 }

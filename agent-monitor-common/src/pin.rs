@@ -104,6 +104,31 @@ crate::wire_struct! {
     }
 }
 
+/// Files whose content the daemon told at one time.
+pub const MAX_CHECKED: usize = 4096;
+
+crate::wire_struct! {
+    /// A file, by file system, inode number and inode generation.
+    pub struct FileKey: 16 {
+        /// `i_ino`.
+        pub inode: u64,
+        /// `s_dev`.
+        pub device: u32,
+        /// `i_generation`.
+        pub version: u32,
+    }
+}
+
+crate::wire_struct! {
+    /// What the daemon found a file to hold, where the kernel can't tell.
+    pub struct Checked: 64 {
+        /// The file's before and after it was read. With another it is another content.
+        pub stamp: crate::mark::Stamp,
+        /// SHA-256.
+        pub digest: [u64; 4],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

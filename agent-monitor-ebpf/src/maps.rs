@@ -9,7 +9,7 @@ use agent_monitor_common::image::{IMAGE_SLOTS, IMAGE_WORDS, MAX_PROFILES, PROFIL
 use agent_monitor_common::label::{BITMAP_WORDS, Label, MAX_LABELS, SocketLabel};
 use agent_monitor_common::mark::{MAX_MARKS, Mark, MarkKey};
 use agent_monitor_common::path::{PATH_BATCH, PathAnswer};
-use agent_monitor_common::pin::HashTrial;
+use agent_monitor_common::pin::{Checked, FileKey, HashTrial, MAX_CHECKED};
 use agent_monitor_common::request::{PROBE_BATCH, ProbeRequest};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
@@ -92,6 +92,10 @@ pub static MARKED: Array<u32, MAX_PROFILES> = Array::new();
 /// What the kernel's IMA makes of a file. Writers: the loader, then `digest_trial`, which only runs for it.
 #[btf_map]
 pub static HASH_TRIAL: Array<HashTrial, 1> = Array::new();
+
+/// Contents of pinned programs, where the kernel can't tell them. Writer: the daemon, when it read a file.
+#[btf_map]
+pub static CHECKED: HashMap<FileKey, Checked, MAX_CHECKED> = HashMap::new();
 
 /// Denials, would-denials and listed system calls. Reader: the daemon.
 #[btf_map]

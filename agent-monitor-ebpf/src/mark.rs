@@ -1,6 +1,7 @@
 //! Objects that are denied whatever they are called here: the look-up of `agent_monitor_common::mark`.
 
-use agent_monitor_common::mark::MarkKey;
+use agent_monitor_common::layout::ABSENT;
+use agent_monitor_common::mark::{MarkKey, Stamp};
 use agent_monitor_common::path::Rights;
 use core::ffi::c_void;
 
@@ -36,6 +37,34 @@ pub unsafe fn identity(inode: *const c_void) -> Identity {
             inode: typed(inode, offset!(inode_ino)),
             device: typed(sb, offset!(sb_dev)),
             version: typed(inode, offset!(inode_generation)),
+        }
+    }
+}
+
+/// The stamp of `inode`, a `struct inode *`.
+///
+/// # Safety
+/// `inode` is a typed pointer that is not null.
+#[inline(always)]
+pub unsafe fn stamp(inode: *const c_void) -> Stamp {
+    // Without a field of their own nanoseconds lie behind the seconds.
+    let mut modified_nanos = offset!(inode_mtime_nsec);
+    if modified_nanos == ABSENT as usize {
+        modified_nanos = offset!(inode_mtime) + 8;
+    }
+    let mut changed_nanos = offset!(inode_ctime_nsec);
+    if changed_nanos == ABSENT as usize {
+        changed_nanos = offset!(inode_ctime) + 8;
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        Stamp {
+            modified: typed(inode, offset!(inode_mtime)),
+            changed: typed(inode, offset!(inode_ctime)),
+            modified_nanos: typed(inode, modified_nanos),
+            // From 6.13 the upper bit says that somebody asked (`I_CTIME_QUERIED`, include/linux/fs.h).
+            changed_nanos: typed::<u32>(inode, changed_nanos) & 0x7fff_ffff,
+            size: typed(inode, offset!(inode_size)),
         }
     }
 }

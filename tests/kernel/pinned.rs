@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use agent_monitor::kernel::IMA;
 use agent_monitor_common::event::{Hook, Reason};
 use agent_monitor_tests::{Attempt, Failure, Stage};
 use anyhow::{Result, bail, ensure};
@@ -151,6 +152,13 @@ fn prepare(content: u8) -> Result<()> {
     Ok(put(&pinned(), &program(content))?)
 }
 
+/// What the daemon does when it puts the profile in force, and again and again; how many files it read.
+fn tell(lab: &mut Lab) -> Result<usize> {
+    let resolved = agent_monitor_tests::monitor::resolve(&profile())?;
+    let pins = resolved.exec.map(|exec| exec.pins).unwrap_or_default();
+    Ok(lab.monitor()?.kernel.check_pins(&pins)?)
+}
+
 fn blind(lab: &mut Lab) -> Result<Option<Completion>> {
     let monitor = lab.monitor()?;
     let missing = ["lsm/file_open", MECHANISM].into_iter().find(|name| !monitor.works(name));
@@ -162,6 +170,7 @@ fn denied(lab: &mut Lab, swap: Swap) -> Result<Completion> {
         return Ok(blind);
     }
     prepare(swap.content)?;
+    tell(lab)?;
     let run = lab.attack(&profile(), swap.run)?;
     let Err(failure) = &run.attempt else { bail!("it went through: {}", run.describe()) };
     ensure!(failure.errno == libc::EACCES, "{}", run.describe());
@@ -213,12 +222,16 @@ fn race_is_lost(lab: &mut Lab) -> Result<Completion> {
         return Ok(blind);
     }
     prepare(RIGHT)?;
+    tell(lab)?;
+    let by_kernel = lab.monitor()?.works(IMA);
     // Forking asks for one thread: the child is there before the other thread is.
     let run = swapped_run(lab, true)?;
     let Err(failure) = &run.attempt else { bail!("the other content ran: {}", run.describe()) };
     ensure!(failure.errno == libc::EACCES, "no round was refused: {}", run.describe());
     for record in &run.records {
-        ensure!(record.reason() == Some(Reason::Digest), "{record:?}");
+        // The daemon was not told of the files that are put there.
+        let expected = if by_kernel { Reason::Digest } else { Reason::DigestUnknown };
+        ensure!(record.reason() == Some(expected), "{record:?}");
     }
     Ok(Completion::Completed)
 }
@@ -251,11 +264,22 @@ pub fn trials() -> Vec<Trial> {
         ensure!(run.attempt.is_ok(), "{}", run.describe());
         Ok(())
     });
+    let changed = pair("F7_pinned_program_that_changes_after_it_was_read", changed_later, |lab| {
+        prepare(RIGHT)?;
+        put(&pinned(), &program(WRONG))?;
+        let run = lab.unenforced(|stage| {
+            stage.pause()?;
+            run_wrong()
+        })?;
+        ensure!(run.attempt.is_ok(), "{}", run.describe());
+        Ok(())
+    });
     let others = [
+        lab::test("what_the_daemon_read_holds_until_the_file_changes", told_until_it_changes),
         lab::test("a_pinned_program_with_its_content_runs", right_runs),
-        lab::test("a_pin_is_a_gap_where_the_kernel_has_no_sha256", gap),
+        lab::test("a_pin_is_a_gap_where_no_program_asks_for_its_content", gap),
     ];
-    swaps.chain(race).chain(others).collect()
+    swaps.chain(race).chain(changed).chain(others).collect()
 }
 
 fn right_runs(lab: &mut Lab) -> Result<Completion> {
@@ -263,6 +287,7 @@ fn right_runs(lab: &mut Lab) -> Result<Completion> {
         return Ok(blind);
     }
     prepare(RIGHT)?;
+    tell(lab)?;
     put(&at("open/bin/script"), format!("#!{}\n", pinned()).as_bytes())?;
     let run = lab.attack(&profile(), |stage| {
         stage.pause()?;
@@ -277,6 +302,53 @@ fn right_runs(lab: &mut Lab) -> Result<Completion> {
         map_as_code(&at("open/bin/tool"), true)
     })?;
     ensure!(run.attempt.is_ok() && run.denials == 0, "{}", run.describe());
+    Ok(Completion::Completed)
+}
+
+/// In place, from outside the agent.
+fn changed_later(lab: &mut Lab) -> Result<Completion> {
+    if let Some(blind) = blind(lab)? {
+        return Ok(blind);
+    }
+    prepare(RIGHT)?;
+    tell(lab)?;
+    put(&pinned(), &program(WRONG))?;
+    let run = lab.attack(&profile(), |stage| {
+        stage.pause()?;
+        run_wrong()
+    })?;
+    let by_kernel = lab.monitor()?.works(IMA);
+    let expected = if by_kernel { Reason::Digest } else { Reason::DigestUnknown };
+    let Err(failure) = &run.attempt else { bail!("it went through: {}", run.describe()) };
+    ensure!(failure.errno == libc::EACCES, "{}", run.describe());
+    ensure!(run.records.last().and_then(|record| record.reason()) == Some(expected), "{}", run.describe());
+    Ok(Completion::Completed)
+}
+
+/// Where the kernel can't tell: a file that was written anew with the same content waits for the daemon.
+fn told_until_it_changes(lab: &mut Lab) -> Result<Completion> {
+    if let Some(blind) = blind(lab)? {
+        return Ok(blind);
+    }
+    let by_kernel = lab.monitor()?.works(IMA);
+    prepare(RIGHT)?;
+    let read = if by_kernel { 0 } else { 1 };
+    let runs = |lab: &mut Lab| -> Result<bool> {
+        let run = lab.attack(&profile(), |stage| {
+            stage.pause()?;
+            match status_of(&pinned())? {
+                0 => Ok(()),
+                other => Err(Failure::new(format!("it ended with {other}"), 0)),
+            }
+        })?;
+        ensure!(run.attempt.as_ref().err().is_none_or(|f| f.errno == libc::EACCES), "{}", run.describe());
+        Ok(run.attempt.is_ok())
+    };
+    ensure!(tell(lab)? == read && runs(lab)?, "a file that was read does not run");
+    ensure!(tell(lab)? == 0 && tell(lab)? == 0, "a file without a change was read again");
+    put(&pinned(), &program(RIGHT))?;
+    ensure!(runs(lab)? == by_kernel, "the kernel hashes: {by_kernel}");
+    ensure!(tell(lab)? == read && runs(lab)?, "it does not run after it was read again");
     Ok(Completion::Completed)
 }
 

@@ -1,5 +1,6 @@
-//! Pinned programs, where the kernel runs BPF LSM programs that may sleep and its IMA hashes with SHA-256: what is about
-//! to run is hashed by the kernel, from the open file that will run.
+//! Pinned programs, where the kernel runs BPF LSM programs that may sleep: what is about to run is hashed by the kernel,
+//! from the open file that will run, where its IMA hashes with SHA-256; elsewhere the daemon told what the file held when
+//! it had the times and the size that it has now.
 //!
 //! A pinned file becomes code only by an exec that found it unchanged: mapping it otherwise (`ld.so program`) is denied.
 //! What must stay true: `verified` names a file whose content was found right by the task's own last exec, and none once
@@ -7,7 +8,7 @@
 
 use agent_monitor_common::counters::Site;
 use agent_monitor_common::event::{Hook, Reason};
-use agent_monitor_common::pin;
+use agent_monitor_common::pin::{self, FileKey};
 use aya_ebpf::helpers::generated::bpf_ima_file_hash;
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
@@ -16,8 +17,8 @@ use core::ffi::c_void;
 use super::file::{EXECUTE, Entry, Object, Subject, enter_paths, of_file, settle};
 use crate::fail;
 use crate::kernel::{offset, typed};
-use crate::maps::{HASH_TRIAL, SCRATCH};
-use crate::mark::Identity;
+use crate::maps::{CHECKED, HASH_TRIAL, SCRATCH};
+use crate::mark::{Identity, stamp};
 use crate::path::{self, Place, Scratch};
 use crate::subject::current_tgid;
 
@@ -50,6 +51,33 @@ unsafe fn untold(subject: &Subject, hook: Hook, s: *mut Scratch, site: Site, obj
     unsafe { settle(s, subject, hook, Reason::NoPath.code() as u32, object, EXECUTE, false) }
 }
 
+/// Whether the loader saw the kernel hash with SHA-256.
+#[inline(always)]
+fn hashes() -> bool {
+    // SAFETY: an array element; the loader writes it before anything is in force.
+    HASH_TRIAL.get_ptr(0).is_some_and(|trial| unsafe { (*trial).answer == pin::SHA256 })
+}
+
+/// Whether the daemon told the content of a file as it is now; its digest.
+///
+/// # Safety
+/// `inode` is a typed `struct inode *` that is not null.
+#[inline(always)]
+unsafe fn told(is: Identity, inode: *const c_void, digest: &mut [u64; 4]) -> bool {
+    let key = FileKey { inode: is.inode, device: is.device, version: is.version };
+    let Some(checked) = CHECKED.get_ptr(key) else { return false };
+    // SAFETY: the caller's promise; a preallocated element.
+    unsafe {
+        let (now, then) = (stamp(inode), (*checked).stamp);
+        *digest = (*checked).digest;
+        now.modified == then.modified
+            && now.changed == then.changed
+            && now.modified_nanos == then.modified_nanos
+            && now.changed_nanos == then.changed_nanos
+            && now.size == then.size
+    }
+}
+
 /// `int bprm_check_security(struct linux_binprm *bprm)`: the content of a pinned program.
 #[lsm(hook = "bprm_check_security", sleepable)]
 pub fn digest_bprm_check(ctx: LsmContext) -> i32 {
@@ -78,8 +106,12 @@ pub fn digest_bprm_check(ctx: LsmContext) -> i32 {
             }
         };
         let mut digest = [0_u64; 4];
-        let algorithm = bpf_ima_file_hash(file.cast_mut().cast(), (&raw mut digest).cast(), 32) as i64;
-        let reason = if algorithm != pin::SHA256 {
+        let known = if hashes() {
+            bpf_ima_file_hash(file.cast_mut().cast(), (&raw mut digest).cast(), 32) as i64 == pin::SHA256
+        } else {
+            told(object.identity, typed(file, offset!(file_inode)), &mut digest)
+        };
+        let reason = if !known {
             Reason::DigestUnknown
         } else if pin::agrees(&subject.policy.table, at, &digest) {
             (*s).verified = object.identity;

@@ -18,7 +18,7 @@ use super::network::label_socket;
 use crate::ends::ends;
 use crate::kernel::{offset, typed};
 use crate::maps::{AGENTS, ATTACH, LABELS, SCRATCH, SOCKETS};
-use crate::mark::identity;
+use crate::mark::{identity, stamp};
 use crate::subject::{class_of_socket, clear_bit, has_bit, label_of, policy, set_bit, standing, table};
 use crate::{atomic, fail, program};
 
@@ -285,9 +285,19 @@ pub fn iterate_objects(ctx: *mut FileContext) -> i32 {
         if typed::<u32>(task, offset!(task_tgid)) != (*request).root {
             return 0;
         }
-        let is = identity(typed(file.cast_const(), offset!(file_inode)));
-        let line =
-            ObjectLine { inode: is.inode, device: is.device, version: is.version, fd: (*ctx).fd, pad: 0 };
+        let inode: *const c_void = typed(file.cast_const(), offset!(file_inode));
+        if inode.is_null() {
+            return 0;
+        }
+        let is = identity(inode);
+        let line = ObjectLine {
+            inode: is.inode,
+            device: is.device,
+            version: is.version,
+            fd: (*ctx).fd,
+            pad: 0,
+            stamp: stamp(inode),
+        };
         if bpf_seq_write((*(*ctx).meta).seq, (&raw const line).cast(), size_of::<ObjectLine>() as u32) != 0 {
             fail::count(Site::SeqWrite);
         }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{doctor, table};
 use crate::agent::landlock::{self, Bounds, Expressed, Plan};
-use crate::kernel::{Features, Posture};
+use crate::kernel::{Features, IMA, Posture};
 use crate::policy::diagnostic::printable;
 use crate::policy::{Mode, ResolvedProfile, Targets, compile};
 
@@ -83,10 +83,15 @@ impl Found {
             None => lsm,
         };
         let (mechanism, differs) = match works("lsm.s/bprm_check_security", self.lsm) {
-            true => ("lsm, digest by IMA", None),
-            false if self.lsm => {
-                ("lsm, in part", Some("runs with any content: this kernel can't tell its SHA-256"))
-            }
+            true if works(IMA, true) => ("lsm, digest by IMA", None),
+            true => (
+                "lsm, digest by the daemon",
+                Some("a content that changes without a trace in the file's times is not noticed"),
+            ),
+            false if self.lsm => (
+                "lsm, in part",
+                Some("runs with any content: the kernel refuses the program that asks for it"),
+            ),
             false if self.landlock >= landlock::NEEDED_ABI => {
                 ("landlock, in part", Some("runs with any content: Landlock knows no digests"))
             }

@@ -375,6 +375,7 @@ impl Core {
 
     /// Every few seconds: what lost records would leave behind, and the word about losses.
     pub fn tidy(&self) {
+        self.check_pins();
         let (states, counters) = {
             let kernel = self.kernel();
             (kernel.agents(), kernel.counters())

@@ -16,7 +16,7 @@ use crate::agent::cut::{Cut, cut};
 use crate::agent::denied;
 use crate::control::protocol::{Code, Refusal, ReloadOutcome, Reloaded, ReloadedProfile};
 use crate::event::model::{Agent, EventType, Flow, Id, Process, ProfileChange};
-use crate::kernel::{DeniedObject, Gap, InstallError};
+use crate::kernel::{DeniedObject, Gap, InstallError, Kernel};
 use crate::policy::compile::{self, CompileError};
 use crate::policy::{Directory, Loaded, ResolvedProfile, load_directory};
 
@@ -137,6 +137,7 @@ impl Core {
         // The generations first: an event of the new image finds its profile or waits for it.
         let installed = self.generations.install(slot, Arc::clone(&profile), || {
             let mut kernel = self.kernel();
+            tell_digests(&mut kernel, &profile);
             // Marks of a generation before the generation, so that no hook sees it without them.
             let generation = same.unwrap_or_else(|| kernel.next_generation(slot));
             if let Err(error) = kernel.mark(slot, generation, &found) {
@@ -247,6 +248,14 @@ impl Core {
             tracing::info!(profile = %left.name, "profile of an earlier daemon: its file and its agents are gone");
             false
         });
+    }
+
+    /// Tells the programs anew what pinned programs hold, where these have changed.
+    pub fn check_pins(&self) {
+        let profiles: Vec<_> = self.table().slots.values().map(|held| Arc::clone(&held.profile)).collect();
+        for profile in profiles {
+            tell_digests(&mut self.kernel(), &profile);
+        }
     }
 
     /// Takes away the profiles whose files are gone and whose last agents have ended.
@@ -368,6 +377,14 @@ impl Core {
             error: error.clone().map(Into::into),
         });
         self.injector.send(event);
+    }
+}
+
+/// Where the kernel can't tell what pinned programs hold.
+fn tell_digests(kernel: &mut Kernel, profile: &ResolvedProfile) {
+    let Some(exec) = &profile.exec else { return };
+    if let Err(error) = kernel.check_pins(&exec.pins) {
+        tracing::error!(profile = %profile.name, %error, "pinned programs are denied: their contents can't be told");
     }
 }
 

@@ -5,7 +5,7 @@ use agent_monitor_common::agent::{AgentState, AttachRequest};
 use agent_monitor_common::counters::RingCounters;
 use agent_monitor_common::label::Label;
 use agent_monitor_common::mark::{Mark, MarkKey};
-use agent_monitor_common::pin::HashTrial;
+use agent_monitor_common::pin::{Checked, FileKey, HashTrial};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 
 /// Lets aya move a wire struct of the common crate in and out of a map.
@@ -26,6 +26,8 @@ pod! {
     MarkKeyPod = MarkKey;
     MarkPod = Mark;
     HashTrialPod = HashTrial;
+    FileKeyPod = FileKey;
+    CheckedPod = Checked;
     RingPod = RingCounters;
     UsedPod = UsedKey;
 }
@@ -49,4 +51,5 @@ pub struct Maps {
     pub marks: HashMap<MapData, MarkKeyPod, MarkPod>,
     pub marked: Array<MapData, u32>,
     pub hash_trial: Array<MapData, HashTrialPod>,
+    pub checked: HashMap<MapData, FileKeyPod, CheckedPod>,
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use agent_monitor_common::counters::Ring;
 use agent_monitor_common::image::{InForce, PROFILE_ROWS};
+use agent_monitor_common::pin::FileKey;
 use agent_monitor_common::wire::Wire;
 use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya::pin::PinError as AyaPinError;
@@ -22,6 +23,7 @@ use aya::{Btf, BtfError, Ebpf, EbpfError, EbpfLoader};
 use super::btf::{LayoutError, resolve_layout};
 use super::control::Maps;
 use super::counters::ProgramStats;
+use super::digests::Seen;
 use super::features::Features;
 use super::labels::USER_AGENT;
 use super::pins::{Identity, Note, Origin, PinError, Pinned, Pinning, Pins, Plan, Set};
@@ -125,6 +127,8 @@ pub struct Kernel {
     pub(super) maps: Maps,
     pub(super) generations: HashMap<u32, u32>,
     pub(super) next_agent: u32,
+    /// Pinned programs whose contents were told, by path.
+    pub(super) contents: HashMap<String, (Seen, FileKey)>,
     posture: Posture,
     rings: [Option<RingReader>; 2],
     used: Option<UsedReader>,
@@ -224,7 +228,7 @@ impl Kernel {
         let called =
             || program_info(&object, set, "network_socket_create").map_or(0, |info| info.run_count());
         test_lsm(called, &features, stats_for_test.is_some(), &mut posture);
-        super::digests::test(&mut object, &mut maps.hash_trial, &btf, &mut posture);
+        super::digests::test(&mut object, &mut maps.hash_trial, &btf, &mut posture)?;
         posture.mechanisms.extend(pin_state.map(Mechanism::pins));
         let syscall_hook = set.filter(|set| set.link("syscall_enter").exists()).map(|_| SyscallHook::Pinned);
         let note = pinned.as_mut().map(|pinned| &pinned.note);
@@ -234,6 +238,7 @@ impl Kernel {
             maps,
             generations: HashMap::new(),
             next_agent,
+            contents: HashMap::new(),
             posture,
             rings,
             used,
@@ -366,6 +371,7 @@ fn take_maps(object: &mut Ebpf) -> Result<(Maps, [Option<RingReader>; 2]), LoadE
         probe: data(object, "PROBE")?,
         path_probe: data(object, "PATH_PROBE")?,
         hash_trial: take(object, "HASH_TRIAL")?.try_into()?,
+        checked: take(object, "CHECKED")?.try_into()?,
         marks: take(object, "MARKS")?.try_into()?,
         marked: take(object, "MARKED")?.try_into()?,
     };

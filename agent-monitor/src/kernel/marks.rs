@@ -136,7 +136,7 @@ impl Kernel {
     }
 
     /// What every open descriptor of this process is.
-    fn identify(&mut self) -> Result<HashMap<u32, ObjectLine>, MarkError> {
+    pub(super) fn identify(&mut self) -> Result<HashMap<u32, ObjectLine>, MarkError> {
         let request = AttachRequest { root: std::process::id(), ..AttachRequest::ZERO };
         self.maps.attach.set(0, AttachPod(request), 0)?;
         let bytes = self.run_iterator("iterate_objects")?;

@@ -41,7 +41,7 @@ pub use labels::{LabelError, Labelled};
 pub use loader::{Kernel, LoadError, LoadOptions};
 pub use marks::{DeniedObject, MarkError};
 pub use pins::{AgentNote, Origin, PinError, PinnedProfile, Pinning, detach, is_noted_as};
-pub use posture::{Gap, Mechanism, Posture, State};
+pub use posture::{Gap, IMA, Mechanism, Posture, State};
 pub use probe::{ProbeError, ProbeRun};
 pub use rings::RingReader;
 pub use used::UsedReader;

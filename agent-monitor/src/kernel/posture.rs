@@ -125,6 +125,22 @@ impl Mechanism {
     }
 }
 
+impl Mechanism {
+    /// The kernel's own digests of files.
+    pub(super) fn digests(state: State) -> Self {
+        Mechanism {
+            name: IMA,
+            state,
+            blind: "another content of a pinned program that came to be without a trace in its times: the daemon reads them, not the kernel",
+            // The daemon stands in for it.
+            serves: Section::Survival,
+        }
+    }
+}
+
+/// The mechanism of [`Mechanism::digests`].
+pub const IMA: &str = "ima/sha256";
+
 /// Something that a profile asks and this kernel can't enforce.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {

@@ -296,7 +296,8 @@ pub struct ExecSection {
     pub deny: Vec<Spanned<PathItem<DeniedProgram>>>,
     /// Programs that may be executed with one content only, whatever is
     /// allowed; nor may the agent change them. The kernel hashes the file that
-    /// is about to run, which needs IMA with SHA-256.
+    /// is about to run where its IMA does so with SHA-256; else the daemon does
+    /// whenever the file changes.
     #[serde(default)]
     #[schemars(extend("examples" = [[{"path": "/usr/bin/git", "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}]]))]
     pub pinned: Vec<Spanned<PinnedProgram>>,
