@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{print, table};
 use crate::agent::{landlock, seccomp};
 use crate::control::protocol::MechanismStatus;
-use crate::daemon::report::mechanism;
+use crate::daemon::report;
 use crate::exit::Exit;
 use crate::kernel::{Features, Kernel, LoadOptions, Posture, check_privileges};
 
@@ -106,7 +106,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut mechanisms = Vec::new();
     match (&features.cgroup2, check_privileges().is_empty()) {
         (Some(mount), true) => match probe(mount) {
-            Ok(found) => mechanisms = found.mechanisms.iter().map(mechanism).collect(),
+            Ok(found) => mechanisms = report::mechanisms(&found),
             Err((found, next)) => checks.push(Check::new("programs", Err((found, next)))),
         },
         _ => checks.push(Check::new(
@@ -115,7 +115,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         )),
     }
     let enforces_everything =
-        checks.iter().all(|check| check.ok) && mechanisms.iter().all(|found| found.works);
+        checks.iter().all(|check| check.ok) && mechanisms.iter().all(held);
     let findings = Findings {
         kernel: features.release.clone(),
         checks,
@@ -209,6 +209,11 @@ pub(super) fn probe(mount: &Path) -> Result<Posture, (String, String)> {
     found
 }
 
+/// Whether what a mechanism is for is seen here.
+fn held(found: &MechanismStatus) -> bool {
+    found.works || found.instead.is_some()
+}
+
 fn describe(findings: &Findings, features: &Features) -> String {
     let mut text = String::from("Host\n");
     let rows: Vec<_> = findings
@@ -226,10 +231,11 @@ fn describe(findings: &Findings, features: &Features) -> String {
             .mechanisms
             .iter()
             .map(|found| {
-                let mark = if found.works { "ok" } else { "BLIND" };
-                let words = match &found.why {
-                    Some(why) => format!("{}: {why}", found.blind),
-                    None => found.state.clone(),
+                let mark = if held(found) { "ok" } else { "BLIND" };
+                let words = match (&found.instead, &found.why) {
+                    (Some(other), Some(why)) => format!("not needed: {why}, {other} sees its calls"),
+                    (_, Some(why)) => format!("{}: {why}", found.blind),
+                    (_, None) => found.state.clone(),
                 };
                 vec![mark.to_owned(), found.name.clone(), words]
             })
@@ -239,7 +245,7 @@ fn describe(findings: &Findings, features: &Features) -> String {
     text.push_str("\nStand-ins\n");
     text.push_str(&table::render(&findings.stand_ins.describe()));
     let mut steps: Vec<String> = findings.checks.iter().filter_map(|check| check.next.clone()).collect();
-    if findings.mechanisms.iter().any(|found| !found.works && found.name.starts_with("lsm/"))
+    if findings.mechanisms.iter().any(|found| !held(found) && found.name.starts_with("lsm/"))
         && features.bpf_lsm_listed() != Some(false)
     {
         steps.push("this kernel refuses LSM programs: use a stock kernel with CONFIG_BPF_LSM=y, or accept what is BLIND above with --allow-degraded".to_owned());

@@ -290,6 +290,9 @@ pub struct MechanismStatus {
     pub why: Option<String>,
     /// What goes unseen without it.
     pub blind: String,
+    /// The mechanism that sees what this one would, on a kernel without its hook.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instead: Option<String>,
 }
 
 /// Events that are missing, by the place where they were lost.

@@ -13,7 +13,7 @@ use super::core::{COMPAT, Core};
 use crate::control::protocol::{AgentStatus, GapStatus, Losses, MechanismStatus, ProfileStatus, Status};
 use crate::event::model::Time;
 use crate::http::Pages;
-use crate::kernel::{Counters, Gap, Mechanism, State};
+use crate::kernel::{Counters, Gap, Mechanism, Posture, State};
 use crate::metrics::{AgentSample, ProfileSample, ProgramSample, SinkSample, Snapshot};
 use crate::policy::syscalls;
 
@@ -25,7 +25,7 @@ impl Core {
         let kernel = self.kernel();
         let counters = kernel.counters();
         let states: HashMap<u32, AgentState> = kernel.agents().into_iter().collect();
-        let posture = kernel.posture().mechanisms.iter().map(mechanism).collect();
+        let posture = mechanisms(kernel.posture());
         let syscall_hook = kernel.syscall_hook();
         drop(kernel);
         let profiles = table.slots.iter().map(|(slot, held)| ProfileStatus {
@@ -103,7 +103,7 @@ impl Core {
         let counts = kernel.syscall_counts();
         let ended = self.totals.ended_syscalls.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let programs = if kernel.stats_enabled() { kernel.program_stats() } else { Vec::new() };
-        let posture = kernel.posture().mechanisms.iter().map(mechanism).collect();
+        let posture = mechanisms(kernel.posture());
         let syscall_hook = kernel.syscall_hook();
         drop(kernel);
         let mut calls: BTreeMap<(String, String), u64> = BTreeMap::new();
@@ -204,9 +204,13 @@ fn read(total: &AtomicU64) -> u64 {
     total.load(Ordering::Relaxed)
 }
 
-/// A mechanism as clients see it.
+/// The mechanisms as clients see them.
 #[must_use]
-pub fn mechanism(of: &Mechanism) -> MechanismStatus {
+pub fn mechanisms(of: &Posture) -> Vec<MechanismStatus> {
+    of.mechanisms.iter().map(|one| mechanism(one, of.instead_of(one))).collect()
+}
+
+fn mechanism(of: &Mechanism, instead: Option<&str>) -> MechanismStatus {
     MechanismStatus {
         name: of.name.to_owned(),
         state: of.state.name().to_owned(),
@@ -216,6 +220,7 @@ pub fn mechanism(of: &Mechanism) -> MechanismStatus {
             State::Active | State::Idle => None,
         },
         blind: of.blind.to_owned(),
+        instead: instead.map(str::to_owned),
     }
 }
 

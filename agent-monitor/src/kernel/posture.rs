@@ -174,8 +174,8 @@ impl Posture {
         self.gaps(Wants::of(profile))
     }
 
-    /// Whether another mechanism sees the calls of a hook that this kernel does not have.
-    fn sees_elsewhere(&self, mechanism: &Mechanism) -> bool {
+    /// The mechanism that sees the calls of a hook that this kernel does not have.
+    pub fn instead_of(&self, mechanism: &Mechanism) -> Option<&'static str> {
         let other = match mechanism.name {
             // Before 6.2 it is called for descriptors too.
             "lsm/file_truncate" => "lsm/path_truncate",
@@ -184,16 +184,16 @@ impl Posture {
             "lsm/inode_remove_acl" => "lsm/inode_removexattr",
             // Before 6.17 flags are set by descriptor only.
             "lsm/inode_file_setattr" => "lsm/file_ioctl",
-            _ => return false,
+            _ => return None,
         };
-        matches!(mechanism.state, State::Absent { .. }) && self.works(other)
+        (matches!(mechanism.state, State::Absent { .. }) && self.works(other)).then_some(other)
     }
 
     /// What an enforcing profile that wants this can't have here.
     pub fn gaps(&self, wants: Wants) -> Vec<Gap> {
         self.mechanisms
             .iter()
-            .filter(|m| !m.state.works() && !self.sees_elsewhere(m))
+            .filter(|m| !m.state.works() && self.instead_of(m).is_none())
             .filter(|m| match m.serves {
                 Section::Always => true,
                 Section::Paths => wants.paths,
