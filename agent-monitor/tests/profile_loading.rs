@@ -206,7 +206,7 @@ fn capabilities_add_up_and_the_nearest_privilege_counts() {
 }
 
 #[test]
-fn sets_of_programs_and_workspaces_add_up_and_are_used_by_any_file() {
+fn sets_of_programs_add_up_and_a_workspace_takes_the_place_of_the_bases() {
     let files = Files::new(&[
         (
             "base.yaml",
@@ -218,11 +218,13 @@ programs: { git: [/usr/bin/git], node: /usr/bin/node }
 files: { read: ['${workspace}/**'], deny: [{ path: ~/.npmrc, except: node, access: [read, write] }] }
 ",
         ),
+        ("other.yaml", "version: 1\nname: other\nabstract: true\nworkspace: [/opt/work]\n"),
+        ("both.yaml", "version: 1\nname: both\nmode: audit\nextends: [other, base]\n"),
         (
             "p.yaml",
             "version: 1
 name: p
-extends: base
+extends: [base, other]
 mode: enforce
 workspace: ['~/src/*']
 programs: { git: ['/usr/lib/git-core/**', /usr/bin/git] }
@@ -240,14 +242,16 @@ files: { write: ['${workspace}/**', '${tmp}/x'] }
         (|text: &str| ProgramRef::Name(text.into()), |text: &str| ProgramRef::Glob(text.into()));
     assert_eq!(profile.network.allow[0].programs.exe, [name("git"), glob("/opt/tool")]);
     let filesystem = profile.filesystem.as_ref().unwrap();
-    assert_eq!(filesystem.read[0].glob, "{/srv/work,~/src/*}/**");
-    assert_eq!(filesystem.write[0].glob, "{/srv/work,~/src/*}/**");
+    assert_eq!(filesystem.read[0].glob, "{~/src/*}/**");
+    assert_eq!(filesystem.write[0].glob, "{~/src/*}/**");
     assert_eq!(filesystem.write[1].glob, "{/tmp,/var/tmp}/x");
     let deny = &filesystem.deny[0];
     assert_eq!((deny.programs.except.as_slice(), deny.access), (&[name("node")][..], Some(3)));
     // Unknown, in no set, git, node, the tool: none of them overlap.
     assert_eq!(compile::memberships(&profile).unwrap().len(), 5);
     assert!(compile::profile(&profile).is_ok());
+    let both = files.load("both.yaml").profile;
+    assert_eq!(both.filesystem.unwrap().read[0].glob, "{/opt/work,/srv/work}/**");
 }
 
 #[test]

@@ -7,7 +7,8 @@
 //! How a chain is merged: rules, claims, socket kinds and system calls add up;
 //! of a single value (`mode`, `network.denied`) the nearest file's counts, and
 //! two bases that disagree about one are an error, so that the order under
-//! `extends` never matters. A base reached by two ways counts once.
+//! `extends` never matters. A `workspace` takes the place of those of the bases,
+//! which add up. A base reached by two ways counts once.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

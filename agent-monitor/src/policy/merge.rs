@@ -84,6 +84,15 @@ impl Chain {
         }
         found
     }
+
+    /// The workspace of file `index`: its own, else those of its bases together.
+    fn workspace(&self, index: usize) -> Vec<String> {
+        let file = &self.0[index];
+        match file.profile.workspace.as_slice() {
+            [] => file.bases.iter().flat_map(|&(base, _)| self.workspace(base)).collect(),
+            own => own.to_vec(),
+        }
+    }
 }
 
 /// Merges the chain. Problems are added to `diagnostics`; `None` if something
@@ -245,7 +254,7 @@ fn unknown_programs(chain: &Chain, programs: &Programs, diagnostics: &mut Vec<Di
 
 /// What `${workspace}` stands for. Where it is used it must stand for something: a denial of nothing would be none.
 fn workspace(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Vec<String> {
-    let mut all: Vec<String> = chain.0.iter().flat_map(|file| &file.profile.workspace).cloned().collect();
+    let mut all = chain.workspace(0);
     all.sort_unstable();
     all.dedup();
     if all.is_empty() {

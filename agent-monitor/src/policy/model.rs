@@ -63,8 +63,9 @@ pub struct ProfileFile {
     #[schemars(extend("examples" = [[{"exe": "/usr/bin/codex"}, {"cgroup": "/system.slice/agent-*.service"}]]))]
     pub agents: Vec<Spanned<AgentClaim>>,
     /// Directories that `${workspace}` stands for in paths under `files` and `exec`:
-    /// where the agent's work lies, for every agent of the profile. Those of bases add
-    /// up. (`${tmp}` is `/tmp` and `/var/tmp`.)
+    /// where the agent's work lies, for every agent of the profile. A profile's own list
+    /// takes the place of its bases', in their rules too; without one, theirs add up.
+    /// (`${tmp}` is `/tmp` and `/var/tmp`.)
     #[serde(default)]
     #[schemars(extend("examples" = [["~/src/*"], "/srv/work"]))]
     pub workspace: OneOrMany<Spanned<WorkspaceGlob>>,
