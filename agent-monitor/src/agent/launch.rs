@@ -1,8 +1,9 @@
 //! `run`'s last steps: drop privileges, close descriptors, become the command.
 //!
-//! Called by `cli::run` after the daemon has labelled this process. What must stay true: the command inherits nothing
-//! of this program but stdin, stdout, stderr, environment and working directory, no privilege that was dropped, and no
-//! right that its confinement takes.
+//! Called by `cli::run`, [`User::prepare`] before the daemon labels this process and [`execute`] after it. What must stay
+//! true: the command inherits nothing of this program but stdin, stdout, stderr, environment and working directory, no
+//! privilege that was dropped, and no right that its confinement takes; what comes after the label needs no privilege,
+//! because the profile may grant none.
 
 use std::ffi::{CStr, CString, OsString};
 use std::io;
@@ -68,6 +69,26 @@ impl User {
             shell: string(entry.pw_shell),
         })
     }
+
+    /// Takes the user's groups, and the user as the saved one: [`execute`] becomes that one by no privilege, and until
+    /// then the daemon knows this process as what it was. Groups first: each step needs the privilege that the last one
+    /// drops.
+    ///
+    /// # Errors
+    /// Where this process may not become the user.
+    pub fn prepare(&self) -> io::Result<()> {
+        // SAFETY: the groups outlive the calls, with their number; the other arguments are numbers, -1 for "as it is".
+        let done = unsafe {
+            libc::setgroups(self.groups.len(), self.groups.as_ptr()) == 0
+                && libc::setresgid(self.gid, self.gid, self.gid) == 0
+                && libc::setresuid(libc::uid_t::MAX, libc::uid_t::MAX, self.uid) == 0
+        };
+        if done { Ok(()) } else { Err(self.not_become(&io::Error::last_os_error())) }
+    }
+
+    fn not_become(&self, error: &io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("can't become user {}: {error}", self.name))
+    }
 }
 
 fn groups_of(name: &CStr, gid: u32) -> io::Result<Vec<u32>> {
@@ -90,16 +111,19 @@ fn groups_of(name: &CStr, gid: u32) -> io::Result<Vec<u32>> {
     }
 }
 
-/// Becomes the command, confined where it shall be; returns only when it can't.
+/// Becomes the command, as the user for whom this process was prepared, confined where it shall be; returns only when it
+/// can't.
 #[must_use]
 pub fn execute(command: &[OsString], user: Option<&User>, confinement: Option<Confinement>) -> io::Error {
     let Some((program, arguments)) = command.split_first() else {
         return io::Error::from(io::ErrorKind::InvalidInput);
     };
-    if let Some(user) = user
-        && let Err(error) = become_user(user)
-    {
-        return io::Error::new(error.kind(), format!("can't become user {}: {error}", user.name));
+    if let Some(user) = user {
+        // SAFETY: numbers.
+        let done = unsafe { libc::setresuid(user.uid, user.uid, user.uid) };
+        if done != 0 {
+            return user.not_become(&io::Error::last_os_error());
+        }
     }
     // SAFETY: no descriptor is used by this program after this call but the standard three; those that others own
     // (none: this is a command-line process before its exec) would only see EBADF.
@@ -121,17 +145,6 @@ pub fn execute(command: &[OsString], user: Option<&User>, confinement: Option<Co
         return io::Error::new(io::ErrorKind::PermissionDenied, error);
     }
     next.exec()
-}
-
-/// Groups first, then the group, then the user: each step needs the privilege that the last one drops.
-fn become_user(user: &User) -> io::Result<()> {
-    let check = |done: libc::c_int| if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
-    // SAFETY: the groups outlive the call, with their number; the other arguments are numbers.
-    unsafe {
-        check(libc::setgroups(user.groups.len(), user.groups.as_ptr()))?;
-        check(libc::setresgid(user.gid, user.gid, user.gid))?;
-        check(libc::setresuid(user.uid, user.uid, user.uid))
-    }
 }
 
 #[cfg(test)]

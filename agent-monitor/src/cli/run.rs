@@ -50,7 +50,7 @@ pub struct RunArgs {
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     // Looked up before the label: an agent may have no name service.
     let user = args.user.as_deref().map(User::find).transpose().context("--user")?;
-    let confinement = label(args)?;
+    let confinement = label(args, user.as_ref())?;
     let error = execute(&args.command, user.as_ref(), confinement);
     let program = args.command.first().map(|program| program.to_string_lossy()).unwrap_or_default();
     eprintln!("agent-monitor: {program}: {error}");
@@ -60,8 +60,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 /// Times that a profile may change between the question and the label.
 const ATTEMPTS: u32 = 3;
 
-/// Has this process labelled; the rules that it has to put in force then.
-fn label(args: &RunArgs) -> anyhow::Result<Option<Confinement>> {
+/// Has this process labelled, as one that may become the user; the rules that it has to put in force then.
+fn label(args: &RunArgs, user: Option<&User>) -> anyhow::Result<Option<Confinement>> {
+    if let Some(user) = user {
+        user.prepare().map_err(|error| Failed::error(Exit::NotPermitted, error.to_string()))?;
+    }
     let ask_to_run = |confined| {
         let op = Op::Run { profile: args.profile.clone(), confined };
         ask::<Labelled>(&args.socket.socket, op)
