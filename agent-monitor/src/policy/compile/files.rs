@@ -8,7 +8,7 @@ use agent_monitor_common::path::{ALL_RIGHTS, DENIED_BELOW, Right, Rights, path_a
 
 use super::error::CompileError;
 use super::glob::{GlobError, Nfa};
-use super::home::expand_home;
+use super::home::{expand_home, group_homes};
 pub(super) use super::path::TooMany;
 use super::path::{self, Answers, Paths};
 use super::state::State;
@@ -120,10 +120,15 @@ fn add(nfa: &mut Nfa, profile: &ResolvedProfile, rule: &PathRule, says: Says) ->
     let says = says.of(rule);
     let accept = u64::from(path_answer(says.granted, says.denied, false));
     let above = if says.denied == 0 { 0 } else { u64::from(DENIED_BELOW) };
-    for glob in expand_home(&rule.glob, &profile.homes) {
-        nfa.add_marking(&glob, accept, above)?;
+    let Some(glob) = group_homes(&rule.glob, &profile.homes) else { return Ok(()) };
+    match nfa.add_marking(&glob, accept, above) {
+        // One brace too many, which the profile did not write.
+        Err(GlobError::Depth) => {
+            let globs = expand_home(&rule.glob, &profile.homes);
+            globs.iter().try_for_each(|glob| nfa.add_marking(glob, accept, above))
+        }
+        added => added,
     }
-    Ok(())
 }
 
 /// How grants and denials go together: a denial takes away what another rule grants, and a directory that may not be

@@ -13,21 +13,35 @@ pub fn expand_home(glob: &str, homes: &[PathBuf]) -> Vec<String> {
     if tildes.is_empty() {
         return vec![glob.to_owned()];
     }
-    let homes = homes.iter().filter_map(|home| home.to_str());
-    homes
-        .map(|home| {
-            let home = escape(home.trim_end_matches('/'));
-            let mut expanded = String::with_capacity(glob.len() + tildes.len() * home.len());
-            let mut copied = 0;
-            for &tilde in &tildes {
-                expanded.push_str(&glob[copied..tilde]);
-                expanded.push_str(&home);
-                copied = tilde + 1;
-            }
-            expanded.push_str(&glob[copied..]);
-            expanded
-        })
-        .collect()
+    escaped(homes).map(|home| replaced(glob, &tildes, &home)).collect()
+}
+
+/// One glob for the same paths as those of [`expand_home`] together, in which what follows a `~` is written once however
+/// many homes there are; `None`: there are none.
+pub(super) fn group_homes(glob: &str, homes: &[PathBuf]) -> Option<String> {
+    let tildes = leading_tildes(glob);
+    if tildes.is_empty() {
+        return Some(glob.to_owned());
+    }
+    let homes: Vec<String> = escaped(homes).collect();
+    (!homes.is_empty()).then(|| replaced(glob, &tildes, &format!("{{{}}}", homes.join(","))))
+}
+
+fn escaped(homes: &[PathBuf]) -> impl Iterator<Item = String> {
+    homes.iter().filter_map(|home| home.to_str()).map(|home| escape(home.trim_end_matches('/')))
+}
+
+/// `glob` with `home` in the places of its tildes.
+fn replaced(glob: &str, tildes: &[usize], home: &str) -> String {
+    let mut expanded = String::with_capacity(glob.len() + tildes.len() * home.len());
+    let mut copied = 0;
+    for &tilde in tildes {
+        expanded.push_str(&glob[copied..tilde]);
+        expanded.push_str(home);
+        copied = tilde + 1;
+    }
+    expanded.push_str(&glob[copied..]);
+    expanded
 }
 
 /// Byte positions of each `~` that a path could begin with.
@@ -97,7 +111,15 @@ mod tests {
     }
 
     #[test]
+    fn homes_are_alternatives_of_one_glob() {
+        let group = |glob| group_homes(glob, &["/root".into(), "/home/a{b/".into()]);
+        assert_eq!(group("{~/a,/b}").unwrap(), "{{/root,/home/a\\{b}/a,/b}");
+        assert_eq!(group("/x~").unwrap(), "/x~");
+    }
+
+    #[test]
     fn without_homes_nothing_is_claimed() {
         assert_eq!(expand_home("~/a", &[]), Vec::<String>::new());
+        assert_eq!(group_homes("~/a", &[]), None);
     }
 }
