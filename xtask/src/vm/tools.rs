@@ -12,7 +12,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::guest::{self, Run};
 use super::rootfs::Recipe;
@@ -86,7 +86,7 @@ const DISK: Recipe = Recipe {
         "./usr/share/icons/*",
         "./usr/share/fonts/*",
     ],
-    more: &[PASSWD, GROUP, SIZE],
+    more: &[PASSWD, GROUP, SIZE, PYTHON],
 };
 
 /// Of the file; what is not written takes no room.
@@ -97,6 +97,10 @@ const PASSWD: &str =
     "dev:x:1000:1000:dev:/home/dev:/bin/bash\nother:x:1001:1001:other:/home/other:/bin/bash\n";
 const GROUP: &str = "dev:x:1000:\nother:x:1001:\ncrontab:x:101:\ndocker:x:102:dev\n";
 const CRONTAB: u32 = 101;
+
+/// Compiles what Debian ships of Python as its packages' scripts do: else each start compiles, and tries to keep it.
+const PYTHON: &str =
+    "python3 -m compileall -q --invalidation-mode unchecked-hash /usr/lib/python3 /usr/lib/python3.11";
 
 /// What packages' scripts choose by `update-alternatives`.
 const ALTERNATIVES: &[(&str, &str)] =
@@ -151,6 +155,10 @@ fn finish(root: &Path) -> Result<()> {
         chown(root.join(home), Some(owner), Some(owner))?;
     }
     command::output(Command::new("ldconfig").arg("-r").arg(root))?;
+    // Some packages hold templates and old syntax that no Python reads: those stay as they are.
+    let compiled = Command::new("chroot").arg(root).args(["sh", "-c", PYTHON]).output().context("chroot")?;
+    let kept = root.join("usr/lib/python3.11/__pycache__/os.cpython-311.pyc");
+    ensure!(kept.is_file(), "Python is not compiled: {}", String::from_utf8_lossy(&compiled.stderr));
     Ok(())
 }
 
