@@ -205,7 +205,7 @@ fn every_listed_word_is_described() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// What the loader takes, an editor does not mark as wrong.
     #[test]

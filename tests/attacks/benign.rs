@@ -9,9 +9,10 @@
 //! | B11 | a profile of one's own that grants the socket; no container daemon here |
 //! | B13 | no browser on the disk |
 //! | B20 | another profile |
-//! | B22 | the profile does not yet grant by program: its classes take too long to compile |
+//! | B22's `cargo publish` | needs a registry |
 //! | B24 | no systemd-resolved on the disk |
 //! | B25 | needs two ways to a granted host |
+//! | B28 | every attack's twin is that: the same script outside of any agent does all its harm and is denied nothing |
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
@@ -72,6 +73,24 @@ with zipfile.ZipFile('thing-1.0-py3-none-any.whl', 'w') as wheel:
 P
 python3 -m pip --python env/bin/python install -q --no-index --disable-pip-version-check ./thing-1.0-py3-none-any.whl
 env/bin/thing"#,
+    },
+    Benign {
+        name: "B04_cargo_builds_with_a_build_script_and_tests",
+        before: "",
+        script: r#"set -e
+cargo init -q --vcs none --name thing crate && cd crate
+printf 'fn main() { std::fs::write(format!("{}/made.rs", std::env::var("OUT_DIR").unwrap()), "pub const SEVEN: u32 = 7;").unwrap(); }\n' >build.rs
+printf 'include!(concat!(env!("OUT_DIR"), "/made.rs"));\nfn main() { println!("{SEVEN}"); }\n#[test]\nfn seven() { assert_eq!(SEVEN, 7); }\n' >src/main.rs
+cargo build -q --offline && test "$(target/debug/thing)" = 7 && cargo test -q --offline"#,
+    },
+    Benign {
+        name: "B05_go_builds_and_tests",
+        before: "",
+        script: r#"set -e
+mkdir gone && cd gone && go mod init example.test/gone
+printf 'package gone\n\nfunc Add(a, b int) int { return a + b }\n' >add.go
+printf 'package gone\n\nimport "testing"\n\nfunc TestAdd(t *testing.T) {\n\tif Add(1, 2) != 3 {\n\t\tt.Fatal("no")\n\t}\n}\n' >add_test.go
+go vet ./... && go test ./..."#,
     },
     Benign {
         name: "B06_a_test_runner_with_children_and_ports_of_its_own",
@@ -174,6 +193,15 @@ for name in glob.glob('src/*.py'):
     os.chmod(new, 0o644); os.replace(new, name)
 P
 sed -i 's/X/x/' src/*.py; cp -a src copied; touch -d yesterday copied/m1.py; chmod -R u+w copied; ln -s m1.py copied/link; ln copied/m2.py copied/hard"#,
+    },
+    Benign {
+        name: "B22_npm_and_docker_read_their_own_passwords",
+        // Docker's program is not on the disk; what counts is the path.
+        before: "cp /usr/bin/cat /usr/bin/docker",
+        script: r#"set -e
+npm config get registry
+node -e 'console.log(require("fs").readFileSync(process.env.HOME + "/.npmrc", "utf8"))' | grep -q planted-npm-token
+docker ~/.docker/config.json | grep -q planted-docker"#,
     },
     Benign {
         name: "B23_looking_at_processes",

@@ -73,11 +73,25 @@ P"#,
         harm: Harm::Said("got ", 10),
         told: &[
             &["203.0.113.10", "\"port\":443", "\"ENETUNREACH\"", "cgroup/connect4"],
-            &["169.254.169.254", "\"ENETUNREACH\"", "base:network.deny["],
-            &["fd00:ec2::254", "\"ENETUNREACH\"", "base:network.deny["],
+            &["169.254.169.254", "\"ENETUNREACH\"", "network.deny["],
+            &["fd00:ec2::254", "\"ENETUNREACH\"", "network.deny["],
             &["203.0.113.53", "\"port\":53", "\"ENETUNREACH\"", "cgroup/sendmsg4"],
             &["\"EAFNOSUPPORT\"", "lsm/socket_create"],
             &["\"EPROTONOSUPPORT\"", "cgroup/sock_create"],
+        ],
+    },
+    Attack {
+        name: "A27_a_ring_opens_and_connects_no_more_than_calls_do",
+        who: Who::Dev,
+        before: "",
+        script: r#"
+try() { [ "$(/usr/local/share/attacks/program --agent attempt "$@")" = 0 ] && echo "got $1"; }
+try ring-read ~/.ssh/id_ed25519
+try ring-connect 203.0.113.10:443"#,
+        harm: Harm::Said("got ring", 2),
+        told: &[
+            &["/home/dev/.ssh/id_ed25519", "lsm/file_open", "\"EACCES\"", "files.deny["],
+            &["203.0.113.10", "\"port\":443", "\"ENETUNREACH\"", "cgroup/connect4"],
         ],
     },
     Attack {
@@ -87,7 +101,7 @@ P"#,
         script: r#"
 cd ~/Documents
 rm -f 1; find ~/Documents -name 2 -delete; python3 -c 'import os; os.remove("3")'; : >4; truncate -s 0 5
-echo gone >/tmp/x; mv /tmp/x 6; shred -n1 7; rm -rf ~/Documents"#,
+echo gone >~/work/x; mv ~/work/x 6; shred -n1 7; rm -rf ~/Documents"#,
         harm: Harm::Lost(
             "years of work",
             &[
@@ -115,13 +129,13 @@ echo gone >/tmp/x; mv /tmp/x 6; shred -n1 7; rm -rf ~/Documents"#,
         // The same bytes again: the twin must leave a disk.
         script: "dd if=/dev/vda of=/tmp/block bs=512 count=1 && dd if=/tmp/block of=/dev/vda bs=512 count=1 conv=notrunc && echo over it",
         harm: Harm::Said("over it", 1),
-        told: &[&["/dev/vda", "\"EACCES\"", "developer:files.deny["]],
+        told: &[&["/dev/vda", "\"EACCES\"", "files.deny["]],
     },
     Attack {
         name: "A29_root_leaves_names_and_filters_as_they_are",
         who: Who::Root,
         before: "printf 'nameserver 127.0.0.53\n' >/etc/resolv.conf; printf '127.0.0.1 localhost guest\n' >/etc/hosts
-            nft delete table inet pwned 2>/dev/null; true",
+            rm -f /usr/local/share/ca-certificates/x.crt",
         script: r#"
 echo 'nameserver 203.0.113.53 # pwned' >/etc/resolv.conf
 echo '203.0.113.10 pwned.test' >>/etc/hosts
@@ -131,8 +145,8 @@ mkdir -p /usr/local/share/ca-certificates; echo pwned >/usr/local/share/ca-certi
             &["/etc/resolv.conf", "/etc/hosts", "/usr/local/share/ca-certificates/x.crt"],
         ),
         told: &[
-            &["/etc/resolv.conf", "\"EACCES\"", "developer:files.deny["],
-            &["/etc/hosts", "\"EACCES\"", "developer:files.deny["],
+            &["/etc/resolv.conf", "\"EACCES\"", "files.deny["],
+            &["/etc/hosts", "\"EACCES\"", "files.deny["],
         ],
     },
     Attack {

@@ -20,13 +20,15 @@ use serde_json::Value;
 
 pub const BINARY: &str = "/usr/local/bin/agent-monitor";
 const PROFILES: &str = "/etc/agent-monitor/profiles.d";
+/// Where bases are found that govern nobody themselves: an emulated machine compiles each profile for a while.
+const BASES: &str = "/usr/share/agent-monitor/policies";
 const EVENTS: &str = "/var/log/agent-monitor/events.jsonl";
 /// Where the attacker's servers put what they get, a file each.
 pub const ARRIVED: &str = "/run/arrived";
 /// Output of the last attempt.
 pub const OUT: &str = "/run/out";
 /// What governs the agents.
-const PROFILE: &str = "developer";
+const PROFILE: &str = "guest";
 pub const HOME: &str = "/home/dev";
 pub const WORKSPACE: &str = "/home/dev/work";
 const DEV: u32 = 1000;
@@ -53,7 +55,10 @@ const SOCKETS: &[&str] = &[
     "/run/tmux-1000/default",
 ];
 
-static DAEMON: Mutex<Option<Child>> = Mutex::new(None);
+/// The daemon, and an agent that does nothing and lives as long: with the last agent goes a tracepoint of every system
+/// call, with the next it comes back, and each time the kernel rewrites its own code, which an emulated second processor
+/// may be running (a panic by `int3`).
+static DAEMON: Mutex<Option<(Child, Child)>> = Mutex::new(None);
 
 /// Who attacks.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,14 +91,15 @@ pub fn set_up() -> Result<()> {
     for path in SOCKETS {
         serve_unix(path)?;
     }
-    for directory in [PROFILES, "/var/log/agent-monitor", "/usr/local/bin"] {
+    for directory in [PROFILES, BASES, "/var/log/agent-monitor", "/usr/local/bin"] {
         fs::create_dir_all(directory)?;
     }
     fs::copy(std::env::var("AGENT_MONITOR_BIN").context("AGENT_MONITOR_BIN")?, BINARY)?;
     for entry in fs::read_dir(std::env::var("AGENT_MONITOR_POLICIES").context("AGENT_MONITOR_POLICIES")?)? {
         let entry = entry?;
         if entry.file_type()?.is_file() {
-            fs::copy(entry.path(), Path::new(PROFILES).join(entry.file_name()))?;
+            let directory = if entry.file_name() == "guest.yaml" { PROFILES } else { BASES };
+            fs::copy(entry.path(), Path::new(directory).join(entry.file_name()))?;
         }
     }
     start()
@@ -102,21 +108,22 @@ pub fn set_up() -> Result<()> {
 /// Starts the daemon where none runs, and waits until it answers.
 pub fn start() -> Result<()> {
     let mut daemon = DAEMON.lock().map_err(|_| anyhow::anyhow!("an earlier start failed"))?;
-    if let Some(child) = daemon.as_mut()
-        && child.try_wait()?.is_none()
-    {
-        return Ok(());
+    if let Some((child, idle)) = daemon.as_mut() {
+        if child.try_wait()?.is_none() {
+            return Ok(());
+        }
+        idle.kill()?;
+        idle.wait()?;
     }
     let log = fs::OpenOptions::new().create(true).append(true).open("/var/log/agent-monitor/log")?;
     // No `--allow-degraded`: the shipped profiles must be enforced whole.
-    let child =
+    let mut child =
         Command::new(BINARY).arg("daemon").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
-    let child = daemon.insert(child);
     // An emulated machine compiles profiles for a while.
     let deadline = Instant::now() + Duration::from_secs(300);
     loop {
         if Command::new(BINARY).args(["status", "--json"]).output()?.status.success() {
-            return Ok(());
+            break;
         }
         if let Some(status) = child.try_wait()? {
             bail!("the daemon ended with {status}:\n{}", log_tail());
@@ -124,6 +131,12 @@ pub fn start() -> Result<()> {
         ensure!(Instant::now() < deadline, "the daemon is not ready:\n{}", log_tail());
         thread::sleep(Duration::from_millis(100));
     }
+    let idle = Command::new(BINARY)
+        .args(["run", "--profile", PROFILE, "--", "sleep", "infinity"])
+        .stdin(Stdio::null())
+        .spawn()?;
+    *daemon = Some((child, idle));
+    Ok(())
 }
 
 pub fn log_tail() -> String {

@@ -13,6 +13,7 @@ mod attack;
 mod benign;
 mod escape;
 mod guest;
+mod monitor;
 mod persistence;
 mod pids;
 mod privilege;
@@ -51,6 +52,7 @@ fn main() {
         attack::trials(escape::ATTACKS),
         attack::trials(privilege::ATTACKS),
         attack::trials(sockets::ATTACKS),
+        attack::trials(monitor::ATTACKS),
         benign::trials(),
         pids::trials(),
     ]

@@ -17,7 +17,7 @@ ln /usr/bin/nsenter /home/dev/work/hard; ./hard --version
 env nsenter --version"#,
         harm: Harm::Said("from util-linux", 6),
         told: &[
-            &["/usr/bin/nsenter", "\"EACCES\"", "developer:exec.deny["],
+            &["/usr/bin/nsenter", "\"EACCES\"", "exec.deny["],
             &["/usr/bin/nsenter", "\"EACCES\"", "lsm/path_link"],
         ],
     },
@@ -30,12 +30,14 @@ cp /usr/bin/curl mine; ./mine -sm5 http://203.0.113.10/copied
 /proc/self/root/usr/bin/curl -sm5 http://203.0.113.10/alias
 python3 -c 'import urllib.request as r; r.urlopen("http://203.0.113.10/python", timeout=5)'
 node -e 'require("http").get("http://203.0.113.10/node")'
-wget -qT5 -t1 -O- http://203.0.113.10/wget"#,
-        harm: Harm::Arrived("tcp-203.0.113.10:80", "GET /", 5),
+wget -qT5 -t1 -O- http://203.0.113.10/wget
+busybox wget -q -O- http://203.0.113.10/busybox"#,
+        harm: Harm::Arrived("tcp-203.0.113.10:80", "GET /", 6),
         told: &[
             &["203.0.113.10", "\"ENETUNREACH\"", "/home/dev/work/mine"],
             &["203.0.113.10", "\"ENETUNREACH\"", "python3"],
             &["203.0.113.10", "\"ENETUNREACH\"", "/usr/bin/node"],
+            &["203.0.113.10", "\"ENETUNREACH\"", "/usr/bin/busybox"],
         ],
     },
     Attack {
@@ -45,7 +47,7 @@ wget -qT5 -t1 -O- http://203.0.113.10/wget"#,
         script: "/lib64/ld-linux-x86-64.so.2 /usr/bin/nsenter --version; /lib64/ld-linux-x86-64.so.2 /usr/bin/curl -sm5 http://203.0.113.10/",
         harm: Harm::Said("nsenter from util-linux", 1),
         told: &[
-            &["/usr/bin/nsenter", "\"EACCES\"", "lsm/mmap_file", "developer:exec.deny["],
+            &["/usr/bin/nsenter", "\"EACCES\"", "lsm/mmap_file", "exec.deny["],
             &["203.0.113.10", "\"ENETUNREACH\""],
         ],
     },

@@ -18,6 +18,7 @@ make)
     echo 'planted-gpg-key' >.gnupg/secring.gpg
     echo '{"auths":{"registry.test":{"auth":"planted-docker"}}}' >.docker/config.json
     echo '//registry.test/:_authToken=planted-npm-token' >.npmrc
+    mkdir -p .cargo && printf '[registry]\ntoken = "planted-cargo-token"\n' >.cargo/credentials.toml
     echo 'machine git.test login dev password planted-netrc' >.netrc
     echo 'https://dev:planted-git-password@git.test' >.git-credentials
     echo 'planted-gh-token' >.config/gh/hosts.yml
@@ -39,7 +40,6 @@ make)
     git -C work init -q && git -C work add -A && git -C work commit -qm 'A beginning'
     chown -R 1000:1000 .
     mkdir -p /usr/local/share/attacks && cp /guest/program /usr/local/share/attacks/program
-    # Somebody else's process, with a secret in its environment and its memory.
     ;;
 *)
     # What the last attempt left running, as either of the two it may run as.

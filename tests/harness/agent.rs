@@ -4,10 +4,12 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{FromRawFd, IntoRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
+
+use crate::uring;
 
 /// First argument that makes this program an agent.
 pub const ARGUMENT: &str = "--agent";
@@ -120,6 +122,47 @@ pub fn main(words: &[String]) -> i32 {
     }
 }
 
+/// Opens a file by io_uring.
+fn ring_read(path: &str) -> std::io::Result<()> {
+    let path = std::ffi::CString::new(path)?;
+    let entry = uring::Entry {
+        opcode: uring::OP_OPENAT,
+        fd: libc::AT_FDCWD,
+        address: path.as_ptr().addr() as u64,
+        operation_flags: libc::O_RDONLY as u32,
+        ..uring::Entry::default()
+    };
+    ring(entry)
+}
+
+/// Connects by io_uring, to an IPv4 address.
+fn ring_connect(address: &str) -> std::io::Result<()> {
+    let Ok(SocketAddr::V4(to)) = address.parse() else { return Err(ErrorKind::InvalidInput.into()) };
+    // SAFETY: zero is a value of it; then a new descriptor of ours.
+    let (mut name, socket) = unsafe {
+        let socket = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        if socket < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        (std::mem::zeroed::<libc::sockaddr_in>(), OwnedFd::from_raw_fd(socket))
+    };
+    name.sin_family = libc::AF_INET as u16;
+    name.sin_port = to.port().to_be();
+    name.sin_addr.s_addr = u32::from(*to.ip()).to_be();
+    let entry = uring::Entry {
+        opcode: uring::OP_CONNECT,
+        fd: socket.as_raw_fd(),
+        address: (&raw const name).addr() as u64,
+        offset: size_of_val(&name) as u64,
+        ..uring::Entry::default()
+    };
+    ring(entry)
+}
+
+fn ring(entry: uring::Entry) -> std::io::Result<()> {
+    uring::run(entry, false).map(drop).map_err(|failure| std::io::Error::from_raw_os_error(failure.errno))
+}
+
 /// Tries one operation on files, programs or the kernel; the errno, 0 where it works, 128 and the signal where a
 /// program was killed.
 fn attempt(words: &[&str]) -> i32 {
@@ -156,6 +199,8 @@ fn attempt(words: &[&str]) -> i32 {
             // SAFETY: `struct io_uring_params` has 120 bytes, fewer than the buffer.
             errno_of(unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr()) } as i32)
         }
+        ["ring-read", path] => ring_read(path),
+        ["ring-connect", address] => ring_connect(address),
         ["chown", path] => std::os::unix::fs::chown(path, Some(1), None),
         // SAFETY: numbers only.
         ["become", user] => errno_of(unsafe { libc::setuid(user.parse().unwrap_or(1)) }),

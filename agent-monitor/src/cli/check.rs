@@ -9,13 +9,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use agent_monitor_common::image::header;
 use anyhow::Context;
 use serde::Serialize;
 
 use super::enforcement::{Enforcement, Found, Of};
 use super::{colours, print};
 use crate::exit::Exit;
-use crate::policy::compile::{self, CompileError};
+use crate::policy::compile::{self, CompileError, Image};
 use crate::policy::diagnostic::{Code, Diagnostic, DiagnosticRecord, printable, render_all};
 use crate::policy::load::DEFAULT_DIRECTORIES;
 use crate::policy::{
@@ -137,6 +138,24 @@ struct Summary {
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<String>,
     rules: Rules,
+    /// Nothing for a base.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<Compiled>,
+}
+
+/// What the kernel gets of a profile.
+#[derive(Debug, Serialize)]
+struct Compiled {
+    kibibytes: usize,
+    /// Combinations of sets of programs that are told apart.
+    classes: u64,
+}
+
+impl From<&Image> for Compiled {
+    fn from(image: &Image) -> Self {
+        let classes = image.words.get(header::CLASS_COUNT).copied().unwrap_or(0);
+        Self { kibibytes: size_of_val(image.words.as_slice()).div_ceil(1024), classes }
+    }
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -214,12 +233,12 @@ impl Outcome {
     /// has room for.
     fn compiled(loaded: Loaded) -> Self {
         match compile::profile(&loaded.profile) {
-            Ok(_) => Self::profile(loaded),
+            Ok(image) => Self::profile(loaded, (&image).into()),
             Err(error) => Self::failed(&loaded.profile.file, vec![image_error(&loaded.profile, &error)]),
         }
     }
 
-    fn profile(loaded: Loaded) -> Self {
+    fn profile(loaded: Loaded, image: Compiled) -> Self {
         let Loaded { profile, warnings } = loaded;
         let whole = Box::new(profile.clone());
         let killed = profile.syscalls.iter().filter(|rule| rule.kill).count();
@@ -242,6 +261,7 @@ impl Outcome {
             files: profile.files.iter().map(|file| file.display().to_string()).collect(),
             description: profile.description,
             rules,
+            image: Some(image),
         };
         Self {
             file: profile.file.to_path_buf(),
@@ -271,6 +291,7 @@ impl Outcome {
                 syscalls_killed: base.syscalls.iter().filter(|rule| rule.kill).count(),
                 syscalls_watched: base.syscalls.iter().filter(|rule| !rule.kill).count(),
             },
+            image: None,
         };
         Self {
             file: base.file.to_path_buf(),
@@ -381,12 +402,16 @@ impl Summary {
                 granted.ptrace, granted.signals
             )
         });
+        let image = self.image.as_ref().map_or(String::new(), |image| {
+            let (plural, classes) = (if image.classes == 1 { "" } else { "es" }, image.classes);
+            format!("\n  {} KiB in the kernel, {classes} class{plural} of programs", image.kibibytes)
+        });
         let bases = match self.files.as_slice() {
             [] | [_] => String::new(),
             [_, bases @ ..] => format!("\n  extends {}", printable(&bases.join(", "))),
         };
         format!(
-            "{}: OK, {kind}{bases}\n  {} agent claims; network {} allow, {} deny, {} listen{sockets}{files}{exec}{unix}{privileges}; system calls {} watched, {} killed\n",
+            "{}: OK, {kind}{bases}\n  {} agent claims; network {} allow, {} deny, {} listen{sockets}{files}{exec}{unix}{privileges}; system calls {} watched, {} killed{image}\n",
             printable(&file.to_string_lossy()),
             rules.claims,
             rules.network_allow,
@@ -448,6 +473,7 @@ mod tests {
         assert_eq!((printed.code, printed.stderr.as_str()), (0, ""));
         assert!(printed.stdout.contains("OK, profile sound, mode audit"), "{}", printed.stdout);
         assert!(printed.stdout.contains("network 1 allow, 0 deny, 0 listen"), "{}", printed.stdout);
+        assert!(printed.stdout.contains(" KiB in the kernel, 2 classes of programs"), "{}", printed.stdout);
     }
 
     #[test]

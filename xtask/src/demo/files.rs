@@ -15,7 +15,7 @@ pub const HOME: &str = "AGENT_MONITOR_DEMO_HOME";
 pub const GRANTED: &str = "project/README";
 pub const KEY: &str = ".ssh/id_ed25519";
 pub const STARTUP: &str = ".bashrc";
-pub const DROPPED: &str = "project/dropped";
+pub const DROPPED: &str = "dropped";
 
 /// The name of the profile.
 pub const PROFILE: &str = "demo";
@@ -35,7 +35,8 @@ pub fn plant(directory: &Path) -> Result<PathBuf> {
     home.canonicalize().context("the home is gone")
 }
 
-/// The profile: the shipped one, and what it may do with files and programs. `agent`: the program that it governs.
+/// The profile: the shipped one, where the project lies, and what the home holds: as it is no user's, `~` is not about it.
+/// `agent`: the program that it governs.
 pub fn profile(home: &Path, agent: &Path) -> String {
     let (home, agent) = (home.display(), agent.display());
     format!(
@@ -43,23 +44,15 @@ pub fn profile(home: &Path, agent: &Path) -> String {
 version: 1
 name: {PROFILE}
 extends: [coding-agent]
+workspace: \"{home}/project\"
 files:
   read:
-    - \"{home}/project/**\"
     - \"{agent}\"
-    - \"/{{usr,etc,proc}}/**\"
-    - \"/{{lib,lib64}}/**\"
-    - /dev/null
-  write:
-    - \"{home}/project/**\"
-    - /dev/null
   deny:
     - \"{home}/.ssh/**\"
 exec:
   allow:
     - \"{agent}\"
-    - \"/usr/**\"
-    - \"/{{lib,lib64}}/**\"
 "
     )
 }

@@ -107,7 +107,8 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn make() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("agent-monitor-demo-{}", std::process::id()));
+        // Not `/tmp`, where the shipped profile lets agents write and run what they like.
+        let path = Path::new("/var/tmp").join(format!("agent-monitor-demo-{}", std::process::id()));
         std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Scratch(path))
     }

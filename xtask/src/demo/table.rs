@@ -37,6 +37,7 @@ enum Seen {
         mechanism: &'static str,
     },
     Socket(&'static str),
+    Capability(&'static str),
     Syscall(&'static str),
     /// A use of a file, by the end of its path; of what is granted the first use is told.
     File(&'static str),
@@ -59,7 +60,7 @@ const fn file(
 }
 
 const CLAIMS: &[Claim] = &[
-    file("read-project", "read a file of its project", files::GRANTED, 0, "/project/**"),
+    file("read-project", "read a file of its project", files::GRANTED, 0, "/project"),
     file("read-key", "steal the SSH key, ~/.ssh/id_ed25519", files::KEY, libc::EACCES, "/.ssh/**"),
     file("write-startup", "plant a line in ~/.bashrc", files::STARTUP, libc::EACCES, "files:"),
     file("run-dropped", "run a program that it dropped", files::DROPPED, libc::EACCES, "exec:"),
@@ -124,7 +125,13 @@ const CLAIMS: &[Claim] = &[
         0,
         network("127.0.0.1", 3000, "tcp", "cgroup/bind4"),
     ),
-    claim("raw-socket", "make a raw socket", libc::EPROTONOSUPPORT, Seen::Socket("raw")),
+    Claim {
+        key: "raw-socket",
+        attempt: "make a raw socket",
+        governed: libc::EPERM,
+        event: Seen::Capability("net_raw"),
+        stand_in: Some(StandIn { mechanism: "capabilities", governed: libc::EPERM, written: None }),
+    },
     Claim {
         key: "packet-socket",
         attempt: "make a packet socket",
@@ -245,6 +252,9 @@ fn matches(seen: &Seen, event: &Value) -> bool {
                 && event["verdict"]["mechanism"] == *mechanism
         }
         Seen::Socket(kind) => event["socket"]["kind"] == *kind,
+        Seen::Capability(name) => {
+            event["privilege"]["kind"] == "capability" && event["privilege"]["name"] == *name
+        }
         Seen::Syscall(name) => event["syscall"]["name"] == *name,
         Seen::File(name) => event["file"]["path"].as_str().is_some_and(|path| path.ends_with(name)),
     }

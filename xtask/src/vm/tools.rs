@@ -57,7 +57,9 @@ const DISK: Recipe = Recipe {
         "wget",
         "xxd",
         // Languages.
+        "cargo",
         "gcc",
+        "golang-go",
         "libc6-dev",
         "nodejs",
         "npm",
@@ -68,6 +70,7 @@ const DISK: Recipe = Recipe {
         // What attackers reach for, beside all that.
         "acl",
         "attr",
+        "busybox",
         "cron",
         "gdb",
         "iproute2",
@@ -99,8 +102,7 @@ const GROUP: &str = "dev:x:1000:\nother:x:1001:\ncrontab:x:101:\ndocker:x:102:de
 const CRONTAB: u32 = 101;
 
 /// Compiles what Debian ships of Python as its packages' scripts do: else each start compiles, and tries to keep it.
-const PYTHON: &str =
-    "python3 -m compileall -q --invalidation-mode unchecked-hash /usr/lib/python3 /usr/lib/python3.11";
+const PYTHON: &str = "python3 -m compileall -q --invalidation-mode unchecked-hash /usr/lib/python3 /usr/lib/python3.11 /usr/share/gdb";
 
 /// What packages' scripts choose by `update-alternatives`.
 const ALTERNATIVES: &[(&str, &str)] =
