@@ -39,9 +39,18 @@ const GROUPS: &[Group] = &[
         ],
     },
     Group {
-        why: "virtual machines that run the kernel tests on other kernels",
+        why: "virtual machines that run tests on other kernels",
         only_for_tests: true,
-        packages: &["qemu-system-x86", "busybox-static", "kmod", "zstd", "lz4", "xz-utils", "binutils"],
+        packages: &[
+            "qemu-system-x86",
+            "busybox-static",
+            "kmod",
+            "zstd",
+            "lz4",
+            "xz-utils",
+            "binutils",
+            "e2fsprogs",
+        ],
     },
     Group {
         why: "network namespaces for the demo and the kernel tests",
