@@ -114,8 +114,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
             Err(("not tried".to_owned(), "mend what is missing above, and run doctor again".to_owned())),
         )),
     }
-    let enforces_everything =
-        checks.iter().all(|check| check.ok) && mechanisms.iter().all(held);
+    let enforces_everything = checks.iter().all(|check| check.ok) && mechanisms.iter().all(held);
     let findings = Findings {
         kernel: features.release.clone(),
         checks,
