@@ -216,3 +216,65 @@ impl Posture {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::programs::PROGRAMS;
+    use super::*;
+
+    const EVERYTHING: Wants = Wants { paths: true, unix: true, privileges: true, pins: true, syscalls: true };
+
+    /// A kernel on which all programs run but those that `lacks` names.
+    fn kernel(lacks: impl Fn(&Entry) -> Option<State>) -> Posture {
+        let mechanisms =
+            PROGRAMS.iter().map(|entry| Mechanism::new(entry, lacks(entry).unwrap_or(State::Active)));
+        Posture { mechanisms: mechanisms.collect() }
+    }
+
+    fn absent() -> State {
+        State::Absent { why: "this kernel has no such hook".to_owned() }
+    }
+
+    fn refused() -> State {
+        State::Refused { errno: libc::EACCES, why: "R1 !read_ok".to_owned() }
+    }
+
+    /// S10: a probe that another kernel breaks is named, with what goes unseen.
+    #[test]
+    fn each_program_that_is_missing_is_a_gap_that_names_it() {
+        assert_eq!(kernel(|_| None).gaps(EVERYTHING), []);
+        for missing in PROGRAMS {
+            for state in [absent(), refused()] {
+                let posture = kernel(|entry| (entry.name == missing.name).then(|| state.clone()));
+                let told: Vec<_> =
+                    posture.gaps(EVERYTHING).into_iter().map(|gap| (gap.mechanism, gap.blind)).collect();
+                let of =
+                    posture.mechanisms.iter().find(|mechanism| mechanism.blind == missing.blind).unwrap();
+                match posture.instead_of(of) {
+                    Some(other) => assert_eq!((&told[..], state), (&[][..], absent()), "{other}"),
+                    None => assert_eq!(told, [(missing.mechanism, missing.blind)]),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_stands_in_for_a_hook_must_itself_be_there() {
+        let both = ["lsm/file_truncate", "lsm/path_truncate"];
+        let posture = kernel(|entry| both.contains(&entry.mechanism).then(absent));
+        let told: Vec<_> = posture.gaps(EVERYTHING).iter().map(|gap| gap.mechanism).collect();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(both.iter().all(|hook| told.contains(hook)), "{told:?}");
+    }
+
+    /// F13: a kernel without `CONFIG_SECURITY_PATH` has no hook of creating, removing and renaming.
+    #[test]
+    fn a_kernel_without_path_hooks_can_not_enforce_rules_about_paths() {
+        let path = |entry: &Entry| entry.hook.starts_with("path_").then(absent);
+        let posture = kernel(path);
+        let expected = PROGRAMS.iter().filter(|entry| entry.hook.starts_with("path_")).count();
+        assert!(expected > 9, "{expected}");
+        assert_eq!(posture.gaps(Wants { paths: true, ..Wants::default() }).len(), expected);
+        assert_eq!(posture.gaps(Wants { unix: true, privileges: true, ..Wants::default() }), []);
+    }
+}
