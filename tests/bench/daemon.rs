@@ -12,6 +12,9 @@ use anyhow::{Context, Result, bail};
 /// How long the daemon may take for what it is asked.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long it may take to start: verifiers walk every program, under emulation for a minute and more.
+const START: Duration = Duration::from_secs(300);
+
 /// The product that `cargo xtask bench` or the guest names; else `part` is left out, and says so.
 pub fn product(part: &str) -> Option<PathBuf> {
     let binary = std::env::var_os("AGENT_MONITOR_BIN").map(PathBuf::from);
@@ -55,7 +58,7 @@ impl Daemon {
             .spawn()
             .context("the daemon did not start")?;
         let daemon = Daemon { child, binary: binary.to_owned(), directory, profile: name, metrics };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + START;
         while daemon.scrape().is_err() {
             if Instant::now() > deadline {
                 bail!("the daemon does not answer: {}", fs::read_to_string(daemon.directory.join("log"))?);
