@@ -196,7 +196,7 @@ fn run_child(cgroup: Option<&Cgroup>, mut stage: Stage, body: impl FnOnce(&mut S
     // SAFETY: plain calls without pointers. The alarm ends a child whose test forgot it.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        libc::alarm(60);
+        libc::alarm(600);
     }
     let attempt = catch_unwind(AssertUnwindSafe(|| {
         if let Some(cgroup) = cgroup {
