@@ -84,8 +84,8 @@ pub static WRITES: TaskStorage<u64> = TaskStorage::new();
 #[btf_map]
 pub static MARKS: HashMap<MarkKey, Mark, MAX_MARKS> = HashMap::new();
 
-/// Number of marks of each profile slot: without any, nobody looks. Writer: the daemon, after it added marks and after
-/// it removed them.
+/// Whether each profile slot has marks, not 0: without any, nobody looks. Writer: the daemon, before it adds marks and
+/// after it removed them.
 #[btf_map]
 pub static MARKED: Array<u32, MAX_PROFILES> = Array::new();
 

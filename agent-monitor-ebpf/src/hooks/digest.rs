@@ -4,7 +4,8 @@
 //!
 //! A pinned file becomes code only by an exec that found it unchanged: mapping it otherwise (`ld.so program`) is denied.
 //! What must stay true: `verified` names a file whose content was found right by the task's own last exec, and none once
-//! that exec is over.
+//! that exec is done. An exec that fails behind this check leaves the name until the task's next: whoever could write
+//! the file meanwhile would have it mapped unread.
 
 use agent_monitor_common::counters::Site;
 use agent_monitor_common::event::{Hook, Reason};
