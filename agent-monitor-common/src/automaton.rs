@@ -26,6 +26,18 @@ pub const LIKE: u64 = 1 << 16;
 pub trait Words {
     /// Word `index`, or any word when the index is out of range.
     fn word(&self, index: u64) -> u64;
+
+    /// The low half of word `index`.
+    #[inline(always)]
+    fn low(&self, index: u64) -> u32 {
+        self.word(index) as u32
+    }
+
+    /// The high half of word `index`.
+    #[inline(always)]
+    fn high(&self, index: u64) -> u32 {
+        (self.word(index) >> 32) as u32
+    }
 }
 
 impl Words for [u64] {
@@ -38,17 +50,23 @@ impl Words for [u64] {
 /// The state after `byte` in `state`, which must not be [`TERMINAL`].
 #[inline(always)]
 pub fn step<W: Words + ?Sized>(table: &W, state: u32, byte: u8) -> u32 {
-    let cell = table.word(state as u64 + 1 + byte as u64);
-    if cell as u32 == state {
-        return (cell >> 32) as u32;
+    step_wide(table, state as u64, byte) as u32
+}
+
+/// [`step`] on states in 64 bits, whose upper half is zero: kernels run the programs with no comparison of 32 bits, and
+/// a state that never was one is never cut to size again.
+#[inline(always)]
+pub fn step_wide<W: Words + ?Sized>(table: &W, state: u64, byte: u8) -> u64 {
+    let cell = state + 1 + byte as u64;
+    if table.low(cell) as u64 == state {
+        return table.high(cell) as u64;
     }
-    let word = table.word(state as u64);
-    let default = (word >> 32) as u32;
-    if word & LIKE == 0 {
+    let default = table.high(state) as u64;
+    if table.low(state) as u64 & LIKE == 0 {
         return default;
     }
-    let cell = table.word(default as u64 + 1 + byte as u64);
-    if cell as u32 == default { (cell >> 32) as u32 } else { (table.word(default as u64) >> 32) as u32 }
+    let cell = default + 1 + byte as u64;
+    if table.low(cell) as u64 == default { table.high(cell) as u64 } else { table.high(default) as u64 }
 }
 
 /// The accept code of a state (paths); for a [`TERMINAL`] state its answer.

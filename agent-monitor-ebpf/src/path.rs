@@ -62,6 +62,37 @@ pub fn bounded_length<const MAX: usize>(n: usize) -> usize {
     if n > MAX as u64 { MAX } else { n as usize }
 }
 
+/// How the verifier knows a dentry: decides how its names are read.
+pub trait Known {
+    /// The path of `dentry` on `mnt`, as [`walk`].
+    ///
+    /// # Safety
+    /// As [`walk`] or [`walk_address`].
+    unsafe fn walk(scratch: *mut Scratch, mnt: u64, dentry: u64) -> Result<(), Site>;
+}
+
+/// By its type: names are read by loads.
+pub struct ByType;
+
+/// As a number: names are read by helpers.
+pub struct ByAddress;
+
+impl Known for ByType {
+    #[inline(always)]
+    unsafe fn walk(scratch: *mut Scratch, mnt: u64, dentry: u64) -> Result<(), Site> {
+        // SAFETY: the caller's promise.
+        unsafe { walk(scratch, mnt, dentry) }
+    }
+}
+
+impl Known for ByAddress {
+    #[inline(always)]
+    unsafe fn walk(scratch: *mut Scratch, mnt: u64, dentry: u64) -> Result<(), Site> {
+        // SAFETY: the caller's promise.
+        unsafe { walk_address(scratch, mnt, dentry) }
+    }
+}
+
 /// Copies the walked path to the front of the tail, as much as a record carries. Its length there, and in whole.
 ///
 /// # Safety
@@ -139,12 +170,12 @@ pub unsafe fn run(table: Table, start: u32, scratch: *mut Scratch) -> u32 {
 /// `text` points into a map value, with `CAP + CHUNK` bytes behind it.
 #[inline(always)]
 pub unsafe fn run_text(table: Table, start: u32, text: *const u8, at: u32) -> u32 {
-    let mut run = Run { table, text, state: start, at };
+    let mut run = Run { table, text, state: start as u64, at: at as u64 };
     // SAFETY: the callback gets the stack struct that it expects.
     unsafe {
         bpf_loop((CAP / CHUNK) as u32 + 1, run_callback as *const () as *mut c_void, (&raw mut run).cast(), 0)
     };
-    run.state
+    run.state as u32
 }
 
 /// The hash of the walked path, by which pins are found.
@@ -208,9 +239,20 @@ const _: () = assert!(CHUNK <= SLACK);
 struct Run {
     table: Table,
     text: *const u8,
-    state: u32,
+    /// In 64 bits: see [`automaton::step_wide`].
+    state: u64,
     /// The next byte to read.
-    at: u32,
+    at: u64,
+}
+
+/// One step of each of a chunk's bytes; out of the block where the walk is over.
+macro_rules! steps {
+    ($over:lifetime, $state:ident, $table:expr, $chunk:expr, $($i:literal)*) => {$(
+        $state = automaton::step_wide($table, $state, *$chunk.add($i));
+        if $state >= TERMINAL as u64 {
+            break $over;
+        }
+    )*};
 }
 
 unsafe extern "C" fn run_callback(_index: u64, run: *mut Run) -> i64 {
@@ -218,20 +260,31 @@ unsafe extern "C" fn run_callback(_index: u64, run: *mut Run) -> i64 {
     unsafe {
         let at = (*run).at as usize;
         let chunk = (*run).text.add(below::<CAP>(at));
-        let left = CAP.wrapping_sub(at);
+        let table = (*run).table;
         let mut state = (*run).state;
-        (*run).at = at.wrapping_add(CHUNK) as u32;
-        let mut i = 0;
-        while i < CHUNK {
-            if state & TERMINAL != 0 || i == left {
-                (*run).state = state;
-                return 1;
+        let mut ended = 1;
+        'over: {
+            if state >= TERMINAL as u64 || at >= CAP {
+                break 'over;
             }
-            state = forget(automaton::step(&(*run).table, state, *chunk.add(i)));
-            i += 1;
+            if at <= CAP - CHUNK {
+                steps!('over, state, &table, chunk, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+                (*run).at = (at + CHUNK) as u64;
+                ended = 0;
+                break 'over;
+            }
+            let left = CAP - at;
+            let mut i = 0;
+            while i < left && i < CHUNK {
+                state = automaton::step_wide(&table, state, *chunk.add(i));
+                if state >= TERMINAL as u64 {
+                    break;
+                }
+                i += 1;
+            }
         }
         (*run).state = state;
-        i64::from(left <= CHUNK)
+        ended
     }
 }
 

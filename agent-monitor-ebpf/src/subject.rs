@@ -31,7 +31,22 @@ impl Words for Table {
         // SAFETY: the index is below IMAGE_WORDS, the size of the map value.
         unsafe { *self.0.add(bounded(index) as usize) }
     }
+
+    #[inline(always)]
+    fn low(&self, index: u64) -> u32 {
+        // SAFETY: as above.
+        unsafe { *self.0.add(bounded(index) as usize).cast::<u32>().add(LOW) }
+    }
+
+    #[inline(always)]
+    fn high(&self, index: u64) -> u32 {
+        // SAFETY: as above.
+        unsafe { *self.0.add(bounded(index) as usize).cast::<u32>().add(1 - LOW) }
+    }
 }
+
+/// Where the low half of a word lies in it.
+const LOW: usize = if cfg!(target_endian = "little") { 0 } else { 1 };
 
 /// Table of an image slot.
 #[inline(always)]

@@ -26,7 +26,7 @@ use crate::fail;
 use crate::kernel::{offset, typed};
 use crate::maps::SCRATCH;
 use crate::mark::{self, Identity, Owner, identity};
-use crate::path::{self, Place, Scratch, bounded_length};
+use crate::path::{self, ByAddress, ByType, Known, Place, Scratch, bounded_length};
 use crate::subject::{Policy, current_tgid, has_bit, label_of, policy};
 
 pub const READ: Rights = Right::Read as Rights;
@@ -285,7 +285,7 @@ pub fn denies(subject: &Subject, hook: Hook, act: Act, object: Object, needed: R
         // SAFETY: the scratch is the current task's own; the object's pointers come from typed loads.
         Ok(s) => unsafe {
             let marked = marked(subject, object, act, needed);
-            judge(s, subject, hook, act, object, needed, marked).denies()
+            judge::<ByType>(s, subject, hook, act, object, needed, marked).denies()
         },
         Err(deny) => deny,
     }
@@ -297,7 +297,7 @@ pub fn denies(subject: &Subject, hook: Hook, act: Act, object: Object, needed: R
 /// `s` is the current task's scratch; the object's pointers come from typed loads.
 // VERIFIER: "BPF program is too large": how it came to its answer is forgotten, so that what follows is walked once.
 #[inline(always)]
-unsafe fn judge(
+unsafe fn judge<K: Known>(
     s: *mut Scratch,
     subject: &Subject,
     hook: Hook,
@@ -307,14 +307,14 @@ unsafe fn judge(
     marked: u32,
 ) -> Judged {
     // SAFETY: the caller's promise.
-    let Judged { deny, state } = unsafe { judged_once(s, subject, hook, act, object, needed, marked) };
+    let Judged { deny, state } = unsafe { judged_once::<K>(s, subject, hook, act, object, needed, marked) };
     Judged { deny: forget(deny), state: forget(state) }
 }
 
 /// # Safety
 /// As [`judge`].
 #[inline(always)]
-unsafe fn judged_once(
+unsafe fn judged_once<K: Known>(
     s: *mut Scratch,
     subject: &Subject,
     hook: Hook,
@@ -333,7 +333,7 @@ unsafe fn judged_once(
                 fail::count(site);
                 (Reason::NoPath.code(), None)
             }
-            Ok(Place::Mounted) => match path::walk(s, object.mnt, object.dentry) {
+            Ok(Place::Mounted) => match K::walk(s, object.mnt, object.dentry) {
                 Err(site) => {
                     fail::count(site);
                     (Reason::NoPath.code(), None)
@@ -691,12 +691,12 @@ pub fn file_rename(ctx: LsmContext) -> i32 {
     // SAFETY: trusted arguments of the hook; the current task's own scratch.
     unsafe {
         let (from, to) = (of_entry(from, old), of_entry(to, new));
-        let moved_to = judge(s, &subject, Hook::LsmPathRename, Act::Use, to, needed, 0);
+        let moved_to = judge::<ByAddress>(s, &subject, Hook::LsmPathRename, Act::Use, to, needed, 0);
         if moved_to.denies() {
             return -13;
         }
         // Last, so that its path is the one in the scratch.
-        let moved = judge(s, &subject, Hook::LsmPathRename, Act::Use, from, needed, 0);
+        let moved = judge::<ByAddress>(s, &subject, Hook::LsmPathRename, Act::Use, from, needed, 0);
         if moved.denies() {
             return -13;
         }
@@ -715,7 +715,7 @@ pub fn file_rename(ctx: LsmContext) -> i32 {
         if accept(table, here) & DENIED_BELOW == 0 {
             // The rule speaks about the new place.
             object = to;
-            walked = path::walk(s, to.mnt, to.dentry).is_ok();
+            walked = path::walk_address(s, to.mnt, to.dentry).is_ok();
         }
         if settle(s, &subject, Hook::LsmPathRename, reason, object, needed, walked) { -13 } else { 0 }
     }
