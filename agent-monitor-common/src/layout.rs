@@ -59,6 +59,8 @@ layout! {
     task_real_cred = "task_struct": "real_cred" required;
     task_nsproxy = "task_struct": "nsproxy" required;
     nsproxy_mnt = "nsproxy": "mnt_ns" required;
+    /// Counts the changes of a namespace's mounts.
+    mnt_namespace_event = "mnt_namespace": "event" optional;
     task_exit_code = "task_struct": "exit_code" required;
     /// x86: `thread_info.status` holds `TS_COMPAT`.
     task_thread_info = "task_struct": "thread_info" optional;
@@ -106,6 +108,7 @@ layout! {
     dentry_name = "dentry": "d_name" required;
     qstr_len = "qstr": "len" required;
     qstr_name = "qstr": "name" required;
+    qstr_hash = "qstr": "hash" required;
     mount_parent = "mount": "mnt_parent" required;
     mount_mountpoint = "mount": "mnt_mountpoint" required;
     mount_mnt = "mount": "mnt" required;

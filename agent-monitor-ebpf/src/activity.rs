@@ -14,11 +14,22 @@ const NO_EXIST: u64 = 1; // BPF_NOEXIST
 /// it does not exist yet.
 #[inline(always)]
 pub fn object(mnt: u64, dentry: u64, inode: u64) -> u64 {
+    object_on(mount(mnt), dentry, inode)
+}
+
+/// The number of `mnt` (a `struct vfsmount *`).
+#[inline(always)]
+pub fn mount(mnt: u64) -> u32 {
     let id = mnt.wrapping_sub(offset!(mount_mnt) as u64).wrapping_add(offset!(mount_id) as u64);
-    let mount = read::<u32>(id).unwrap_or_else(|| {
+    read::<u32>(id).unwrap_or_else(|| {
         fail::count(Site::KernelRead);
         0
-    });
+    })
+}
+
+/// [`object`] on the mount of a number.
+#[inline(always)]
+pub fn object_on(mount: u32, dentry: u64, inode: u64) -> u64 {
     if inode != 0 {
         return object_of(mount, inode, false);
     }

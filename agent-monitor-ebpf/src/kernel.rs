@@ -11,6 +11,10 @@ use crate::fail;
 #[unsafe(no_mangle)]
 pub static LAYOUT: Layout = Layout::ABSENT;
 
+/// The address of the kernel's `rename_lock`; 0: not known. Written by the loader as the layout is.
+#[unsafe(no_mangle)]
+pub static RENAME_LOCK: u64 = 0;
+
 /// The offset of a field. One load of one word: a volatile read of the whole struct would load every field.
 macro_rules! offset {
     ($field:ident) => {

@@ -21,6 +21,7 @@ mod activity;
 #[cfg(target_arch = "bpf")]
 mod atomic;
 #[cfg(target_arch = "bpf")]
+mod directory;
 mod emit;
 #[cfg(target_arch = "bpf")]
 mod ends;

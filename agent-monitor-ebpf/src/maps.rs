@@ -14,7 +14,7 @@ use agent_monitor_common::request::{PROBE_BATCH, ProbeRequest};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 
-use crate::path::{CAP, SLACK, Scratch};
+use crate::path::{CAP, Cursor, SLACK, Scratch};
 use crate::storage::{ClonedSocketStorage, TaskStorage};
 
 /// One bit per tgid. Writers: fork, exec, exit hooks and the task iterator (atomically). Readers: every hook.
@@ -167,6 +167,7 @@ pub struct PathProbeTable {
     pub texts: [[u8; CAP]; PATH_BATCH],
     /// The walk reads ahead.
     pub slack: [u8; SLACK],
+    pub cursor: Cursor,
 }
 
 /// Used only by test-runs of the path probe.

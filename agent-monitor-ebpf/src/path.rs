@@ -8,12 +8,14 @@
 use agent_monitor_common::automaton::{self, TERMINAL};
 use agent_monitor_common::counters::Site;
 use agent_monitor_common::decide::forget;
+
 use agent_monitor_common::event::{ARGV_BYTES, ExecBody, Header, PATH_BYTES};
 use agent_monitor_common::path::PATH_CAP;
 use agent_monitor_common::pin::PathHash;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_kernel};
 use core::ffi::c_void;
 
+use crate::directory::Directories;
 use crate::fail;
 use crate::kernel::{offset, read, typed};
 use crate::mark::Identity;
@@ -39,6 +41,11 @@ pub struct Scratch {
     root: u64,
     parent: u64,
     mountpoint: u64,
+    /// The walk that ended last went from its object to the directory that the object lies in, not to a mount point.
+    pub inside: u32,
+    pad: u32,
+    pub directories: Directories,
+    cursor: Cursor,
     /// The pinned program whose content was found right and that is being executed.
     pub verified: Identity,
     /// The walked path, ending at `CAP`.
@@ -64,6 +71,8 @@ pub fn bounded_length<const MAX: usize>(n: usize) -> usize {
 
 /// How the verifier knows a dentry: decides how its names are read.
 pub trait Known {
+    /// Whether what lies in a known directory is judged by its own name.
+    const REMEMBERS: bool;
     /// The path of `dentry` on `mnt`, as [`walk`].
     ///
     /// # Safety
@@ -78,6 +87,8 @@ pub struct ByType;
 pub struct ByAddress;
 
 impl Known for ByType {
+    const REMEMBERS: bool = true;
+
     #[inline(always)]
     unsafe fn walk(scratch: *mut Scratch, mnt: u64, dentry: u64) -> Result<(), Site> {
         // SAFETY: the caller's promise.
@@ -86,6 +97,8 @@ impl Known for ByType {
 }
 
 impl Known for ByAddress {
+    const REMEMBERS: bool = false;
+
     #[inline(always)]
     unsafe fn walk(scratch: *mut Scratch, mnt: u64, dentry: u64) -> Result<(), Site> {
         // SAFETY: the caller's promise.
@@ -143,9 +156,12 @@ pub fn place(mnt: u64) -> Result<Place, Site> {
     }
 }
 
+/// In place of a state: none was reached.
+pub const NOWHERE: u32 = u32::MAX;
+
 /// The mount namespace of the current task.
 #[inline(always)]
-fn own_namespace() -> u64 {
+pub fn own_namespace() -> u64 {
     // SAFETY: the current task is a trusted pointer; what it points to is read through its type.
     unsafe {
         let task: *const c_void = bpf_get_current_task_btf().cast::<c_void>().cast_const();
@@ -160,22 +176,44 @@ fn own_namespace() -> u64 {
 /// `scratch` is the current task's, with a walked path.
 #[inline(always)]
 pub unsafe fn run(table: Table, start: u32, scratch: *mut Scratch) -> u32 {
-    // SAFETY: the caller's promise; behind `CAP` there is `SLACK`.
-    unsafe { run_text(table, start, (&raw const (*scratch).text).cast(), (*scratch).start) }
+    // SAFETY: the caller's promise.
+    unsafe { run_split(table, start, scratch, (*scratch).start, CAP as u32).1 }
 }
 
-/// The same behind `text[at..CAP]`.
+/// The states behind `text[at..split]` and behind `text[at..CAP]`.
 ///
 /// # Safety
-/// `text` points into a map value, with `CAP + CHUNK` bytes behind it.
+/// As [`run`].
 #[inline(always)]
-pub unsafe fn run_text(table: Table, start: u32, text: *const u8, at: u32) -> u32 {
-    let mut run = Run { table, text, state: start as u64, at: at as u64 };
-    // SAFETY: the callback gets the stack struct that it expects.
+pub unsafe fn run_split(table: Table, start: u32, scratch: *mut Scratch, at: u32, split: u32) -> (u32, u32) {
+    // SAFETY: the caller's promise; behind `CAP` there is `SLACK`.
     unsafe {
-        bpf_loop((CAP / CHUNK) as u32 + 1, run_callback as *const () as *mut c_void, (&raw mut run).cast(), 0)
-    };
-    run.state as u32
+        let cursor = &raw mut (*scratch).cursor;
+        (*cursor).split = split as u64;
+        let end = run_text(table, start, (&raw const (*scratch).text).cast(), cursor, at);
+        (forget((*cursor).behind as u32), end)
+    }
+}
+
+/// The state behind `text[at..CAP]`. The cursor's `split` lies in between, or at `CAP`.
+///
+/// # Safety
+/// `text` points into a map value, with `CAP + CHUNK` bytes behind it; `cursor` into one that nobody else writes.
+#[inline(always)]
+pub unsafe fn run_text(table: Table, start: u32, text: *const u8, cursor: *mut Cursor, at: u32) -> u32 {
+    let mut run = Run { table, text, cursor };
+    // SAFETY: the caller's promise; the callback gets the stack struct that it expects.
+    unsafe {
+        (*cursor).state = start as u64;
+        (*cursor).at = at as u64;
+        bpf_loop(
+            (CAP / CHUNK) as u32 + 3,
+            run_callback as *const () as *mut c_void,
+            (&raw mut run).cast(),
+            0,
+        );
+        forget((*cursor).state as u32)
+    }
 }
 
 /// The hash of the walked path, by which pins are found.
@@ -239,52 +277,55 @@ const _: () = assert!(CHUNK <= SLACK);
 struct Run {
     table: Table,
     text: *const u8,
+    cursor: *mut Cursor,
+}
+
+/// How far the walk over the text has come.
+// VERIFIER: "The sequence of 8193 jumps is too complex": on the stack it would be known too well to be known again.
+#[repr(C)]
+pub struct Cursor {
     /// In 64 bits: see [`automaton::step_wide`].
     state: u64,
     /// The next byte to read.
     at: u64,
+    /// Where the state is wanted too, and what it is there, or where the walk was over before.
+    pub split: u64,
+    behind: u64,
 }
 
-/// One step of each of a chunk's bytes; out of the block where the walk is over.
+/// One step of each of a chunk's bytes; out of the block where the walk is over, or `left` bytes were read.
 macro_rules! steps {
-    ($over:lifetime, $state:ident, $table:expr, $chunk:expr, $($i:literal)*) => {$(
-        $state = automaton::step_wide($table, $state, *$chunk.add($i));
-        if $state >= TERMINAL as u64 {
+    ($over:lifetime, $state:ident, $left:ident, $table:expr, $chunk:expr, $($i:literal)*) => {$(
+        if $state >= TERMINAL as u64 || $left == $i {
             break $over;
         }
+        $state = automaton::step_wide($table, $state, *$chunk.add($i));
     )*};
 }
 
 unsafe extern "C" fn run_callback(_index: u64, run: *mut Run) -> i64 {
     // SAFETY: `run_text` passed its own stack struct; a chunk lies in the text or in the slack behind it.
     unsafe {
-        let at = (*run).at as usize;
+        let cursor = (*run).cursor;
+        let (at, split, mut state) = ((*cursor).at as usize, (*cursor).split as usize, (*cursor).state);
+        if at <= split {
+            (*cursor).behind = state;
+        }
+        if state >= TERMINAL as u64 || at >= CAP {
+            return 1;
+        }
         let chunk = (*run).text.add(below::<CAP>(at));
         let table = (*run).table;
-        let mut state = (*run).state;
-        let mut ended = 1;
+        let end = if at < split { split } else { CAP };
+        let left = end - at;
+        let mut next = end;
         'over: {
-            if state >= TERMINAL as u64 || at >= CAP {
-                break 'over;
-            }
-            if at <= CAP - CHUNK {
-                steps!('over, state, &table, chunk, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
-                (*run).at = (at + CHUNK) as u64;
-                ended = 0;
-                break 'over;
-            }
-            let left = CAP - at;
-            let mut i = 0;
-            while i < left && i < CHUNK {
-                state = automaton::step_wide(&table, state, *chunk.add(i));
-                if state >= TERMINAL as u64 {
-                    break;
-                }
-                i += 1;
-            }
+            steps!('over, state, left, &table, chunk, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+            next = at + CHUNK;
         }
-        (*run).state = state;
-        ended
+        (*cursor).at = next as u64;
+        (*cursor).state = state;
+        0
     }
 }
 
@@ -331,6 +372,7 @@ pub unsafe fn walk(scratch: *mut Scratch, mnt: u64, dentry: u64) -> Result<(), S
     // SAFETY: the caller's promise.
     unsafe {
         begin(scratch, mnt)?;
+        (*scratch).inside = u32::from(dentry != (*scratch).root);
         climb(scratch, dentry);
         finish(scratch)
     }
@@ -348,6 +390,31 @@ pub unsafe fn walk_address(scratch: *mut Scratch, mnt: u64, dentry: u64) -> Resu
         (*scratch).dentry = dentry;
         finish(scratch)
     }
+}
+
+/// Makes the text `/` and the name of `dentry`. False: it can't be read.
+///
+/// # Safety
+/// `scratch` is the current task's; `dentry` is a typed `struct dentry *`.
+#[inline(always)]
+pub unsafe fn name_only(scratch: *mut Scratch, dentry: *const c_void) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        (*scratch).start = CAP as u32;
+        let length: u32 = length_of(dentry);
+        let text: u64 = typed(dentry, offset!(dentry_name) + offset!(qstr_name));
+        prepend(scratch, length, text)
+    }
+}
+
+/// The length of the name of `dentry`.
+///
+/// # Safety
+/// `dentry` is a typed `struct dentry *`.
+#[inline(always)]
+pub unsafe fn length_of(dentry: *const c_void) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe { typed(dentry, offset!(dentry_name) + offset!(qstr_len)) }
 }
 
 /// Starts a walk at the mount `mnt`.

@@ -26,6 +26,7 @@ mod listen;
 mod loading;
 mod lost;
 mod marks;
+mod moved;
 mod network_out;
 mod objects;
 mod pinned;
@@ -99,6 +100,7 @@ fn trials() -> Vec<Trial> {
         programs::trials(),
         objects::trials(),
         marks::trials(),
+        moved::trials(),
         pinned::trials(),
         survival::trials(),
         unix::trials(),

@@ -49,7 +49,7 @@ unsafe fn pin_of(subject: &Subject, s: *mut Scratch, object: Object) -> Result<O
 unsafe fn untold(subject: &Subject, hook: Hook, s: *mut Scratch, site: Site, object: Object) -> bool {
     fail::count(site);
     // SAFETY: the caller's promise.
-    unsafe { settle(s, subject, hook, Reason::NoPath.code() as u32, object, EXECUTE, false) }
+    unsafe { settle(s, subject, hook, Reason::NoPath.code() as u32, object, EXECUTE, false.into()) }
 }
 
 /// Whether the loader saw the kernel hash with SHA-256.
@@ -123,7 +123,7 @@ pub fn digest_bprm_check(ctx: LsmContext) -> i32 {
         // The helper may have opened the file once more, in another hook of this task.
         let walked = path::walk(s, object.mnt, object.dentry).is_ok();
         let reason = reason.code() as u32;
-        if settle(s, &subject, Hook::LsmBprmCheck, reason, object, EXECUTE, walked) { -13 } else { 0 }
+        if settle(s, &subject, Hook::LsmBprmCheck, reason, object, EXECUTE, walked.into()) { -13 } else { 0 }
     }
 }
 
@@ -149,7 +149,7 @@ pub unsafe fn maps_unverified(subject: &Subject, hook: Hook, object: Object) -> 
             Ok(Some(_)) => {}
             Err(site) => return untold(subject, hook, s, site, object),
         }
-        settle(s, subject, hook, Reason::Digest.code() as u32, object, EXECUTE, true)
+        settle(s, subject, hook, Reason::Digest.code() as u32, object, EXECUTE, true.into())
     }
 }
 

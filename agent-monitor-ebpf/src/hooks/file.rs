@@ -21,12 +21,13 @@ use super::digest::maps_unverified;
 use super::lsm::{before, literal};
 use super::protect::protects;
 use crate::activity;
+use crate::directory::{self, Asked, Behind};
 use crate::emit::{self, Outcome};
 use crate::fail;
 use crate::kernel::{offset, typed};
 use crate::maps::SCRATCH;
 use crate::mark::{self, Identity, Owner, identity};
-use crate::path::{self, ByAddress, ByType, Known, Place, Scratch, bounded_length};
+use crate::path::{self, ByAddress, ByType, Known, NOWHERE, Place, Scratch, bounded_length};
 use crate::subject::{Policy, current_tgid, has_bit, label_of, policy};
 
 pub const READ: Rights = Right::Read as Rights;
@@ -71,6 +72,8 @@ pub struct Object {
     directory: bool,
     /// A symlink.
     pub link: bool,
+    /// The number of its mount, where that was read already.
+    mount: Option<u32>,
 }
 
 /// The object of an open file.
@@ -92,6 +95,7 @@ pub unsafe fn of_file(file: *const c_void) -> Object {
             parent: parent_of(dentry),
             directory: mode & S_IFMT == S_IFDIR,
             link: mode & S_IFMT == S_IFLNK,
+            mount: None,
         }
     }
 }
@@ -136,6 +140,7 @@ pub unsafe fn of_dentry(mnt: u64, dentry: *const c_void) -> Object {
             parent: parent_of(dentry),
             directory: mode & S_IFMT == S_IFDIR,
             link: mode & S_IFMT == S_IFLNK,
+            mount: None,
         }
     }
 }
@@ -221,9 +226,6 @@ struct Judged {
     deny: u32,
     state: u32,
 }
-
-/// In place of a state: none was reached.
-const NOWHERE: u32 = u32::MAX;
 
 impl Judged {
     const PASSED: Judged = Judged { deny: 0, state: NOWHERE };
@@ -326,49 +328,117 @@ unsafe fn judged_once<K: Known>(
     let policy = &subject.policy;
     // SAFETY: the caller's promise.
     unsafe {
-        let (reason, state) = match path::place(object.mnt) {
-            Ok(Place::Internal) if needed & EXECUTE == 0 => return Judged::PASSED,
-            Ok(Place::Internal) => (Reason::Anonymous.code(), None),
-            Err(site) => {
-                fail::count(site);
-                (Reason::NoPath.code(), None)
+        let (reason, End { state, text, mount }) = match end_of::<K>(s, subject, object, needed) {
+            Err(None) => return Judged::PASSED,
+            Err(Some(reason)) => (reason.code(), End { state: NOWHERE, text: Text::ABSENT, mount: 0 }),
+            Ok(end) => {
+                let answer = if object.directory && act == Act::Open {
+                    directory_answer(&policy.table, end.state)
+                } else {
+                    accept(&policy.table, end.state)
+                };
+                let answer = forget(answer);
+                // What no rule speaks of is free where there is no `files` section.
+                let free = policy.flags & HAS_FILES == 0;
+                let by_default = if free { needed & !WRITE } else { needed };
+                let reason = match decide_answer(answer, needed) {
+                    Decision::DenyRule => Reason::Rule.code(),
+                    Decision::DenyDefault if !decide_answer(answer, by_default).allowed() => {
+                        Reason::Default.code()
+                    }
+                    _ if marked != 0 => Reason::OtherName.code(),
+                    Decision::Allow => ALLOWED,
+                    Decision::DenyDefault => return Judged { deny: 0, state: end.state },
+                };
+                (reason, end)
             }
-            Ok(Place::Mounted) => match K::walk(s, object.mnt, object.dentry) {
+        };
+        let (reason, text) = (forget(reason as u32), Text(forget(text.0)));
+        let object = Object { mount: Some(forget(mount)), ..object };
+        Judged { deny: settle(s, subject, hook, reason, object, needed, text) as u32, state }
+    }
+}
+
+/// Where the path automaton ended for an object.
+struct End {
+    state: u32,
+    text: Text,
+    /// The number of its mount.
+    mount: u32,
+}
+
+/// Where the automaton ends behind the path of an object. `Err`: it has none, and why that denies, if it does.
+///
+/// # Safety
+/// As [`judge`].
+#[inline(always)]
+unsafe fn end_of<K: Known>(
+    s: *mut Scratch,
+    subject: &Subject,
+    object: Object,
+    needed: Rights,
+) -> Result<End, Option<Reason>> {
+    let Subject { label, policy: Policy { table, generation, class, .. } } = subject;
+    let dentry = object.dentry as *const c_void;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (mut start, mut at, mut mount) = (0, 0, 0);
+        if K::REMEMBERS {
+            let asked = Asked { profile: label.profile, generation: *generation, class: *class };
+            let known = directory::behind(s, asked, object.mnt, dentry, object.parent);
+            if known.state != NOWHERE && path::name_only(s, dentry) {
+                (start, at, mount) = (known.state, (*s).start + 1, known.mount);
+            }
+        }
+        // VERIFIER: "BPF program is too large": the many ways of not knowing the directory are one from here on.
+        let (mut start, mut at, mut mount) = (forget(start), forget(at), forget(mount));
+        let (mut split, mut text) = (path::CAP as u32, Text::UNWALKED);
+        if at == 0 {
+            match path::place(object.mnt) {
+                Ok(Place::Mounted) => {}
+                Ok(Place::Internal) if needed & EXECUTE == 0 => return Err(None),
+                Ok(Place::Internal) => return Err(Some(Reason::Anonymous)),
                 Err(site) => {
                     fail::count(site);
-                    (Reason::NoPath.code(), None)
+                    return Err(Some(Reason::NoPath));
                 }
-                Ok(()) => {
-                    let state = path::run(
-                        policy.table,
-                        policy.class.field(&policy.table, class::START_PATH) as u32,
-                        s,
-                    );
-                    let answer = if object.directory && act == Act::Open {
-                        directory_answer(&policy.table, state)
-                    } else {
-                        accept(&policy.table, state)
-                    };
-                    let answer = forget(answer);
-                    // What no rule speaks of is free where there is no `files` section.
-                    let free = policy.flags & HAS_FILES == 0;
-                    let by_default = if free { needed & !WRITE } else { needed };
-                    let reason = match decide_answer(answer, needed) {
-                        Decision::DenyRule => Reason::Rule.code(),
-                        Decision::DenyDefault if !decide_answer(answer, by_default).allowed() => {
-                            Reason::Default.code()
-                        }
-                        _ if marked != 0 => Reason::OtherName.code(),
-                        Decision::Allow => ALLOWED,
-                        Decision::DenyDefault => return Judged { deny: 0, state },
-                    };
-                    (reason, Some(state))
-                }
-            },
-        };
-        let reason = forget(reason as u32);
-        let deny = settle(s, subject, hook, reason, object, needed, state.is_some());
-        Judged { deny: deny as u32, state: state.unwrap_or(NOWHERE) }
+            }
+            if let Err(site) = K::walk(s, object.mnt, object.dentry) {
+                fail::count(site);
+                return Err(Some(Reason::NoPath));
+            }
+            (start, at, text) = (class.field(table, class::START_PATH) as u32, (*s).start, Text::WALKED);
+            mount = activity::mount(object.mnt);
+            if K::REMEMBERS && (*s).inside == 1 && object.parent.inode != 0 {
+                split = path::CAP as u32 - path::length_of(dentry);
+            }
+        }
+        let (start, at, split, mount) = (forget(start), forget(at), forget(split), forget(mount));
+        let text = Text(forget(text.0));
+        let (behind, state) = path::run_split(*table, start, s, at, split);
+        if K::REMEMBERS && split != path::CAP as u32 {
+            directory::remember(s, object.parent, Behind { state: behind, mount });
+        }
+        Ok(End { state, text, mount })
+    }
+}
+
+/// Whether the scratch has the path of the object.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Text(u32);
+
+impl Text {
+    /// The object has none.
+    const ABSENT: Text = Text(0);
+    const WALKED: Text = Text(1);
+    /// Not yet.
+    const UNWALKED: Text = Text(2);
+}
+
+impl From<bool> for Text {
+    #[inline(always)]
+    fn from(walked: bool) -> Text {
+        if walked { Text::WALKED } else { Text::ABSENT }
     }
 }
 
@@ -385,7 +455,7 @@ pub unsafe fn settle(
     reason: u32,
     object: Object,
     needed: Rights,
-    walked: bool,
+    text: Text,
 ) -> bool {
     let Subject { label, policy } = subject;
     let enforce = matches!(policy.mode, Mode::Enforce);
@@ -398,14 +468,25 @@ pub unsafe fn settle(
     emit::decision(domain(needed), effect, policy.mode);
     if allowed {
         emit::allowed(label.agent);
-        used = activity::object(object.mnt, object.dentry, object.identity.inode);
+        let mount = match object.mount {
+            Some(mount) => mount,
+            None => activity::mount(object.mnt),
+        };
+        used = activity::object_on(mount, object.dentry, object.identity.inode);
         if activity::again(label.agent, needed, used) {
             return false;
         }
     }
     let outcome = Outcome { effect, mode: policy.mode, generation: policy.generation, errno };
     // SAFETY: the caller's promise.
-    unsafe { record(s, hook, label, outcome, walked, reason, needed, object.identity.inode, used) };
+    unsafe {
+        let mut walked = text == Text::WALKED;
+        if text == Text::UNWALKED {
+            walked = path::walk_address(s, object.mnt, object.dentry).is_ok();
+        }
+        let walked = forget(walked as u32) != 0;
+        record(s, hook, label, outcome, walked, reason, needed, object.identity.inode, used);
+    }
     if allowed {
         return false;
     }
@@ -717,7 +798,7 @@ pub fn file_rename(ctx: LsmContext) -> i32 {
             object = to;
             walked = path::walk_address(s, to.mnt, to.dentry).is_ok();
         }
-        if settle(s, &subject, Hook::LsmPathRename, reason, object, needed, walked) { -13 } else { 0 }
+        if settle(s, &subject, Hook::LsmPathRename, reason, object, needed, walked.into()) { -13 } else { 0 }
     }
 }
 
@@ -750,7 +831,7 @@ pub fn file_rename_marked(ctx: LsmContext) -> i32 {
         };
         let walked = path::walk_address(s, object.mnt, object.dentry).is_ok();
         let reason = Reason::OtherName.code() as u32;
-        if settle(s, &subject, Hook::LsmPathRename, reason, object, needed, walked) { -13 } else { 0 }
+        if settle(s, &subject, Hook::LsmPathRename, reason, object, needed, walked.into()) { -13 } else { 0 }
     }
 }
 

@@ -104,7 +104,9 @@ pub fn probe_path(_ctx: TcContext) -> i32 {
     unsafe {
         let Some((probe, at, text, start)) = next_path() else { return FAILED };
         let Some(table) = table((*probe).slot as u32) else { return FAILED };
-        let state = path::run_text(table, start_path(&table, probe), text, start);
+        let cursor = &raw mut (*probe).cursor;
+        (*cursor).split = CAP as u64;
+        let state = path::run_text(table, start_path(&table, probe), text, cursor, start);
         let answer = PathAnswer::of(&table, state);
         (&raw mut (*probe).answers).cast::<PathAnswer>().add(below::<PATH_BATCH>(at)).write(answer);
         answer.own as i32

@@ -40,7 +40,7 @@ unsafe fn astray(subject: &Subject, hook: Hook, directory: *const c_void, object
             Ok(Some(_)) => (Reason::DeniedBelow, true),
             Err(()) => (Reason::NoPath, false),
         };
-        settle(s, subject, hook, reason.code() as u32, object, needed, walked)
+        settle(s, subject, hook, reason.code() as u32, object, needed, walked.into())
     }
 }
 

@@ -25,6 +25,7 @@ use super::control::Maps;
 use super::counters::ProgramStats;
 use super::digests::Seen;
 use super::features::Features;
+use super::kallsyms;
 use super::labels::USER_AGENT;
 use super::pins::{Identity, Note, Origin, PinError, Pinned, Pinning, Pins, Plan, Set};
 use super::posture::{Mechanism, Posture, State};
@@ -158,6 +159,7 @@ impl Kernel {
         let layout = resolve_layout(Path::new(VMLINUX_BTF))?;
         let layout: Vec<u32> =
             layout.as_bytes().chunks_exact(4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let rename_lock = kallsyms::address("rename_lock").unwrap_or(0);
         let identity = Identity::new(OBJECT, &layout, options.verdict_ring, cgroup_id);
         let (pins, pin_state) = open_pins(&options.pins)?;
         let (mut pinned, replaced) = match pins {
@@ -173,6 +175,7 @@ impl Kernel {
         };
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&btf)).allow_unsupported_maps().override_global("LAYOUT", layout.as_slice(), true);
+        loader.override_global("RENAME_LOCK", &rename_lock, true);
         if let Some(bytes) = options.verdict_ring {
             loader.map_max_entries("VERDICTS", bytes);
         }

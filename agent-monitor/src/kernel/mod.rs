@@ -17,6 +17,7 @@ mod features;
 #[cfg(feature = "fault-injection")]
 mod inject;
 mod install;
+mod kallsyms;
 mod labels;
 mod loader;
 mod marks;

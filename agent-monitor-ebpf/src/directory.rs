@@ -1,0 +1,146 @@
+//! Directories that a task's last walks led through, and where the automaton stood behind each: what is opened next in
+//! one of them costs a walk over its own name only.
+//!
+//! What is remembered holds as long as the directory is where it was. A directory has one name; it gets another by
+//! `d_move` alone, which writes `rename_lock`; and its mount another place by a change of the mounts of its namespace
+//! alone, which counts up that namespace's `event`. Both are part of the key, beside the directory, its mount, its
+//! namespace and whose rules were asked. A dentry that is freed and made again is not taken for the one before: its
+//! inode is another, and the hash of its name is salted with its parent.
+
+use agent_monitor_common::counters::Site;
+use agent_monitor_common::image::Class;
+use agent_monitor_common::layout::ABSENT;
+use core::ffi::c_void;
+use core::ptr::{read_volatile, write_volatile};
+
+use crate::kernel::{RENAME_LOCK, offset, read, typed};
+use crate::mark::Identity;
+use crate::path::{self, NOWHERE, Scratch, below, own_namespace};
+use crate::{atomic, fail};
+
+/// Directories that a task remembers; one for each remainder of the inode's number.
+const DIRECTORIES: usize = 8;
+
+/// Words of a key.
+const KEY: usize = 9;
+
+/// What a task remembers; all zero: nothing.
+#[repr(C)]
+pub struct Directories {
+    /// The key that is looked for.
+    wanted: [u64; KEY],
+    /// Orders the reads of the key before those of the walk.
+    fence: u64,
+    known: [Directory; DIRECTORIES],
+}
+
+#[repr(C)]
+struct Directory {
+    key: [u64; KEY],
+    state: u32,
+    mount: u32,
+}
+
+/// Whose rules are asked.
+#[derive(Clone, Copy)]
+pub struct Asked {
+    pub profile: u32,
+    pub generation: u32,
+    pub class: Class,
+}
+
+/// What is remembered of the directory of an object.
+#[derive(Clone, Copy)]
+pub struct Behind {
+    /// Where the automaton stands behind the directory's path and `/`; [`NOWHERE`]: that is not known.
+    pub state: u32,
+    /// The number of its mount.
+    pub mount: u32,
+}
+
+const UNKNOWN: Behind = Behind { state: NOWHERE, mount: 0 };
+
+/// What the current task remembers of the directory that `dentry` lies in, `parent`, on `mnt`. What it does not
+/// remember, [`remember`] may be told after a walk over the object's path.
+///
+/// # Safety
+/// `s` is the current task's scratch; `dentry` is a typed `struct dentry *`.
+#[inline(always)]
+pub unsafe fn behind(
+    s: *mut Scratch,
+    asked: Asked,
+    mnt: u64,
+    dentry: *const c_void,
+    parent: Identity,
+) -> Behind {
+    // SAFETY: the static is the loader's; frozen.
+    let rename_lock = unsafe { read_volatile(&raw const RENAME_LOCK) };
+    let events_at = offset!(mnt_namespace_event);
+    if rename_lock == 0 || events_at == ABSENT as usize || fail::injected(Site::PathWalk) {
+        return UNKNOWN;
+    }
+    // SAFETY: the caller's promise. The words go through memory, so that the verifier takes pointers for numbers.
+    unsafe {
+        let directories = &raw mut (*s).directories;
+        let wanted = (&raw mut (*directories).wanted).cast::<u64>();
+        let directory: *const c_void = typed(dentry, offset!(dentry_parent));
+        let namespace = own_namespace();
+        write_volatile(wanted, directory as u64);
+        write_volatile(wanted.add(1), mnt);
+        let hash: u32 = typed(directory, offset!(dentry_name) + offset!(qstr_hash));
+        write_volatile(wanted.add(2), (hash as u64) << 32 | path::length_of(directory) as u64);
+        write_volatile(wanted.add(3), namespace);
+        write_volatile(wanted.add(4), typed(namespace as *const c_void, events_at));
+        write_volatile(wanted.add(5), parent.inode);
+        write_volatile(wanted.add(6), (parent.device as u64) << 32 | parent.version as u64);
+        write_volatile(wanted.add(7), (asked.profile as u64) << 32 | asked.generation as u64);
+        // The sequence of the lock is the first word of it. Odd: something is being renamed.
+        let renames = read::<u32>(rename_lock).unwrap_or(1);
+        write_volatile(wanted.add(8), (asked.class.number() as u64) << 32 | renames as u64);
+        let known = slot(directories, parent);
+        let mut differs = renames as u64 & 1;
+        let mut i = 0;
+        while i < KEY {
+            differs |=
+                read_volatile(wanted.add(i)) ^ read_volatile((&raw const (*known).key).cast::<u64>().add(i));
+            i += 1;
+        }
+        if differs != 0 {
+            atomic::add(&raw mut (*directories).fence, 0);
+            return UNKNOWN;
+        }
+        Behind { state: (*known).state, mount: (*known).mount }
+    }
+}
+
+/// Remembers `behind` of the directory that was looked for last.
+///
+/// # Safety
+/// `s` is the current task's scratch; [`behind`] was asked, and the path that was walked since is of an object that lies
+/// in that directory on that mount.
+#[inline(always)]
+pub unsafe fn remember(s: *mut Scratch, parent: Identity, behind: Behind) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let directories = &raw mut (*s).directories;
+        let known = slot(directories, parent);
+        let mut i = 0;
+        while i < KEY {
+            let word = read_volatile((&raw const (*directories).wanted).cast::<u64>().add(i));
+            write_volatile((&raw mut (*known).key).cast::<u64>().add(i), word);
+            i += 1;
+        }
+        (*known).state = behind.state;
+        (*known).mount = behind.mount;
+    }
+}
+
+/// # Safety
+/// `directories` is the current task's.
+#[inline(always)]
+unsafe fn slot(directories: *mut Directories, parent: Identity) -> *mut Directory {
+    // SAFETY: the caller's promise; the index is bounded.
+    unsafe {
+        (&raw mut (*directories).known).cast::<Directory>().add(below::<DIRECTORIES>(parent.inode as usize))
+    }
+}
