@@ -168,7 +168,14 @@ fn guest(
         qemu::join(&[&modules::archive(&kernel)?, &root], &joined)?;
     }
     eprintln!("linux {}: booting", kernel.release);
-    let outcome = qemu::run(&kernel, &joined, &machine, &directory.0)?;
+    let outcome = match qemu::run(&kernel, &joined, &machine, &directory.0) {
+        // Nothing was run, so a second boot hides no failure of ours.
+        Err(error) if error.is::<qemu::NotUp>() => {
+            eprintln!("linux {}: {error:#}; booting once more", kernel.release);
+            qemu::run(&kernel, &joined, &machine, &directory.0)?
+        }
+        ran => ran?,
+    };
     eprintln!(
         "linux {}: exit status {} after {:.1} s of boot and {:.1} s of run",
         kernel.release,
