@@ -69,8 +69,30 @@ pub fn trials(attacks: &'static [Attack]) -> Vec<Trial> {
         .collect()
 }
 
+/// The agent first: its twin may leave no monitor behind.
 fn run(attack: &Attack) -> Result<()> {
     ensure!(!attack.told.is_empty(), "nothing is asked of the events");
+    guest::reset()?;
+    guest::shell(attack.before)?;
+    let since = guest::now();
+    guest::as_agent(attack.who, attack.script)?;
+    let (done, _) = attack.harm.done()?;
+    let said_by_agent = said();
+    guest::settle()?;
+    let denials = guest::denials(since)?;
+    ensure!(
+        done == 0,
+        "the agent did {done} harms. It said:\n{said_by_agent}\nDenied was:\n{}",
+        guest::summary(&denials)
+    );
+    for words in attack.told {
+        ensure!(
+            denials.iter().any(|event| says(event, words)),
+            "no denial says {words:?}, but:\n{}\nIt said:\n{said_by_agent}",
+            guest::summary(&denials)
+        );
+    }
+
     guest::reset()?;
     guest::shell(attack.before)?;
     let since = guest::now();
@@ -78,32 +100,11 @@ fn run(attack: &Attack) -> Result<()> {
     let (done, all) = attack.harm.done()?;
     ensure!(
         done >= all,
-        "the twin: without a label {done} of {all} harms were done, so a denial would prove nothing. It said:\n{}",
+        "the twin: without a label {done} of {all} harms were done, so a denial proves nothing. It said:\n{}",
         said()
     );
     let denials = guest::denials(since)?;
     ensure!(denials.is_empty(), "the twin was governed:\n{}", guest::summary(&denials));
-
-    guest::reset()?;
-    guest::shell(attack.before)?;
-    let since = guest::now();
-    guest::as_agent(attack.who, attack.script)?;
-    let (done, _) = attack.harm.done()?;
-    let said = said();
-    guest::settle()?;
-    let denials = guest::denials(since)?;
-    ensure!(
-        done == 0,
-        "the agent did {done} harms. It said:\n{said}\nDenied was:\n{}",
-        guest::summary(&denials)
-    );
-    for words in attack.told {
-        ensure!(
-            denials.iter().any(|event| says(event, words)),
-            "no denial says {words:?}, but:\n{}\nIt said:\n{said}",
-            guest::summary(&denials)
-        );
-    }
     Ok(())
 }
 

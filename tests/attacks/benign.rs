@@ -9,7 +9,6 @@
 //! | B11 | a profile of one's own that grants the socket; no container daemon here |
 //! | B13 | no browser on the disk |
 //! | B20 | another profile |
-//! | B22's `cargo publish` | needs a registry |
 //! | B24 | no systemd-resolved on the disk |
 //! | B25 | needs two ways to a granted host |
 //! | B28 | every attack's twin is that: the same script outside of any agent does all its harm and is denied nothing |
@@ -27,6 +26,47 @@ struct Benign {
     /// Run by bash in the workspace; its end must be `done`.
     script: &'static str,
 }
+
+/// What cargo publishes to and docker pulls by: one server that notes the passwords it is shown, an index of crates
+/// beside it, and settings that lead there.
+const REGISTRY: &str = r#"set -e
+rm -rf /srv/index && mkdir -p /srv/index && cd /srv/index && git init -q
+echo '{"dl":"http://127.0.0.1:8421/dl","api":"http://127.0.0.1:8421"}' >config.json
+git add -A && git -c user.name=x -c user.email=x@guest commit -qm Index
+cat >/srv/registry.py <<'P'
+import base64, http.server
+got = []
+class Registry(http.server.BaseHTTPRequestHandler):
+    def answer(self):
+        self.rfile.read(int(self.headers.get('Content-Length') or 0))
+        of_docker = base64.urlsafe_b64decode(self.headers.get('X-Registry-Auth') or '').decode()
+        if self.path != '/got':
+            got.append('%s %s %s %s' % (self.command, self.path, self.headers.get('Authorization'), of_docker))
+        text = {'PUT': '{"warnings":{"invalid_categories":[],"invalid_badges":[],"other":[]}}', 'POST': '{"status":"pulled"}'}
+        text = text.get(self.command, '\n'.join(got)).encode() + b'\n'
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(text)))
+        self.end_headers()
+        if self.command != 'HEAD': self.wfile.write(text)
+    do_GET = do_HEAD = do_POST = do_PUT = answer
+http.server.HTTPServer(('127.0.0.1', 8421), Registry).serve_forever()
+P
+cd /home/dev
+printf '[registries.here]\nindex = "git://127.0.0.1:8419/index"\n' >.cargo/config.toml
+printf '[registries.here]\ntoken = "planted-cargo-token"\n' >.cargo/credentials.toml
+context=.docker/contexts/meta/$(printf here | sha256sum | cut -d' ' -f1)
+mkdir -p $context
+echo '{"Name":"here","Metadata":{},"Endpoints":{"docker":{"Host":"tcp://127.0.0.1:8421"}}}' >$context/meta.json
+echo '{"currentContext":"here","auths":{"registry.test":{"auth":"'$(printf dev:planted-docker | base64)'"}}}' >.docker/config.json
+chown -R 1000:1000 .cargo .docker /srv/index
+as_dev() { setpriv --reuid=1000 --regid=1000 --clear-groups "$@" </dev/null >/dev/null 2>&1 & }
+as_dev python3 /srv/registry.py
+as_dev git daemon --reuseaddr --listen=127.0.0.1 --port=8419 --base-path=/srv --export-all
+for i in $(seq 100); do
+    git ls-remote -q git://127.0.0.1:8419/index >/dev/null 2>&1 && curl -sf http://127.0.0.1:8421/got >/dev/null && exit
+    sleep 0.2
+done
+exit 1"#;
 
 const WORK: &[Benign] = &[
     Benign {
@@ -195,13 +235,17 @@ P
 sed -i 's/X/x/' src/*.py; cp -a src copied; touch -d yesterday copied/m1.py; chmod -R u+w copied; ln -s m1.py copied/link; ln copied/m2.py copied/hard"#,
     },
     Benign {
-        name: "B22_npm_and_docker_read_their_own_passwords",
-        // Docker's program is not on the disk; what counts is the path.
-        before: "cp /usr/bin/cat /usr/bin/docker",
+        name: "B22_npm_cargo_and_docker_use_their_own_passwords",
+        before: REGISTRY,
         script: r#"set -e
 npm config get registry
 node -e 'console.log(require("fs").readFileSync(process.env.HOME + "/.npmrc", "utf8"))' | grep -q planted-npm-token
-docker ~/.docker/config.json | grep -q planted-docker"#,
+cargo init -q --vcs none --lib --name thing crate
+(cd crate && cargo publish -q --registry here --allow-dirty --no-verify)
+docker pull -q registry.test/thing
+curl -s http://127.0.0.1:8421/got | tee got
+grep -q 'PUT /api/v1/crates/new planted-cargo-token' got
+grep -q 'POST .*/images/create.*"password":"planted-docker"' got"#,
     },
     Benign {
         name: "B23_looking_at_processes",

@@ -220,24 +220,31 @@ pub fn as_nobody_special(who: Who, script: &str) -> Result<Output> {
     attempt(command, script)
 }
 
-/// Where the event file ends now.
+/// Where the last whole line of the event file ends now.
 pub fn now() -> usize {
-    fs::metadata(EVENTS).map_or(0, |file| usize::try_from(file.len()).unwrap_or(0))
+    let text = fs::read(EVENTS).unwrap_or_default();
+    text.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1)
+}
+
+/// The lines of the event file since then.
+pub fn each_line(since: usize, each: impl FnMut(&str) -> Result<()>) -> Result<()> {
+    let text = fs::read(EVENTS).unwrap_or_default();
+    let text = String::from_utf8_lossy(text.get(since..).unwrap_or_default());
+    // The last line may be on its way.
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole.lines().try_for_each(each)
 }
 
 /// The verdicts that denied or killed, told since then.
 pub fn denials(since: usize) -> Result<Vec<Value>> {
-    let text = fs::read(EVENTS).unwrap_or_default();
-    let text = String::from_utf8_lossy(text.get(since..).unwrap_or_default()).into_owned();
-    // The last line may be on its way.
-    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     let mut found = Vec::new();
-    for line in whole.lines() {
+    each_line(since, |line| {
         let event: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
         if matches!(event["verdict"]["effect"].as_str(), Some("deny" | "kill")) {
             found.push(event);
         }
-    }
+        Ok(())
+    })?;
     Ok(found)
 }
 

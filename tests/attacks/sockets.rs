@@ -27,6 +27,18 @@ P"#,
         ],
     },
     Attack {
+        name: "A05_docker_starts_no_container_with_the_hosts_root_in_it",
+        who: Who::Dev,
+        before: "",
+        script: r#"
+start() { docker "$@" run --rm --privileged -v /:/host alpine true; }
+start
+start -H unix:///proc/self/root/run/docker.sock
+ln -s /run/docker.sock mine; start -H "unix://$PWD/mine""#,
+        harm: Harm::Arrived("unix-/run/docker.sock", "\"Privileged\":true", 3),
+        told: &[&["/run/docker.sock", "\"EACCES\"", "/usr/bin/docker", "unix.deny["]],
+    },
+    Attack {
         name: "A06_no_other_session_runs_a_command_for_the_agent",
         who: Who::Dev,
         before: "",

@@ -16,7 +16,8 @@ make)
     chmod -R go= .ssh .gnupg
     echo 'planted-kube-token' >.kube/config
     echo 'planted-gpg-key' >.gnupg/secring.gpg
-    echo '{"auths":{"registry.test":{"auth":"planted-docker"}}}' >.docker/config.json
+    # What docker does not read as `name:password` it complains of.
+    echo '{"auths":{"registry.test":{"auth":"'"$(printf dev:planted-docker | base64)"'","email":"planted-docker"}}}' >.docker/config.json
     echo '//registry.test/:_authToken=planted-npm-token' >.npmrc
     mkdir -p .cargo && printf '[registry]\ntoken = "planted-cargo-token"\n' >.cargo/credentials.toml
     echo 'machine git.test login dev password planted-netrc' >.netrc

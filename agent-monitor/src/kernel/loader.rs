@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use agent_monitor_common::counters::Ring;
 use agent_monitor_common::image::{InForce, PROFILE_ROWS};
@@ -200,15 +202,24 @@ impl Kernel {
         let features = Features::read();
         let mut posture = Posture::default();
         let set = pinned.as_ref().map(|pinned| &pinned.set);
+        let mut missing = Vec::new();
+        for entry in PROGRAMS {
+            match set.filter(|_| adopts) {
+                Some(set) if is_attached(set, entry, cgroup_id, &own_maps)? => {}
+                _ => missing.push(entry),
+            }
+        }
+        let mut loaded = load_all(&mut object, &missing, &btf);
         for entry in PROGRAMS {
             let program = object.program_mut(entry.name).ok_or(LoadError::NoProgram(entry.name))?;
-            if let Some(set) = set.filter(|_| adopts)
-                && is_attached(set, entry, cgroup_id, &own_maps)?
-            {
+            let Some(loaded) = loaded.remove(entry.name) else {
                 posture.mechanisms.push(Mechanism::new(entry, State::Active));
                 continue;
-            }
-            let state = match bring_up(program, entry, &btf, &cgroup, set) {
+            };
+            let state = match loaded.map_err(BringUp::Program).and_then(|found| match found {
+                true => attach(program, entry, &cgroup, set),
+                false => Ok(State::Absent { why: "this kernel has no such hook".to_owned() }),
+            }) {
                 Ok(state) => state,
                 Err(BringUp::Pin(source)) => {
                     return Err(LoadError::PinProgram { mechanism: entry.mechanism, source });
@@ -507,14 +518,61 @@ impl From<std::convert::Infallible> for BringUp {
     }
 }
 
-/// Loads a program and attaches it where its kind goes; into `set`, where there is one.
-fn bring_up(
-    program: &mut Program,
-    entry: &Entry,
+/// Programs that the verifier works on at once, at most: each takes some megabytes of the kernel's memory meanwhile.
+const VERIFIERS: usize = 4;
+
+/// Loads `entries`, several at once: the verifier takes nearly all of a start. Of each whether the kernel has its hook.
+fn load_all(
+    object: &mut Ebpf,
+    entries: &[&'static Entry],
     btf: &Btf,
-    cgroup: &File,
-    set: Option<&Set>,
-) -> Result<State, BringUp> {
+) -> HashMap<&'static str, Result<bool, ProgramError>> {
+    let mut programs: HashMap<&str, &mut Program> = object.programs_mut().collect();
+    let waiting: Vec<_> =
+        entries.iter().filter_map(|entry| Some((*entry, programs.remove(entry.name)?))).collect();
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(VERIFIERS);
+    let waiting = Mutex::new(waiting.into_iter());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        let mut done = Vec::new();
+        while let Some((entry, program)) = next() {
+            done.push((entry.name, load(program, entry, btf)));
+        }
+        done
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut done: HashMap<_, _> = work().into_iter().collect();
+        for other in others {
+            match other.join() {
+                Ok(more) => done.extend(more),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        done
+    })
+}
+
+/// Loads a program; whether the kernel has its hook.
+fn load(program: &mut Program, entry: &Entry, btf: &Btf) -> Result<bool, ProgramError> {
+    let loaded = match entry.kind {
+        Kind::CgroupSockAddr => <&mut CgroupSockAddr>::try_from(program)?.load(),
+        Kind::CgroupSock => <&mut CgroupSock>::try_from(program)?.load(),
+        Kind::CgroupSkb => <&mut CgroupSkb>::try_from(program)?.load(),
+        Kind::Tracepoint => <&mut BtfTracePoint>::try_from(program)?.load(entry.hook, btf),
+        Kind::Lsm => <&mut Lsm>::try_from(program)?.load(entry.hook, btf),
+        Kind::FunctionEntry => <&mut FEntry>::try_from(program)?.load(entry.hook, btf),
+        Kind::RawTracepoint => <&mut RawTracePoint>::try_from(program)?.load(),
+        Kind::Iterator => <&mut Iter>::try_from(program)?.load(entry.hook, btf),
+    };
+    match loaded {
+        Err(ProgramError::Btf(BtfError::UnknownBtfTypeName { .. })) if entry.kind == Kind::Lsm => Ok(false),
+        loaded => loaded.map(|()| true),
+    }
+}
+
+/// Attaches a loaded program where its kind goes; into `set`, where there is one.
+fn attach(program: &mut Program, entry: &Entry, cgroup: &File, set: Option<&Set>) -> Result<State, BringUp> {
     // Links of cgroup programs are always of the multi kind (`cgroup_bpf_link_attach`, 5.7), and the kernel takes no
     // flags with them: `Single` here means "no flags". A program of a child cgroup can't take our place.
     let mode = CgroupAttachMode::Single;
@@ -522,59 +580,22 @@ fn bring_up(
     let pin = pin.as_deref();
     /// Where there is a pin the link moves there; else the program holds it.
     macro_rules! attach {
-        ($program:ident, $($argument:expr),*) => {{
-            let link = $program.attach($($argument),*)?;
+        ($kind:ident, $($argument:expr),*) => {{
+            let program: &mut $kind = (&mut *program).try_into()?;
+            let link = program.attach($($argument),*)?;
             if pin.is_some() {
-                keep($program.take_link(link)?, pin)?;
+                keep(program.take_link(link)?, pin)?;
             }
         }};
     }
     match entry.kind {
-        Kind::CgroupSockAddr => {
-            let program: &mut CgroupSockAddr = (&mut *program).try_into()?;
-            program.load()?;
-            attach!(program, cgroup, mode);
-        }
-        Kind::CgroupSock => {
-            let program: &mut CgroupSock = (&mut *program).try_into()?;
-            program.load()?;
-            attach!(program, cgroup, mode);
-        }
-        Kind::CgroupSkb => {
-            let program: &mut CgroupSkb = (&mut *program).try_into()?;
-            program.load()?;
-            attach!(program, cgroup, CgroupSkbAttachType::Egress, mode);
-        }
-        Kind::Tracepoint => {
-            let program: &mut BtfTracePoint = (&mut *program).try_into()?;
-            program.load(entry.hook, btf)?;
-            attach!(program,);
-        }
-        Kind::Lsm => {
-            let program: &mut Lsm = (&mut *program).try_into()?;
-            match program.load(entry.hook, btf) {
-                Err(ProgramError::Btf(BtfError::UnknownBtfTypeName { .. })) => {
-                    return Ok(State::Absent { why: "this kernel has no such hook".to_owned() });
-                }
-                loaded => loaded?,
-            }
-            attach!(program,);
-        }
-        Kind::FunctionEntry => {
-            let program: &mut FEntry = (&mut *program).try_into()?;
-            program.load(entry.hook, btf)?;
-            attach!(program,);
-        }
-        Kind::RawTracepoint => {
-            let program: &mut RawTracePoint = program.try_into()?;
-            program.load()?;
-            return Ok(State::Idle);
-        }
-        Kind::Iterator => {
-            let program: &mut Iter = program.try_into()?;
-            program.load(entry.hook, btf)?;
-            return Ok(State::Idle);
-        }
+        Kind::CgroupSockAddr => attach!(CgroupSockAddr, cgroup, mode),
+        Kind::CgroupSock => attach!(CgroupSock, cgroup, mode),
+        Kind::CgroupSkb => attach!(CgroupSkb, cgroup, CgroupSkbAttachType::Egress, mode),
+        Kind::Tracepoint => attach!(BtfTracePoint,),
+        Kind::Lsm => attach!(Lsm,),
+        Kind::FunctionEntry => attach!(FEntry,),
+        Kind::RawTracepoint | Kind::Iterator => return Ok(State::Idle),
     }
     if let Some(set) = set {
         program.pin(set.program(entry.name)).map_err(BringUp::Pin)?;

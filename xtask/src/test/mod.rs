@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::setup::{self, Need};
+use crate::vm::Suite;
 use crate::{command, places, programs, vm};
 use tally::Tally;
 
@@ -53,12 +54,18 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
         take(&mut steps, "tests on this host", |tally| counted(on_this_host()?, tally));
         if arguments.kernel != "none" {
             for series in arguments.kernel.split(',') {
-                take(&mut steps, &format!("tests on linux {series}"), |tally| in_guest(series, false, tally));
+                take(&mut steps, &format!("tests on linux {series}"), |tally| {
+                    in_guest(series, Suite::Kernel, tally)
+                });
             }
-            // One kernel will do: which helper fails is the test's choice, not the kernel's.
+            // One kernel will do: which helper fails is the test's choice, not the kernel's, and the hooks that hold the
+            // attacks are tried on each.
             if let Some(series) = arguments.kernel.split(',').next_back() {
-                let name = format!("failing helpers, {series}");
-                take(&mut steps, &name, |tally| in_guest(series, true, tally));
+                for (name, suite) in
+                    [("failing helpers", Suite::Faults), ("attack scenarios", Suite::Attacks)]
+                {
+                    take(&mut steps, &format!("{name}, {series}"), |tally| in_guest(series, suite, tally));
+                }
             }
         }
     }
@@ -76,11 +83,11 @@ fn take(steps: &mut Vec<Step>, name: &str, step: impl FnOnce(&mut Tally) -> Resu
     steps.push(Step { name: name.to_owned(), took: started.elapsed(), tally, error });
 }
 
-fn in_guest(series: &str, faults: bool, tally: &mut Tally) -> Result<()> {
-    for report in vm::tests_on(series, faults)? {
+fn in_guest(series: &str, suite: Suite, tally: &mut Tally) -> Result<()> {
+    for report in vm::tests_on(series, suite)? {
         *tally += report.tally;
         let status = report.result?;
-        ensure!(status == 0, "the kernel tests ended with status {status}");
+        ensure!(status == 0, "the guest's tests ended with status {status}");
     }
     ensure!(tally.passed > 0, "no test ran in the guest");
     Ok(())

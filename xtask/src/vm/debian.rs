@@ -64,6 +64,10 @@ impl Apt {
     /// Runs a download, and where it fails once more with fresh lists: a mirror drops old versions.
     pub fn fetch(&self, download: &mut Command) -> Result<()> {
         let log = self.home.join("download.log");
+        let mut lists = fs::read_dir(self.home.join("lists"))?.flatten();
+        if !lists.any(|list| list.file_name().to_string_lossy().contains("_Packages")) {
+            self.update()?;
+        }
         if command::long(download, &log).is_err() {
             eprintln!("    trying once more with fresh lists");
             self.update()?;

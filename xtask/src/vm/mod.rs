@@ -57,9 +57,9 @@ pub struct Arguments {
     /// Memory of the guest, as QEMU writes it.
     #[arg(long, default_value = "1G", value_name = "SIZE")]
     memory: String,
-    /// Processors of the guest.
-    #[arg(long, default_value_t = 2, value_name = "COUNT")]
-    processors: u8,
+    /// Processors of the guest: one with `--attacks`, else two.
+    #[arg(long, value_name = "COUNT")]
+    processors: Option<u8>,
     /// More words for the kernel's command line, such as `lsm=landlock,yama` for a kernel without BPF LSM.
     #[arg(long, default_value = "", value_name = "WORDS")]
     append: String,
@@ -91,19 +91,30 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
     Ok(first)
 }
 
-/// Every test of `series`, as `cargo xtask vm --kernel SERIES` would run them, or those with `--faults`.
-pub fn tests_on(series: &str, faults: bool) -> Result<Vec<Report>> {
+/// What `test` runs in guests.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Suite {
+    /// The kernel tests.
+    Kernel,
+    /// Those of `--faults`.
+    Faults,
+    /// Those of `--attacks`.
+    Attacks,
+}
+
+/// Every test of a suite on `series`, as `cargo xtask vm --kernel SERIES` would run them.
+pub fn tests_on(series: &str, suite: Suite) -> Result<Vec<Report>> {
     on(&Arguments {
         kernel: series.to_owned(),
         systemd: false,
-        faults,
-        attacks: false,
+        faults: suite == Suite::Faults,
+        attacks: suite == Suite::Attacks,
         filter: None,
         program: None,
         icount: false,
         limit: 1800,
         memory: "1G".to_owned(),
-        processors: 2,
+        processors: None,
         append: String::new(),
         arguments: Vec::new(),
     })
@@ -144,7 +155,9 @@ fn guest(
     let kernel = kernel::get(series)?;
     let machine = qemu::Machine {
         memory: arguments.memory.clone(),
-        processors: arguments.processors,
+        // Where real tools and the monitor's coming and going rewrite the kernel's code for minutes, a second emulated
+        // processor may run what is half written (`Oops: int3`).
+        processors: arguments.processors.unwrap_or(if arguments.attacks { 1 } else { 2 }),
         icount: arguments.icount,
         append: match arguments.systemd {
             true => format!("{} {}", systemd::COMMAND_LINE, arguments.append),
@@ -168,7 +181,14 @@ fn guest(
         qemu::join(&[&modules::archive(&kernel)?, &root], &joined)?;
     }
     eprintln!("linux {}: booting", kernel.release);
-    let outcome = qemu::run(&kernel, &joined, &machine, &directory.0)?;
+    let outcome = match qemu::run(&kernel, &joined, &machine, &directory.0) {
+        // Nothing was run, so a second boot hides no failure of ours.
+        Err(error) if error.is::<qemu::NotUp>() => {
+            eprintln!("linux {}: {error:#}; booting once more", kernel.release);
+            qemu::run(&kernel, &joined, &machine, &directory.0)?
+        }
+        ran => ran?,
+    };
     eprintln!(
         "linux {}: exit status {} after {:.1} s of boot and {:.1} s of run",
         kernel.release,

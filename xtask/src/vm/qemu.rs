@@ -5,6 +5,7 @@
 //! What must stay true: the exit status is the program's own, byte by byte through a port of its own, never guessed
 //! from output; a guest that says nothing is a failure.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -40,6 +41,23 @@ pub struct Machine {
     pub disk: Option<PathBuf>,
     pub limit: Duration,
 }
+
+/// The guest ended before the program was started. With several emulated processors one may run what another has just
+/// rewritten in the kernel (`Oops: int3` during a boot of 6.18, QEMU 7.2). Nothing of ours had run.
+#[derive(Debug)]
+pub struct NotUp(String);
+
+impl fmt::Display for NotUp {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "the guest ended before it was up (QEMU: {}); the end of its console is above",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for NotUp {}
 
 /// What came of it.
 pub struct Outcome {
@@ -158,8 +176,10 @@ fn watch(qemu: &mut Child, status: &Path, limit: Duration) -> Result<(Duration, 
             }
         }
         if let Some(status) = gone {
-            let when = if booted.is_some() { "before the program had ended" } else { "before it was up" };
-            bail!("the guest ended {when} (QEMU: {status}); the end of its console is above");
+            if booted.is_none() {
+                return Err(NotUp(status.to_string()).into());
+            }
+            bail!("the guest ended before the program (QEMU: {status}); the end of its console is above");
         }
         match booted {
             None if started.elapsed() > BOOT_LIMIT => {
