@@ -279,6 +279,13 @@ fn domain(needed: Rights) -> Domain {
 /// Judges one operation on one object. True: deny it.
 #[inline(always)]
 pub fn denies(subject: &Subject, hook: Hook, act: Act, object: Object, needed: Rights) -> bool {
+    denies_known::<ByAddress>(subject, hook, act, object, needed)
+}
+
+/// [`denies`], by the quicker way where `K` is [`ByType`].
+// VERIFIER: that way it walks twice as far, which only what happens all the time is worth.
+#[inline(always)]
+fn denies_known<K: Known>(subject: &Subject, hook: Hook, act: Act, object: Object, needed: Rights) -> bool {
     let needed = judged(&subject.policy, needed);
     if needed == 0 {
         return false;
@@ -287,7 +294,7 @@ pub fn denies(subject: &Subject, hook: Hook, act: Act, object: Object, needed: R
         // SAFETY: the scratch is the current task's own; the object's pointers come from typed loads.
         Ok(s) => unsafe {
             let marked = marked(subject, object, act, needed);
-            judge::<ByType>(s, subject, hook, act, object, needed, marked).denies()
+            judge::<K>(s, subject, hook, act, object, needed, marked).denies()
         },
         Err(deny) => deny,
     }
@@ -583,7 +590,11 @@ pub fn file_open(ctx: LsmContext) -> i32 {
         if flags & OPENED_TO_EXECUTE != 0 {
             needed = needed & WRITE | EXECUTE;
         }
-        if denies(&subject, Hook::LsmFileOpen, Act::Open, of_file(file), needed) { -13 } else { 0 }
+        if denies_known::<ByType>(&subject, Hook::LsmFileOpen, Act::Open, of_file(file), needed) {
+            -13
+        } else {
+            0
+        }
     }
 }
 
