@@ -71,6 +71,9 @@ codes! {
     BadName = "bad-name",
     BadGlob = "bad-glob",
     BadAddress = "bad-address",
+    BadHost = "bad-host",
+    /// A name where only addresses can stand.
+    HostOnDeny = "host-on-deny",
     BadCidr = "bad-cidr",
     /// A network with bits set behind its prefix length.
     HostBits = "host-bits",
