@@ -60,6 +60,11 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// More flags for the daemon.
+    pub fn arguments(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+    }
+
     /// A daemon with this profile that is ready.
     pub fn start(profile: &str) -> Result<Self> {
         Self::start_with(profile, &[])
@@ -68,7 +73,7 @@ impl Daemon {
     /// The same with more flags.
     pub fn start_with(profile: &str, arguments: &[&str]) -> Result<Self> {
         let mut daemon = Self::prepare(profile)?;
-        daemon.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        daemon.arguments(arguments);
         daemon.launch()?;
         Ok(daemon)
     }

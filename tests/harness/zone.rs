@@ -149,7 +149,8 @@ impl Zone {
                 let mut at = plain;
                 // The whole chain, as a recursive server answers.
                 for _ in 0..16 {
-                    let Some(says) = known.get(&at) else {
+                    let says = known.get(&at).cloned().or_else(|| numbered(&at, &known));
+                    let Some(says) = says else {
                         if reply.answers.is_empty() {
                             reply.metadata.response_code = ResponseCode::NXDomain;
                         }
@@ -157,7 +158,7 @@ impl Zone {
                     };
                     let Ok(owner) = Name::from_ascii(format!("{at}.")) else { break };
                     let mut next = None;
-                    for (ttl, says) in says {
+                    for (ttl, says) in &says {
                         let data = data_of(says);
                         if let Says::Alias(target) = says {
                             next = Some(target.clone());
@@ -194,6 +195,16 @@ impl Zone {
         other.add_query(elsewhere);
         vec![number, other.to_vec().unwrap_or_default(), bytes]
     }
+}
+
+/// `n7.NAME`, where `n*.NAME` has an IPv6 address: that address with 7 in its last 32 bits.
+fn numbered(name: &str, known: &HashMap<String, Vec<(u32, Says)>>) -> Option<Vec<(u32, Says)>> {
+    let (label, rest) = name.split_once('.')?;
+    let number: u32 = label.strip_prefix('n')?.parse().ok()?;
+    let (ttl, says) = known.get(&format!("n*.{rest}"))?.first()?;
+    let Says::Address(IpAddr::V6(first)) = says else { return None };
+    let address = IpAddr::V6((u128::from(*first) | u128::from(number)).into());
+    Some(vec![(*ttl, Says::Address(address))])
 }
 
 fn data_of(says: &Says) -> RData {

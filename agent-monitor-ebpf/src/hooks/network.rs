@@ -150,6 +150,11 @@ fn address_hook(ctx: &SockAddrContext, hook: Hook, act: Act, v6: bool) -> i32 {
     {
         return dns::redirect(c, sk, storage, &label, &policy, flow, request, address, v6, tgid);
     }
+    // A connected IPv6 socket with a mapped peer sends by this hook too, and its peer is the resolver.
+    // SAFETY: as above.
+    if act == Act::Send && unsafe { (*storage).flags } & SOCKET_ASKS != 0 && dns::to_resolver(request) {
+        return PASS;
+    }
     // SAFETY: as above.
     let unconnected = unsafe { read_volatile(&raw const (*sk).state) } == CLOSE;
     judge(storage, &label, standing, flow, request, act, unconnected)

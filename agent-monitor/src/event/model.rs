@@ -249,6 +249,15 @@ pub struct Lookup<'a> {
     /// Addresses that answered for the name and may not: they were taken out of the answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<IpAddr>,
+    /// Of what looks like a tunnel: questions of the agent in this minute …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub questions: Option<u32>,
+    /// … different names, 500 or more of which are one sign …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<u32>,
+    /// … different labels that look like data, 10 or more of which are another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub odd: Option<u32>,
 }
 
 /// What a `socket()` call asked for.

@@ -71,6 +71,9 @@ fn details(event: &Event<'_>, out: &mut String) {
     }
     if let Some(lookup) = &event.lookup {
         let _ = write!(out, " look up {} {}", lookup.r#type, lookup.name);
+        if let (Some(questions), Some(odd)) = (lookup.questions, lookup.odd) {
+            let _ = write!(out, ", {questions} questions this minute, {odd} labels like data: a tunnel?");
+        }
         if !lookup.refused.is_empty() {
             let addresses: Vec<_> = lookup.refused.iter().map(ToString::to_string).collect();
             let _ = write!(out, " -> {}", addresses.join(", "));

@@ -18,7 +18,8 @@ pub enum EventType {
     /// A destination or a local port was judged: `network`, `verdict`.
     #[serde(rename = "network")]
     Network,
-    /// A question about a name was denied, or addresses that answered for it: `lookup`, `verdict`.
+    /// A question about a name was denied, or addresses that answered for it: `lookup`, `verdict`. Without a verdict:
+    /// the agent asks as a tunnel would.
     #[serde(rename = "dns")]
     Dns,
     /// A kind of socket was judged: `socket`, `verdict`.

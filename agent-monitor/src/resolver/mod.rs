@@ -14,6 +14,7 @@ pub mod server;
 pub mod sockets;
 pub mod told;
 pub mod upstream;
+pub mod volume;
 pub mod wire;
 
 pub use grants::Names;

@@ -24,6 +24,7 @@ use super::grants::{InForce, NS, Names, monotonic};
 use super::sockets::{self, Bound};
 use super::told::Told;
 use super::upstream::{self, Upstream};
+use super::volume::{Tally, Volume};
 use super::wire::{self, Answer, Asked, Question};
 
 /// Questions that wait for a server at one time.
@@ -107,6 +108,16 @@ pub enum Why {
     Denied,
     /// These addresses answered for the name and may not.
     Rebinding(Vec<IpAddr>),
+    /// The agent asks as a tunnel would; the name is the last of many.
+    Tunnel(Tally),
+}
+
+impl Why {
+    /// Whether it is a sign of something and no verdict.
+    #[must_use]
+    pub const fn is_sign(&self) -> bool {
+        matches!(self, Self::Tunnel(_))
+    }
 }
 
 /// Totals.
@@ -116,6 +127,10 @@ pub struct Totals {
     pub lookups: [AtomicU64; Outcome::ALL.len()],
     /// Addresses that may not answer for a name.
     pub rebinding: AtomicU64,
+    /// Questions with a label that looks like data.
+    pub odd: AtomicU64,
+    /// Windows in which an agent asked as a tunnel would.
+    pub tunnels: AtomicU64,
 }
 
 /// How to resolve.
@@ -187,6 +202,7 @@ pub fn start(
         cache: Mutex::default(),
         own: Mutex::new(Own::new()),
         told: Mutex::default(),
+        volume: Mutex::default(),
         waiting: Semaphore::new(MAX_WAITING),
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         grace: options.grace,
@@ -233,6 +249,7 @@ struct Shared {
     cache: Mutex<Cache>,
     own: Mutex<Own>,
     told: Mutex<Told>,
+    volume: Mutex<Volume>,
     waiting: Semaphore,
     streams: Arc<Semaphore>,
     grace: Duration,
@@ -293,6 +310,7 @@ impl Shared {
             self.count(Outcome::Own);
             return First::Reply(question.answer(&own, datagram).0);
         }
+        self.watch(&question, asker, &in_force);
         let granted = question.plain.as_ref().and_then(|name| in_force.granted(asker.class, name));
         if granted.is_none() {
             self.tell_denied(&question, asker, &in_force);
@@ -334,6 +352,25 @@ impl Shared {
             records: records.into_iter().collect(),
             authority: Vec::new(),
         })
+    }
+
+    /// Looks for a tunnel.
+    fn watch(&self, question: &Question, asker: Asker, in_force: &Arc<InForce>) {
+        let name = question.plain.clone().unwrap_or_else(|| question.name.to_ascii());
+        let noted = locked(&self.volume).note(asker.agent, &name, Instant::now());
+        if noted.odd {
+            self.totals.odd.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(tally) = noted.tunnel {
+            self.totals.tunnels.fetch_add(1, Ordering::Relaxed);
+            (self.tell)(Lookup {
+                asker,
+                name,
+                kind: question.kind.to_string(),
+                what: Why::Tunnel(tally),
+                in_force: Arc::clone(in_force),
+            });
+        }
     }
 
     fn tell_denied(&self, question: &Question, asker: Asker, in_force: &Arc<InForce>) {
