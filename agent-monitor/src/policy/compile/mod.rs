@@ -24,6 +24,7 @@ mod reach;
 mod reduce;
 mod rows;
 pub mod sample;
+pub mod sample_names;
 pub mod sample_paths;
 mod share;
 mod single;
