@@ -471,7 +471,8 @@ fn killed() -> Result<()> {
     net()?;
     let zone = Zone::serve(Ipv4Addr::LOCALHOST.into())?;
     zone.set_addresses("api.example.test", 4, &["198.51.100.7"]);
-    let mut daemon = Daemon::prepare(PROFILE)?;
+    let profile = format!("{PROFILE}  listen:\n    - {{ protocol: udp }}\n");
+    let mut daemon = Daemon::prepare(&profile)?;
     daemon.pins = Some(daemon.path("pins"));
     daemon.arguments(&["--name-server", &zone.address.to_string(), "--name-grace", "1"]);
     daemon.launch()?;
@@ -483,6 +484,11 @@ fn killed() -> Result<()> {
     agent.must("connect 198.51.100.7:18443", "connected")?;
     agent.must(&format!("udp {SERVER} api.example.test A"), "111")?;
     agent.must("resolve api.example.test", "none")?;
+    // Nobody takes the resolver's place.
+    let log = daemon.log();
+    let port = log.split("port=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap_or("?");
+    agent.must(&format!("bind 127.0.0.1:{port}"), "13")?;
+    agent.must("bind 127.0.0.1:9053", "bound")?;
     wait("the address expires", || {
         Ok((agent.does("connect 198.51.100.7:18443")? == UNREACHABLE).then_some(()))
     })?;

@@ -37,6 +37,10 @@ pub fn act(words: &[&str]) -> String {
                 ends.first().cloned().unwrap_or_else(|| "none".to_owned())
             }
         },
+        ["bind", address] => match UdpSocket::bind(*address) {
+            Ok(_) => "bound".to_owned(),
+            Err(error) => error.raw_os_error().unwrap_or(-1).to_string(),
+        },
         ["send", address] => send(address),
         ["udp", server, name, kind] => answer(by_datagram(server, name, kind, None)),
         ["udp-edns", server, name, kind] => answer(by_datagram(server, name, kind, Some(4_096))),

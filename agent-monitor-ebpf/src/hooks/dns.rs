@@ -292,6 +292,13 @@ pub fn to_resolver(request: NetRequest) -> bool {
         && request.port.wrapping_sub(resolver.port) < SERVERS_OF_SOCKET as u16
 }
 
+/// Whether a local port is the resolver's: who had it while no daemon runs would be asked in its place.
+#[inline(always)]
+pub fn is_resolvers(port: u16) -> bool {
+    let resolver = resolver();
+    resolver.port != 0 && port.wrapping_sub(resolver.port) < SERVERS_OF_SOCKET as u16
+}
+
 /// Tells the resolver who asks, from where. False: it could not be told.
 ///
 /// # Safety

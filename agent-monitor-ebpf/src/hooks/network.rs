@@ -197,8 +197,12 @@ fn judge(
     let Some(policy) = standing.policy(class) else {
         return unjudged(label, flow, request, Site::ImageMissing, Mode::Enforce);
     };
-    let decision = decide(&policy.table, class, request);
+    let mut decision = decide(&policy.table, class, request);
     let domain = domain(request.direction);
+    let protected = act == Act::Bind && dns::is_resolvers(request.port);
+    if protected {
+        decision = Decision::DenyRule;
+    }
     if matches!(decision, Decision::DenyDefault) {
         flow.name = dns::granting_name(&policy, label.profile, request, false);
     }
@@ -233,7 +237,11 @@ fn judge(
         emit::allowed(label.agent);
         return PASS;
     }
-    let reason = if matches!(decision, Decision::DenyRule) { Reason::Rule } else { Reason::Default };
+    let reason = match decision {
+        _ if protected => Reason::Protected,
+        Decision::DenyRule => Reason::Rule,
+        _ => Reason::Default,
+    };
     emit::decision(domain, Effect::Deny, policy.mode);
     let enforce = matches!(policy.mode, Mode::Enforce);
     let errno = match (enforce, act) {
