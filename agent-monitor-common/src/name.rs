@@ -6,8 +6,8 @@
 
 use crate::wire_struct;
 
-/// Addresses that stand for names at one time, of all profiles.
-pub const MAX_NAMED: usize = 131_072;
+/// Addresses that stand for names at one time, of all profiles and generations: at a reload each is there twice.
+pub const MAX_NAMED: usize = 262_144;
 /// Questions on their way at one time.
 pub const MAX_ASKERS: usize = 16_384;
 /// Name classes that one address stands for at one time.

@@ -19,7 +19,8 @@ const MAX_AGENTS: usize = 4_096;
 const LONG: usize = 20;
 /// Bytes from which it does whatever is in it.
 const VERY_LONG: usize = 40;
-/// Bits a byte from which a long label does: hexadecimal digits have up to 4, English words in a row about 3.
+/// Bits a byte from which a long label does: base 32 and 64 have up to 5 and 6, English words in a row about 3. Text
+/// in hexadecimal digits has less, and shows by its share of decimal ones.
 const DENSE: f64 = 3.3;
 
 /// What an agent asked in the present window.
@@ -98,7 +99,9 @@ fn hash(text: &str) -> u64 {
 
 /// Whether a label is so long, and its bytes so evenly spread, that it is hardly a name.
 fn looks_like_data(label: &str) -> bool {
-    label.len() >= VERY_LONG || label.len() >= LONG && entropy(label) >= DENSE
+    let digits = label.bytes().filter(u8::is_ascii_digit).count();
+    label.len() >= VERY_LONG
+        || label.len() >= LONG && (entropy(label) >= DENSE || digits * 4 >= label.len())
 }
 
 /// Shannon entropy in bits a byte.

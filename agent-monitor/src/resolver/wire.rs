@@ -482,4 +482,61 @@ mod tests {
         let update = Message::new(7, MessageType::Query, OpCode::Notify);
         assert_eq!(code(&update.to_vec().unwrap()), ResponseCode::NotImp);
     }
+
+    use proptest::prelude::*;
+
+    /// A well-formed message with some bytes of it changed, as a hostile side would.
+    fn spoilt(bytes: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
+        let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
+        (Just(bytes), changes, any::<prop::sample::Index>(), 0..8_u8).prop_map(
+            |(mut bytes, changes, cut, how)| {
+                for (at, byte) in changes {
+                    let at = at.index(bytes.len());
+                    bytes[at] = byte;
+                }
+                if how == 0 {
+                    bytes.truncate(cut.index(bytes.len()));
+                }
+                bytes
+            },
+        )
+    }
+
+    fn questions() -> impl Strategy<Value = Vec<u8>> {
+        let kinds =
+            vec![RecordType::A, RecordType::ANY, RecordType::HTTPS, RecordType::CNAME, RecordType::PTR];
+        prop::sample::select(kinds).prop_flat_map(|kind| {
+            let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+            message.add_query(Query::query(name("api.example.com."), kind));
+            message.set_edns(Edns::new());
+            spoilt(message.to_vec().unwrap())
+        })
+    }
+
+    fn answers() -> impl Strategy<Value = Vec<u8>> {
+        let records =
+            vec![alias("api.example.com.", "b.example."), a("b.example.", 1), a("api.example.com.", 2)];
+        spoilt(reply("api.example.com.", RecordType::A, records))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_bytes_of_either_side_end_the_thread(asked in questions(), answered in answers(), noise: Vec<u8>) {
+            for (asked, answered) in [(&asked, &answered), (&noise, &answered), (&asked, &noise)] {
+                if let Asked::Question(question) = read(asked) {
+                    let _ = question.reverse();
+                    let _ = question.forwarded(9);
+                    if let Ok(answer) = screen(&question, 9, answered) {
+                        prop_assert!(answer.ttl() <= MAX_TTL);
+                        // Nothing that another name owns.
+                        let plain = question.plain.as_deref().unwrap_or_default();
+                        prop_assert!(answer.records.first().is_none_or(|record| is_called(&record.name, plain)));
+                        prop_assert!(question.answer(&answer, true).0.len() <= 4_096);
+                    }
+                }
+            }
+        }
+    }
 }

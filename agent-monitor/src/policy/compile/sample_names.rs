@@ -42,7 +42,7 @@ fn name(random: &mut Random) -> String {
 /// Names to ask for, those of the rules among them.
 #[must_use]
 pub fn names(profile: &ResolvedProfile, count: usize, seed: u64) -> Vec<String> {
-    let mut random = Random::new(seed ^ 0x6173_6b);
+    let mut random = Random::new(seed ^ 0x0061_736b);
     let known: Vec<String> =
         profile.network.allow.iter().flat_map(|rule| &rule.hosts).map(ToString::to_string).collect();
     (0..count)
