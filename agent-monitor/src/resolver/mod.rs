@@ -15,6 +15,7 @@ pub mod sockets;
 pub mod told;
 pub mod upstream;
 pub mod volume;
+pub mod waiting;
 pub mod wire;
 
 pub use grants::Names;

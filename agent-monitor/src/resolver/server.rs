@@ -25,10 +25,9 @@ use super::sockets::{self, Bound};
 use super::told::Told;
 use super::upstream::{self, Upstream};
 use super::volume::{Tally, Volume};
+use super::waiting::Waiting;
 use super::wire::{self, Answer, Asked, Question};
 
-/// Questions that wait for a server at one time.
-const MAX_WAITING: usize = 1_024;
 /// Connections at one time.
 const MAX_STREAMS: usize = 256;
 /// How long a connection may say nothing.
@@ -203,7 +202,7 @@ pub fn start(
         own: Mutex::new(Own::new()),
         told: Mutex::default(),
         volume: Mutex::default(),
-        waiting: Semaphore::new(MAX_WAITING),
+        waiting: Waiting::default(),
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         grace: options.grace,
         tell: Box::new(tell),
@@ -250,7 +249,7 @@ struct Shared {
     own: Mutex<Own>,
     told: Mutex<Told>,
     volume: Mutex<Volume>,
-    waiting: Semaphore,
+    waiting: Waiting,
     streams: Arc<Semaphore>,
     grace: Duration,
     tell: Box<dyn Fn(Lookup) + Send + Sync>,
@@ -389,7 +388,7 @@ impl Shared {
     /// Asks, and keeps what is said.
     async fn ask(&self, pending: &Pending) -> Vec<u8> {
         let question = &pending.question;
-        let Ok(_waiting) = self.waiting.try_acquire() else {
+        let Some(_place) = self.waiting.enter(pending.asker.agent) else {
             self.count(Outcome::Busy);
             return question.fail(ResponseCode::ServFail);
         };

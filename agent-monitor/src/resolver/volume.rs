@@ -100,8 +100,7 @@ fn hash(text: &str) -> u64 {
 /// Whether a label is so long, and its bytes so evenly spread, that it is hardly a name.
 fn looks_like_data(label: &str) -> bool {
     let digits = label.bytes().filter(u8::is_ascii_digit).count();
-    label.len() >= VERY_LONG
-        || label.len() >= LONG && (entropy(label) >= DENSE || digits * 4 >= label.len())
+    label.len() >= VERY_LONG || label.len() >= LONG && (entropy(label) >= DENSE || digits * 4 >= label.len())
 }
 
 /// Shannon entropy in bits a byte.
