@@ -8,9 +8,9 @@ use hickory_proto::rr::RecordType;
 use super::wire::Answer;
 
 /// Answers kept.
-const MAX_ANSWERS: usize = 8_192;
+const MAX_ANSWERS: usize = 4_096;
 /// Bytes that they may take, roughly.
-const MAX_BYTES: usize = 8 << 20;
+const MAX_BYTES: usize = 4 << 20;
 
 struct Kept {
     answer: Answer,
@@ -26,14 +26,15 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// What is known, with the seconds that are left.
-    pub fn find(&self, name: &str, kind: RecordType, now: Instant) -> Option<Answer> {
+    /// What is known, and how long it still holds: its records say whole seconds.
+    pub fn find(&self, name: &str, kind: RecordType, now: Instant) -> Option<(Answer, Duration)> {
         let kept = self.answers.get(&(name.to_owned(), kind.into()))?;
         if now >= kept.until {
             return None;
         }
         let passed = now.duration_since(kept.since).as_secs();
-        Some(kept.answer.after(u32::try_from(passed).unwrap_or(u32::MAX)))
+        let left = kept.until.duration_since(now);
+        Some((kept.answer.after(u32::try_from(passed).unwrap_or(u32::MAX)), left))
     }
 
     /// Keeps an answer as long as it holds.
@@ -90,8 +91,8 @@ mod tests {
         let mut cache = Cache::default();
         let now = Instant::now();
         cache.keep("a", RecordType::A, &answer(10), now);
-        let later = cache.find("a", RecordType::A, now + Duration::from_millis(4_500)).unwrap();
-        assert_eq!(later.ttl(), 6);
+        let (later, left) = cache.find("a", RecordType::A, now + Duration::from_millis(4_500)).unwrap();
+        assert_eq!((later.ttl(), left), (6, Duration::from_millis(5_500)));
         assert!(cache.find("a", RecordType::AAAA, now).is_none());
         assert!(cache.find("a", RecordType::A, now + Duration::from_secs(10)).is_none());
         cache.keep("b", RecordType::A, &answer(0), now);

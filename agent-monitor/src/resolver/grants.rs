@@ -90,7 +90,46 @@ struct Standing {
     until: u64,
 }
 
-type Addresses = HashMap<(u32, [u32; 4]), Vec<Standing>>;
+/// What an address stands for. Nearly every one stands for one name, and there may be many.
+#[derive(Clone, Debug)]
+struct Stands {
+    first: Standing,
+    more: Box<[Standing]>,
+}
+
+impl Stands {
+    fn iter(&self) -> impl Iterator<Item = &Standing> {
+        std::iter::once(&self.first).chain(&self.more)
+    }
+
+    /// When the last of them expires.
+    fn until(&self) -> u64 {
+        self.iter().map(|standing| standing.until).max().unwrap_or(0)
+    }
+
+    /// The name that holds longest.
+    fn newest(&self) -> &Standing {
+        self.more.iter().fold(&self.first, |best, other| if other.until > best.until { other } else { best })
+    }
+
+    /// It stands for this name too, until then at least. Of too many the one that expires first is forgotten.
+    fn add(&mut self, new: Standing) {
+        let mut all = std::iter::once(&mut self.first).chain(&mut self.more);
+        if let Some(known) = all.find(|known| known.name == new.name) {
+            known.until = known.until.max(new.until);
+            return;
+        }
+        if self.more.len() + 1 < MAX_NAMES {
+            self.more = self.more.iter().cloned().chain([new]).collect();
+        } else if let Some(oldest) =
+            std::iter::once(&mut self.first).chain(&mut self.more).min_by_key(|standing| standing.until)
+        {
+            *oldest = new;
+        }
+    }
+}
+
+type Addresses = HashMap<(u32, [u32; 4]), Stands>;
 
 /// See the module.
 pub struct Names {
@@ -247,18 +286,11 @@ impl Names {
                 return Err(NoRoom);
             }
         }
-        let names = addresses.entry((slot, address)).or_default();
-        match names.iter_mut().find(|known| known.name == *name) {
-            Some(known) => known.until = known.until.max(until),
-            None => {
-                if names.len() >= MAX_NAMES
-                    && let Some(oldest) = (0..names.len()).min_by_key(|&i| names[i].until)
-                {
-                    names.swap_remove(oldest);
-                }
-                names.push(Standing { name: Arc::clone(name), until });
-            }
-        }
+        let new = Standing { name: Arc::clone(name), until };
+        let names = addresses
+            .entry((slot, address))
+            .and_modify(|names| names.add(new.clone()))
+            .or_insert_with(|| Stands { first: new, more: Box::default() });
         // Read while the table is held: `prepare` sets what comes before it reads the table.
         let slots = locked(&self.slots).get(slot as usize).cloned().unwrap_or_default();
         let mut told = true;
@@ -274,12 +306,12 @@ impl Names {
         maps: &mut NameMaps,
         slot: u32,
         address: [u32; 4],
-        names: &[Standing],
+        names: &Stands,
         held: &InForce,
     ) -> bool {
         let key = NamedKey { profile: slot, generation: held.generation, address };
-        let mut cells: Vec<(u64, u16)> = Vec::with_capacity(names.len());
-        for standing in names {
+        let mut cells: Vec<(u64, u16)> = Vec::new();
+        for standing in names.iter() {
             let Some(class) = held.names.class_of(&standing.name) else { continue };
             match cells.iter_mut().find(|(_, known)| *known == class) {
                 Some(cell) => cell.0 = cell.0.max(standing.until),
@@ -310,7 +342,7 @@ impl Names {
     pub fn host_of(&self, slot: u32, address: IpAddr) -> Option<Arc<str>> {
         let addresses = locked(&self.addresses);
         let names = addresses.get(&(slot, key_of(address)))?;
-        names.iter().max_by_key(|standing| standing.until).map(|standing| Arc::clone(&standing.name))
+        Some(Arc::clone(&names.newest().name))
     }
 
     /// The same, while an answer holds; with the seconds that it still does.
@@ -318,7 +350,7 @@ impl Names {
         let now = monotonic();
         let addresses = locked(&self.addresses);
         let names = addresses.get(&(slot, key_of(address)))?;
-        let newest = names.iter().max_by_key(|standing| standing.until)?;
+        let newest = names.newest();
         let left = newest.until.checked_sub(now)? / NS;
         Some((Arc::clone(&newest.name), u32::try_from(left).unwrap_or(u32::MAX)))
     }
@@ -327,13 +359,13 @@ impl Names {
     pub fn live(&self) -> usize {
         let now = monotonic();
         let addresses = locked(&self.addresses);
-        addresses.values().filter(|names| names.iter().any(|standing| standing.until > now)).count()
+        addresses.values().filter(|names| names.until() > now).count()
     }
 
     /// Forgets what has long expired.
     pub fn tidy(&self) {
         let horizon = monotonic().saturating_sub(KEPT_NS);
-        locked(&self.addresses).retain(|_, names| names.iter().any(|standing| standing.until > horizon));
+        locked(&self.addresses).retain(|_, names| names.until() > horizon);
         self.sweep_expired();
     }
 }
@@ -341,9 +373,11 @@ impl Names {
 /// Takes out expired addresses, the oldest tenth of all.
 fn make_room(addresses: &mut Addresses, maps: &mut NameMaps, slots: &[Slot]) {
     let now = monotonic();
-    let last = |names: &[Standing]| names.iter().map(|standing| standing.until).max().unwrap_or(0);
-    let mut expired: Vec<(u64, (u32, [u32; 4]))> =
-        addresses.iter().map(|(key, names)| (last(names), *key)).filter(|(until, _)| *until < now).collect();
+    let mut expired: Vec<(u64, (u32, [u32; 4]))> = addresses
+        .iter()
+        .map(|(key, names)| (names.until(), *key))
+        .filter(|(until, _)| *until < now)
+        .collect();
     let leaving = (MAX_ADDRESSES / 10).min(expired.len());
     if leaving == 0 {
         return;
@@ -354,5 +388,37 @@ fn make_room(addresses: &mut Addresses, maps: &mut NameMaps, slots: &[Slot]) {
         for held in slots.get(key.0 as usize).into_iter().flat_map(Slot::all) {
             maps.remove_named(NamedKey { profile: key.0, generation: held.generation, address: key.1 });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(name: &str, until: u64) -> Standing {
+        Standing { name: name.into(), until }
+    }
+
+    #[test]
+    fn an_address_stands_for_several_names_and_keeps_those_that_hold_longest() {
+        let mut stands = Stands { first: standing("n0", 10), more: Box::default() };
+        stands.add(standing("n0", 5));
+        assert_eq!((stands.iter().count(), stands.until()), (1, 10));
+        for n in 1..3 * MAX_NAMES as u64 {
+            stands.add(standing(&format!("n{n}"), 10 + n));
+            assert_eq!(&*stands.newest().name, format!("n{n}"));
+        }
+        assert_eq!(stands.iter().count(), MAX_NAMES);
+        let least = stands.iter().map(|standing| standing.until).min();
+        assert_eq!(least, Some(10 + 2 * MAX_NAMES as u64));
+        stands.add(standing(&format!("n{}", 2 * MAX_NAMES), 1_000));
+        assert_eq!((stands.iter().count(), stands.until()), (MAX_NAMES, 1_000));
+    }
+
+    #[test]
+    fn an_address_has_one_form() {
+        let key = |text: &str| key_of(text.parse().unwrap());
+        assert_eq!(key("198.51.100.7"), key("::ffff:198.51.100.7"));
+        assert_ne!(key("198.51.100.7"), key("::198.51.100.7"));
     }
 }

@@ -20,7 +20,7 @@ use tokio::time::{interval_at, timeout};
 
 use super::cache::Cache;
 use super::filter::{self, Own};
-use super::grants::{InForce, NS, Names, monotonic};
+use super::grants::{InForce, Names, monotonic};
 use super::sockets::{self, Bound};
 use super::told::Told;
 use super::upstream::{self, Upstream};
@@ -321,9 +321,9 @@ impl Shared {
         let name = pending.question.plain.as_deref().unwrap_or_default();
         let known = locked(&self.cache).find(name, pending.question.kind, Instant::now());
         match known {
-            Some(answer) => {
+            Some((answer, left)) => {
                 self.count(Outcome::Cached);
-                First::Reply(self.release(&pending, answer))
+                First::Reply(self.release(&pending, answer, left))
             }
             None => First::Ask(Box::new(pending)),
         }
@@ -398,7 +398,8 @@ impl Shared {
                 self.count(Outcome::Answered);
                 let name = question.plain.as_deref().unwrap_or_default();
                 locked(&self.cache).keep(name, question.kind, &answer, Instant::now());
-                self.release(pending, answer)
+                let holds = Duration::from_secs(answer.ttl().into());
+                self.release(pending, answer, holds)
             }
             Err(error) => {
                 self.count(Outcome::Failed);
@@ -409,7 +410,7 @@ impl Shared {
     }
 
     /// Tells the kernel of the addresses that may answer, and only then gives out the bytes that name them.
-    fn release(&self, pending: &Pending, mut answer: Answer) -> Vec<u8> {
+    fn release(&self, pending: &Pending, mut answer: Answer, holds: Duration) -> Vec<u8> {
         let Pending { question, asker, in_force, datagram } = pending;
         let program = in_force.program(asker.class);
         let mut refused = Vec::new();
@@ -440,9 +441,8 @@ impl Shared {
         if !whole || in_force.granted(asker.class, name).is_none() {
             return bytes;
         }
-        let until = monotonic()
-            + u64::from(answer.ttl()) * NS
-            + u64::try_from(self.grace.as_nanos()).unwrap_or(u64::MAX);
+        let left = u64::try_from((holds + self.grace).as_nanos()).unwrap_or(u64::MAX);
+        let until = monotonic().saturating_add(left);
         let name: Arc<str> = name.into();
         let mut without = Vec::new();
         for address in answer.addresses().filter(|address| !refused.contains(address)) {
