@@ -25,6 +25,7 @@ pub fn trials() -> Vec<Trial> {
         trial("N33_an_address_is_reached_after_its_answer_and_never_before", race),
         trial("N34_addresses_go_when_their_answers_expire_and_long_flows_stay", expiry),
         trial("N36_A35_what_lies_behind_the_hosts_own_doors_answers_for_no_name", rebinding),
+        trial("N35_a_shared_address_is_reached_by_the_granted_name_and_the_other_does_not_resolve", shared),
         trial("A34_a_name_has_one_form", forms),
         trial("aliases_are_followed_from_the_asked_name_only", aliases),
         trial("answers_that_do_not_fit_a_datagram_come_over_tcp", large),
@@ -319,6 +320,31 @@ fn rebinding() -> Result<()> {
     daemon.write_profile(&PROFILE.replace("mode: enforce", "mode: audit"))?;
     ensure!(daemon.ask(&["reload"])?.status.success());
     agent.must("reach r0.example.net 18443", "connected")
+}
+
+/// Blind, and said so in the README: what lives at a granted name's address is reached, whatever it is called.
+fn shared() -> Result<()> {
+    let (daemon, zone) = daemon(PROFILE, &[])?;
+    zone.set_addresses("api.example.test", 60, &["198.51.100.7"]);
+    zone.set_addresses("evil.test", 60, &["198.51.100.7"]);
+    let mut agent = Asker::start(&daemon)?;
+    agent.must("resolve evil.test", "none")?;
+    agent.must("connect 198.51.100.7:18443", UNREACHABLE)?;
+    agent.must("reach api.example.test 18443", "connected")?;
+    agent.must("connect 198.51.100.7:18443", "connected")?;
+    let event = daemon.event("the connection", |event| {
+        event["type"] == "network" && event["verdict"]["effect"] == "allow"
+    })?;
+    ensure!(event["network"]["host"] == "api.example.test", "{event}");
+    // Another rule's name at the same address: each name's ports.
+    zone.set_addresses("a.example.net", 60, &["198.51.100.7"]);
+    agent.must("send 198.51.100.7:18443", UNREACHABLE)?;
+    agent.must("resolve a.example.net", "198.51.100.7")?;
+    agent.must("send 198.51.100.7:18443", "sent")?;
+    // The twin.
+    daemon.write_profile(&PROFILE.replace("mode: enforce", "mode: audit"))?;
+    ensure!(daemon.ask(&["reload"])?.status.success());
+    agent.must("reach evil.test 18443", "connected")
 }
 
 fn forms() -> Result<()> {
