@@ -58,6 +58,8 @@ fn interfaces() -> Vec<IpAddr> {
     let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
     // SAFETY: `list` is written on success and freed below.
     if unsafe { libc::getifaddrs(&raw mut list) } != 0 {
+        let error = std::io::Error::last_os_error();
+        tracing::error!(%error, "the host's own addresses can't be read: they may answer for names");
         return Vec::new();
     }
     let mut addresses = Vec::new();
