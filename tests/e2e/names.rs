@@ -311,7 +311,12 @@ fn rebinding() -> Result<()> {
     // What is beside it in the answer stays.
     zone.set_addresses("both.example.net", 60, &["10.1.2.3", "198.51.100.7"]);
     agent.must("resolve both.example.net", "198.51.100.7")?;
-    // Granted by number, it may answer.
+    // Granted by number, it may answer; the name opens no port of it.
+    let other = PROFILE.replace("  allow:\n", "  allow:\n    - { address: 127.0.0.1, ports: [9] }\n");
+    daemon.write_profile(&other)?;
+    ensure!(daemon.ask(&["reload"])?.status.success());
+    agent.must("resolve r0.example.net", "127.0.0.1")?;
+    agent.must("connect 127.0.0.1:18443", UNREACHABLE)?;
     let granting = PROFILE.replace("  allow:\n", "  allow:\n    - { address: 127.0.0.1, ports: [18443] }\n");
     daemon.write_profile(&granting)?;
     ensure!(daemon.ask(&["reload"])?.status.success());

@@ -13,6 +13,16 @@ use crate::policy::{Membership, NetRule, NetworkPolicy};
 /// How long the host's own addresses are believed.
 const OWN_FOR: Duration = Duration::from_secs(5);
 
+/// An address that may answer for a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// It stands for the name.
+    ByName,
+    /// It may be told. What of it is reached is for the rules about addresses alone, one of which names it: else who owns
+    /// the name would open the name's ports on it.
+    ByNumber,
+}
+
 /// Why an address may not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -95,7 +105,8 @@ pub fn judge(
     program: &Membership,
     own: &mut Own,
     address: IpAddr,
-) -> Result<(), Refused> {
+) -> Result<Answers, Refused> {
+    let mut answers = Answers::ByName;
     let address = address.to_canonical();
     let forms = [Some(address), embedded(address)];
     // In every form that it has, as `decide` asks.
@@ -111,13 +122,18 @@ pub fn judge(
         if !policy.allow.iter().any(grants) {
             return Err(refused);
         }
+        answers = Answers::ByNumber;
     }
-    if let Some(v4) = embedded(address)
-        && policy.deny.iter().any(|rule| rule.programs.denies(program) && holds(rule, v4))
-    {
+    if denied_inside(policy, program, address) {
         return Err(Refused::Denied);
     }
-    Ok(())
+    Ok(answers)
+}
+
+/// Whether a rule denies the IPv4 address inside an IPv6 one. The kernel asks for the outer one where a name grants it.
+pub fn denied_inside(policy: &NetworkPolicy, program: &Membership, address: IpAddr) -> bool {
+    let denies = |v4| policy.deny.iter().any(|rule| rule.programs.denies(program) && holds(rule, v4));
+    embedded(address).is_some_and(denies)
 }
 
 fn holds(rule: &NetRule, address: IpAddr) -> bool {
@@ -203,7 +219,26 @@ mod tests {
         for other in
             ["198.51.100.7", "1.1.1.1", "2001:db8::1", "100.128.0.1", "172.32.0.1", "64:ff9b::8.8.8.8"]
         {
-            assert_eq!(judged(other), Ok(()), "{other}");
+            assert_eq!(judged(other), Ok(Answers::ByName), "{other}");
         }
+    }
+
+    #[test]
+    fn an_address_that_a_rule_grants_by_number_is_told_and_stands_for_nothing() {
+        let mut profile = (*fixture::profile("p")).clone();
+        // Of the fixture: 10.1.0.0/16 is granted, and denied with 10.0.0.0/8, which the kernel judges.
+        profile.network.deny.clear();
+        let mut own = Own::new();
+        let mut judged =
+            |text: &str| judge(&profile.network, &Membership::PLAIN, &mut own, text.parse().unwrap());
+        assert_eq!(judged("10.1.2.3"), Ok(Answers::ByNumber));
+        assert_eq!(judged("10.2.2.3"), Err(Refused::Local));
+        assert_eq!(judged("64:ff9b::a01:203"), Ok(Answers::ByNumber));
+    }
+
+    #[test]
+    fn the_hosts_own_addresses_are_known() {
+        let mut own = Own::new();
+        assert!(own.has(Ipv4Addr::LOCALHOST.into()) && !own.has(Ipv4Addr::new(198, 51, 100, 7).into()));
     }
 }

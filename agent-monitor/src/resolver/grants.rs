@@ -14,6 +14,7 @@ use agent_monitor_common::name::{Asker, AskerKey, MAX_NAMED, NAMES_OF_ADDRESS, N
 use agent_monitor_common::request::Address;
 use rustix::time::{ClockId, clock_gettime};
 
+use super::filter;
 use crate::kernel::NameMaps;
 use crate::policy::{Membership, Mode, NameClasses, ResolvedProfile, compile};
 
@@ -311,7 +312,10 @@ impl Names {
     ) -> bool {
         let key = NamedKey { profile: slot, generation: held.generation, address };
         let mut cells: Vec<(u64, u16)> = Vec::new();
-        for standing in names.iter() {
+        // A reload may deny what an older profile's answer could name.
+        let plain = IpAddr::from(Address(address).bytes());
+        let denied = filter::denied_inside(&held.profile.network, &Membership::Unknown, plain);
+        for standing in names.iter().filter(|_| !denied) {
             let Some(class) = held.names.class_of(&standing.name) else { continue };
             match cells.iter_mut().find(|(_, known)| *known == class) {
                 Some(cell) => cell.0 = cell.0.max(standing.until),

@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{interval_at, timeout};
 
 use super::cache::Cache;
-use super::filter::{self, Own};
+use super::filter::{self, Answers, Own};
 use super::grants::{InForce, Names, monotonic};
 use super::sockets::{self, Bound};
 use super::told::Told;
@@ -413,13 +413,15 @@ impl Shared {
     fn release(&self, pending: &Pending, mut answer: Answer, holds: Duration) -> Vec<u8> {
         let Pending { question, asker, in_force, datagram } = pending;
         let program = in_force.program(asker.class);
-        let mut refused = Vec::new();
+        let (mut refused, mut by_number) = (Vec::new(), Vec::new());
         {
             let mut own = locked(&self.own);
             answer.retain_addresses(|address| {
                 let judged = filter::judge(&in_force.profile.network, program, &mut own, address);
-                if judged.is_err() {
-                    refused.push(address);
+                match judged {
+                    Ok(Answers::ByName) => {}
+                    Ok(Answers::ByNumber) => by_number.push(address),
+                    Err(_) => refused.push(address),
                 }
                 judged.is_ok() || in_force.only_watches()
             });
@@ -445,7 +447,8 @@ impl Shared {
         let until = monotonic().saturating_add(left);
         let name: Arc<str> = name.into();
         let mut without = Vec::new();
-        for address in answer.addresses().filter(|address| !refused.contains(address)) {
+        let named = |address: &IpAddr| !refused.contains(address) && !by_number.contains(address);
+        for address in answer.addresses().filter(named) {
             if self.names.grant(asker.profile, &name, address, until).is_err() {
                 without.push(address);
             }
