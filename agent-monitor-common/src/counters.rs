@@ -103,6 +103,8 @@ wire_codes! {
         UsedInsert = 16 "used_insert",
         /// Attributes of an object change, and the mount it was reached by is not known.
         NoMount = 17 "no_mount",
+        /// Who asks for a name could not be stored.
+        AskerInsert = 18 "asker_insert",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::automaton::{PORTS, TERMINAL, Words, step};
 use crate::image::{Class, class};
-use crate::request::{Address, Direction, NetRequest, SocketKind};
+use crate::request::{Address, Direction, NetRequest, Protocol, SocketKind};
 use crate::wire_codes;
 
 wire_codes! {
@@ -96,6 +96,21 @@ pub fn decide<W: Words + ?Sized>(image: &W, class: Class, request: NetRequest) -
     let v4 = Address::v4(forget(v4));
     let start = class.field(image, class::START_V4 + request.start());
     Decision::from_walk(walk(image, start, v4, 12, request.port))
+}
+
+/// Judges a request to an address that stands for a name of class `name`. The address itself was judged before: what a
+/// rule denies stays denied.
+#[inline(always)]
+pub fn decide_name<W: Words + ?Sized>(
+    image: &W,
+    class: Class,
+    name: u16,
+    protocol: Protocol,
+    port: u16,
+) -> Decision {
+    let start = class.field(image, class::START_NAME + (protocol as usize & 3));
+    let name = Address([0, 0, 0, (name as u32).to_be()]);
+    Decision::from_walk(walk(image, start, name, 14, port))
 }
 
 /// Whether an image grants a program of `class` a kind of socket.

@@ -127,6 +127,10 @@ wire_codes! {
         Digest = 14 "digest",
         /// The program is pinned, and the kernel could not tell the SHA-256 of its content.
         DigestUnknown = 15 "digest-unknown",
+        /// A rule grants a name that the address stands for.
+        Name = 16 "name",
+        /// A question about a name, and the resolver does not run.
+        NoResolver = 17 "no-resolver",
     }
 }
 
@@ -184,7 +188,9 @@ wire_struct! {
         /// Local port (egress), else 0.
         pub local_port: u16,
         /// IP protocol number.
-        pub ip_protocol: u32,
+        pub ip_protocol: u16,
+        /// Class of the name that the address stood for, where that granted it; else 0.
+        pub name: u16,
         /// Family of the socket, where it is known.
         pub family: u32,
     }

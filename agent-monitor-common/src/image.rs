@@ -45,6 +45,8 @@ pub mod header {
     pub const SYSCALL_KILL: usize = SYSCALL_WATCH + super::SYSCALL_WORDS;
     /// Pinned programs ([`crate::pin::table_word`]).
     pub const PINS: usize = 56;
+    /// SHA-256 of the names that the rules speak of, by class: the automaton knows numbers only. Four words.
+    pub const NAMES: usize = 57;
     /// First word of the class table: [`super::MAX_CLASSES`] records of [`super::class::WORDS`].
     pub const CLASSES: usize = 64;
     /// First word of the automaton.
@@ -76,10 +78,15 @@ pub mod class {
     pub const CAPABILITIES: usize = PRIVILEGES + 1;
     /// What else a class may have.
     pub const FLAGS: usize = CAPABILITIES + 1;
-    /// Words of a record; those behind [`FLAGS`] are zero and for later.
+    /// Start state of each protocol for names: two bytes of a name class, then the port. Destinations only.
+    pub const START_NAME: usize = FLAGS + 1;
+    /// Start states for names.
+    pub const NAME_STARTS: usize = 4;
+    /// Words of a record; those behind the last are zero and for later.
     pub const WORDS: usize = 32;
 }
-const _: () = assert!(class::FLAGS < class::WORDS);
+const _: () = assert!(class::START_NAME + class::NAME_STARTS <= class::WORDS);
+const _: () = assert!(header::NAMES + 4 <= header::CLASSES);
 
 /// Where the record of a class begins, as a word of the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +134,7 @@ pub struct Settings {
     /// [`DeniedErrno`] code.
     pub errno: u8,
     /// [`HAS_SYSCALLS`], [`HAS_FILES`], [`HAS_EXEC`], [`HAS_PROGRAMS`], [`HAS_PRIVILEGES`], [`HAS_UNIX`],
-    /// [`HAS_PROTECTED`].
+    /// [`HAS_PROTECTED`], [`HAS_NAMES`].
     pub flags: u8,
 }
 
@@ -145,6 +152,8 @@ pub const HAS_PRIVILEGES: u8 = 16;
 pub const HAS_UNIX: u8 = 32;
 /// The monitor's own objects are denied: writing is judged without a `files` section too, and then only by denials.
 pub const HAS_PROTECTED: u8 = 64;
+/// A rule grants names: questions about names go to the resolver, and an address may stand for one.
+pub const HAS_NAMES: u8 = 128;
 
 impl Settings {
     #[inline(always)]

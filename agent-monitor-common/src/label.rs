@@ -101,7 +101,7 @@ pub const fn bit_of(tgid: u32) -> (usize, u64) {
 
 wire_struct! {
     /// The label of a socket, in socket storage (cloned to accepted sockets).
-    pub struct SocketLabel: 48 {
+    pub struct SocketLabel: 72 {
         /// Agent of the process that made, used or received it last.
         pub agent: u32,
         /// Profile slot of that agent.
@@ -116,8 +116,15 @@ wire_struct! {
         pub program: u64,
         /// The class of that program, as in [`Label::classes`], with an exec count of 0.
         pub classes: [u64; 2],
+        /// [`flow_tag`] of the last flow that a name granted, with the name's class in the place of an IPv4 address.
+        pub named: u64,
+        /// Where it goes: network order, IPv4 mapped.
+        pub named_address: [u32; 4],
     }
 }
+
+/// Questions about names that this socket asked went to the resolver.
+pub const SOCKET_ASKS: u16 = 2;
 
 /// The socket listens by a grant: its own and its accepted children's packets are judged as `listen`, by local port.
 pub const SOCKET_SERVER: u16 = 1;

@@ -18,6 +18,7 @@ pub mod image;
 pub mod label;
 pub mod layout;
 pub mod mark;
+pub mod name;
 pub mod path;
 pub mod pin;
 pub mod privilege;

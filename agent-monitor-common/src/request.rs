@@ -166,8 +166,8 @@ crate::wire_struct! {
         pub direction: u8,
         /// [`Protocol`] code.
         pub protocol: u8,
-        /// Zero.
-        pub pad: u32,
+        /// Not 0: the class of a name, which is judged in the place of the address.
+        pub name: u32,
     }
 }
 
@@ -178,7 +178,7 @@ impl From<NetRequest> for ProbeRequest {
             port: r.port,
             direction: r.direction.code(),
             protocol: r.protocol.code(),
-            pad: 0,
+            name: 0,
         }
     }
 }

@@ -99,6 +99,8 @@ pub struct Flow {
     pub ip_protocol: u32,
     pub family: u32,
     pub local_port: u16,
+    /// Class of the name that granted it; 0: none did.
+    pub name: u16,
 }
 
 /// Writes the record of a network decision; `reason` is a [`Reason`](agent_monitor_common::event::Reason) code.
@@ -117,7 +119,8 @@ pub fn network(label: &Label, flow: Flow, request: NetRequest, reason: u8, outco
         reason,
         pad: 0,
         local_port: flow.local_port,
-        ip_protocol: flow.ip_protocol,
+        ip_protocol: flow.ip_protocol as u16,
+        name: flow.name,
         family: flow.family,
     };
     record(outcome.ring(), label.agent, &Record { header, body });

@@ -8,6 +8,7 @@ use agent_monitor_common::counters::{DECISIONS, RingCounters, Site};
 use agent_monitor_common::image::{IMAGE_SLOTS, IMAGE_WORDS, MAX_PROFILES, PROFILE_ROWS};
 use agent_monitor_common::label::{BITMAP_WORDS, Label, MAX_LABELS, SocketLabel};
 use agent_monitor_common::mark::{MAX_MARKS, Mark, MarkKey};
+use agent_monitor_common::name::{Asker, AskerKey, MAX_ASKERS, MAX_NAMED, Named, NamedKey, Servers};
 use agent_monitor_common::path::{PATH_BATCH, PathAnswer};
 use agent_monitor_common::pin::{Checked, FileKey, HashTrial, MAX_CHECKED};
 use agent_monitor_common::request::{PROBE_BATCH, ProbeRequest};
@@ -53,6 +54,28 @@ pub static IMAGES: ArrayOfMaps<Array<Image, 1>, IMAGE_SLOTS> = ArrayOfMaps::new(
 /// Lives as long as the socket; accepted sockets get a copy.
 #[btf_map]
 pub static SOCKETS: ClonedSocketStorage<SocketLabel> = ClonedSocketStorage::new();
+
+/// The servers that a socket means to ask. Writers: the hooks that lead a question to the resolver. Readers: those that
+/// put the server back, and egress. Lives as long as the socket.
+#[btf_map]
+pub static SERVERS: ClonedSocketStorage<Servers> = ClonedSocketStorage::new();
+
+/// Where the resolver listens ([`agent_monitor_common::name::Resolver`]). Writer: the daemon. Readers: the name hooks.
+#[btf_map]
+pub static RESOLVER: Array<u64, 1> = Array::new();
+
+/// Who asks, by the way the question comes. Writer: egress. Reader: the resolver. It may evict: a question whose asker
+/// is not known is refused, and asked again.
+#[btf_map]
+pub static ASKERS: LruHashMap<AskerKey, Asker, MAX_ASKERS> = LruHashMap::new();
+
+/// The names that addresses stand for. Writer: the resolver, which removes what has long expired. Readers: the
+/// deciding hooks of the network. Not preallocated, so that an element is replaced whole.
+#[btf_map]
+pub static NAMED: HashMap<NamedKey, Named, MAX_NAMED, NO_PREALLOC> = HashMap::new();
+
+/// `BPF_F_NO_PREALLOC`.
+const NO_PREALLOC: usize = 1;
 
 /// Scratch of the exec hook, one per task, made at its first exec under watch.
 #[btf_map]

@@ -14,5 +14,6 @@ pub mod http;
 pub mod kernel;
 pub mod metrics;
 pub mod policy;
+pub mod resolver;
 pub mod settings;
 pub mod sink;

@@ -2,12 +2,16 @@
 //!
 //! Read by `cli::daemon`, used by `daemon::run` and by tests, which make their own.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agent_monitor_common::name::DNS_PORT;
 
 use crate::kernel::Pinning;
 use crate::policy::load::DEFAULT_DIRECTORIES;
 use crate::policy::protected::Protected;
+use crate::resolver::server;
 use crate::sink::jsonl::FileSettings;
 
 /// Where the daemon listens for `run`, `status` and the other commands.
@@ -73,6 +77,16 @@ pub struct Settings {
     /// Let the kernel count runs and times of the programs, for metrics; some 30 ns a run
     #[arg(long)]
     pub program_stats: bool,
+    /// Server that agents' granted names are asked from, as address or address:port; may be given several times
+    /// [default: those of --resolv-conf]
+    #[arg(long = "name-server", value_name = "ADDRESS", value_parser = name_server)]
+    pub name_servers: Vec<SocketAddr>,
+    /// Where the host's own name servers are told
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    pub resolv_conf: PathBuf,
+    /// Seconds for which an address stays reachable after the answer that gave it to a name has expired
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub name_grace: u32,
     /// Bytes of the ring for verdicts: a power of two, 4096 or more [default: 8 MiB]
     #[arg(long, value_name = "BYTES", value_parser = ring_bytes)]
     pub verdict_ring: Option<u32>,
@@ -88,7 +102,25 @@ fn ring_bytes(text: &str) -> Result<u32, String> {
     }
 }
 
+/// An address, with port 53 where none is given.
+fn name_server(text: &str) -> Result<SocketAddr, String> {
+    let address = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, DNS_PORT));
+    address
+        .or_else(|_| text.parse())
+        .map_err(|_| "a name server is an address, such as 192.0.2.53 or [2001:db8::53]:53".to_owned())
+}
+
 impl Settings {
+    /// How agents' names are resolved.
+    #[must_use]
+    pub fn resolver(&self) -> server::Options {
+        server::Options {
+            servers: self.name_servers.clone(),
+            resolv_conf: self.resolv_conf.clone(),
+            grace: Duration::from_secs(self.name_grace.into()),
+        }
+    }
+
     /// The event file, if one is to be written.
     #[must_use]
     pub fn event_file(&self) -> Option<FileSettings> {
@@ -151,7 +183,22 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
-    use super::ring_bytes;
+    use super::{name_server, ring_bytes};
+
+    #[test]
+    fn a_name_server_has_a_port_or_53() {
+        for (text, read) in [
+            ("192.0.2.53", "192.0.2.53:53"),
+            ("192.0.2.53:5353", "192.0.2.53:5353"),
+            ("2001:db8::53", "[2001:db8::53]:53"),
+            ("[2001:db8::53]:5353", "[2001:db8::53]:5353"),
+        ] {
+            assert_eq!(name_server(text).map(|server| server.to_string()).as_deref(), Ok(read));
+        }
+        for wrong in ["", "dns.example", "192.0.2.53:", "192.0.2.53:99999"] {
+            assert!(name_server(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn rings_are_what_the_kernel_takes() {

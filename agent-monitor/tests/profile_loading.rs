@@ -563,3 +563,37 @@ proptest! {
         survives(&changed);
     }
 }
+
+#[test]
+fn names_are_read_in_one_form_and_others_do_not_look_them_up() {
+    use agent_monitor_common::image::Class;
+    use agent_monitor_common::path::{Right, decide_path};
+
+    let text = "version: 1
+name: p
+mode: enforce
+network:
+  allow: [{ host: [API.Example.com., '*.example.net'], ports: [443] }]
+unix: { allow: ['/run/**'] }
+";
+    let named = one(text).profile;
+    let hosts: Vec<String> = named.network.allow[0].hosts.iter().map(ToString::to_string).collect();
+    assert_eq!(hosts, ["api.example.com", "*.example.net"]);
+    assert!(named.network.allow[0].nets.is_empty());
+    let connects = |profile, path: &str| {
+        let image = compile::profile(profile).unwrap();
+        decide_path(&image, Class::PLAIN, path.as_bytes(), Right::Connect as u32).allowed()
+    };
+    let plain = one(&text.replace("host: [API.Example.com., '*.example.net']", "cidr: 10.0.0.0/8")).profile;
+    for socket in [
+        "/run/systemd/resolve/io.systemd.Resolve",
+        "/run/nscd/socket",
+        "/var/run/nscd/socket",
+        "/run/avahi-daemon/socket",
+    ] {
+        assert!(!connects(&named, socket), "{socket}");
+        // The twin: without names they are what the profile says of them.
+        assert_eq!(connects(&plain, socket), socket.starts_with("/run/"), "{socket}");
+    }
+    assert!(connects(&named, "/run/other.sock"));
+}

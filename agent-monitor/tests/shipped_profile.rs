@@ -107,10 +107,13 @@ fn paths_are_judged_as_agents_and_their_users_need() {
     for path in ["/usr/bin/sudo", "/bin/su", "/usr/bin/nsenter", "/usr/bin/crontab", "/tmp/x", "/dev/shm/x"] {
         assert!(!allowed(None, Right::Execute, path), "{path} can be executed");
     }
-    for path in ["/run/systemd/journal/dev-log", "/run/systemd/resolve/io.systemd.Resolve"] {
+    for path in ["/run/systemd/journal/dev-log", "/run/systemd/userdb/io.systemd.Multiplexer"] {
         assert!(allowed(None, Right::Connect, path), "{path} can't be connected to");
     }
     for path in [
+        "/run/systemd/resolve/io.systemd.Resolve",
+        "/run/nscd/socket",
+        "/run/avahi-daemon/socket",
         "/run/docker.sock",
         "/run/user/1000/bus",
         "/run/dbus/system_bus_socket",

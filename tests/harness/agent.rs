@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
-use crate::uring;
+use crate::{asker, uring};
 
 /// First argument that makes this program an agent.
 pub const ARGUMENT: &str = "--agent";
@@ -23,6 +23,21 @@ pub fn main(words: &[String]) -> i32 {
     match words.as_slice() {
         ["connect", address] => {
             say(&connect(address).map_or_else(|errno| errno.to_string(), |_| "connected".to_owned()));
+            0
+        }
+        // Does at each line on standard input what it says about names.
+        ["names"] => {
+            say("ready");
+            let mut line = String::new();
+            while std::io::stdin().read_line(&mut line).is_ok_and(|read| read > 0) {
+                let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+                say(&asker::act(&words.iter().map(String::as_str).collect::<Vec<_>>()));
+                line.clear();
+            }
+            0
+        }
+        ["names", words @ ..] => {
+            say(&asker::act(words));
             0
         }
         // Connects at each line on standard input: the label may come in between.

@@ -6,6 +6,7 @@
 //! made here. Tests run one at a time on the main thread, because they fork.
 
 pub mod agent;
+pub mod asker;
 pub mod attempt;
 pub mod bpf;
 pub mod cgroup;
@@ -20,6 +21,7 @@ pub mod talker;
 pub mod uring;
 pub mod wire;
 pub mod world;
+pub mod zone;
 
 pub use attempt::{Attempt, Failure};
 pub use child::{Child, Stage};

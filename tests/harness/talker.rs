@@ -70,13 +70,18 @@ impl Server {
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Asks again until there is an answer.
-pub fn wait<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let deadline = Instant::now() + DEADLINE;
+pub fn wait<T>(what: &str, ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    wait_within(DEADLINE, what, ask)
+}
+
+/// The same with another limit.
+pub fn wait_within<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(answer) = ask()? {
             return Ok(answer);
         }
-        ensure!(Instant::now() < deadline, "not within {} s: {what}", DEADLINE.as_secs());
+        ensure!(Instant::now() < deadline, "not within {} s: {what}", limit.as_secs());
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -25,7 +25,8 @@ const IDS: &[&str] = &[
     "N1", "N2", "N3", "N4", "N5", "N6", "N7", "N9", "N11", "N12", "N13", "N14", "N15", "N16", "N17", "N18",
     "N19", "N20", "N21", "N22", "N23", "N24", "N25", "N26", "N27", "N28", "L1", "L3", "L4", "L6", "L10",
     "L11", "L12", "L13", "F1", "F2", "F3", "F4", "F6", "F7", "F8", "F9", "F10", "F11", "F12", "F14", "S7",
-    "U7", "S2", "L5", "F16", "S4", "A36", "L7", "L2", "L8", "L9", "F17", "U1", "U2", "U3", "U4", "U6", "S1",
+    "N29", "N30", "N31", "N32", "N33", "N34", "N35", "N36", "A03", "A34", "A35", "U7", "S2", "L5", "F16",
+    "S4", "A36", "L7", "L2", "L8", "L9", "F17", "U1", "U2", "U3", "U4", "U6", "S1",
 ];
 
 /// Trials that are no attacks, or whose twin has another form.
@@ -130,10 +131,24 @@ const EXCEPTIONS: &[Exception] = &[
     ),
 ];
 
+/// Trials about names need a daemon; each has its twin, in mode `audit`, as its last step.
+const NAMES: &str = include_str!("../e2e/names.rs");
+
 /// Trials of other binaries: id, the source that registers it, how its name starts there.
-const ELSEWHERE: [(&str, &str, &str); 2] = [
+const ELSEWHERE: [(&str, &str, &str); 13] = [
     // Needs a daemon. Its twin, the same commands without a label, is the last step of the trial.
     ("L10", include_str!("../e2e/control.rs"), "trial(\"L10_"),
+    ("N29", NAMES, "trial(\"N29_"),
+    ("N30", NAMES, "trial(\"N29_N30_"),
+    ("N31", NAMES, "trial(\"N31_"),
+    ("N32", NAMES, "trial(\"N32_"),
+    ("N33", NAMES, "trial(\"N33_"),
+    ("N34", NAMES, "trial(\"N34_"),
+    ("N35", NAMES, "trial(\"N35_"),
+    ("N36", NAMES, "trial(\"N36_"),
+    ("A03", NAMES, "trial(\"N32_A03_"),
+    ("A34", NAMES, "trial(\"A34_"),
+    ("A35", NAMES, "trial(\"N36_A35_"),
     // Needs the build whose helpers fail; its pairs are made as this binary's are.
     ("F17", include_str!("faults.rs"), "\"F17_{}_without_{}\""),
 ];

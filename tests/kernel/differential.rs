@@ -1,11 +1,11 @@
 //! The kernel's `decide()` against the one that explains, and both against the rules read one by one.
 
-use agent_monitor::policy::compile::{self, PathMatcher, sample, sample_paths};
-use agent_monitor::policy::{Membership, naive};
-use agent_monitor_common::decide::{Decision, decide};
+use agent_monitor::policy::compile::{self, PathMatcher, sample, sample_names, sample_paths};
+use agent_monitor::policy::{Membership, NameClasses, naive};
+use agent_monitor_common::decide::{Decision, decide, decide_name};
 use agent_monitor_common::image::{Class, class};
 use agent_monitor_common::path::{DENIED_BELOW, PATH_BATCH, PathAnswer, Right, Rights, decide_answer, walk};
-use agent_monitor_common::request::PROBE_BATCH;
+use agent_monitor_common::request::{PROBE_BATCH, Protocol};
 use agent_monitor_tests::monitor::SLOT;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
@@ -21,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         lab::check("L19_kernel_and_userspace_decide_alike", alike),
         lab::check("L19_kernel_and_userspace_judge_paths_alike", paths_alike),
+        lab::check("L19_kernel_and_userspace_judge_names_alike", names_alike),
     ]
 }
 
@@ -72,6 +73,49 @@ fn alike(lab: &mut Lab) -> Result<()> {
         allowed > pairs / 50 && by_rule > pairs / 200,
         "{allowed} allowed, {by_rule} denied by rules of {pairs}"
     );
+    Ok(())
+}
+
+/// Profiles that grant names: every name in a batch by every protocol.
+fn names_alike(lab: &mut Lab) -> Result<()> {
+    const PORTS: [u16; 6] = [22, 80, 443, 8_000, 8_080, u16::MAX];
+    let first = seed()?;
+    let monitor = lab.monitor()?;
+    let (mut pairs, mut allowed) = (0, 0);
+    for (round, rules) in [1, 3, 10, 40, 150].iter().cycle().enumerate() {
+        if pairs >= PAIRS / 4 {
+            break;
+        }
+        let seed = first.wrapping_add(round as u64);
+        let profile = sample_names::named_profile(*rules, seed);
+        let image = compile::profile(&profile)?;
+        let classes = NameClasses::of(&profile.network).map_err(|many| anyhow::anyhow!("{many:?}"))?;
+        monitor.kernel.install(SLOT, &image.words)?;
+        let mut asked = Vec::new();
+        for name in sample_names::names(&profile, 160, seed) {
+            for &protocol in Protocol::ALL {
+                asked.extend(PORTS.map(|port| (name.clone(), protocol, port)));
+            }
+        }
+        asked.truncate(PROBE_BATCH);
+        let class = |name: &str| classes.class_of(name).unwrap_or(u16::MAX);
+        let requests: Vec<_> =
+            asked.iter().map(|(name, protocol, port)| (class(name), *protocol, *port)).collect();
+        let kernel = monitor.kernel.decide_names(SLOT, Class::PLAIN.number(), &requests)?;
+        for ((name, protocol, port), kernel) in asked.iter().zip(&kernel) {
+            let (says, _) = naive::decide_name(&profile.network, &Membership::PLAIN, name, *protocol, *port);
+            let user = decide_name(&image, Class::PLAIN, class(name), *protocol, *port);
+            ensure!(
+                *kernel == user && user == says,
+                "seed {seed}, {rules} rules, {name} {protocol:?} {port}: kernel {kernel:?}, userspace {user:?}, rules {says:?}"
+            );
+            allowed += usize::from(kernel.allowed());
+        }
+        ensure!(kernel.len() == asked.len(), "{} answers for {}", kernel.len(), asked.len());
+        pairs += kernel.len();
+    }
+    monitor.forget();
+    ensure!(allowed > pairs / 50, "{allowed} allowed of {pairs}");
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use crate::setup::{self, Need};
 /// Measures what the monitor costs, as ratios in one run.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Only these parts: operations (or the names of some), decide, files, events, storm; `rounds=N`: so many rounds of
+    /// Only these parts: operations (or the names of some), decide, files, names, events, storm; `rounds=N`: so many rounds of
     /// operations
     parts: Vec<String>,
 }

@@ -30,7 +30,7 @@ static LPM: LpmTrie<[u8; 16], u32, 16384> = LpmTrie::new();
 pub fn probe_lpm(_ctx: TcContext) -> i32 {
     // SAFETY: see `next`.
     unsafe {
-        let Some((_, _, at, request)) = next() else { return FAILED };
+        let Some((_, _, at, request, _)) = next() else { return FAILED };
         let mut answer = 0_u32;
         if let Some(group) = LPM.get(&Key::new(128, request.address.bytes()))
             && let Some(ports) = LPM_PORTS.get(*group)

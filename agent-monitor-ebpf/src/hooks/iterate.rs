@@ -4,9 +4,9 @@
 
 use agent_monitor_common::agent::{AttachRequest, StaleFlow};
 use agent_monitor_common::counters::{Mode, Site};
-use agent_monitor_common::decide::decide;
+use agent_monitor_common::decide::{Decision, decide};
 use agent_monitor_common::image::UNKNOWN_CLASS;
-use agent_monitor_common::label::{Label, SOCKET_SERVER, class_cell};
+use agent_monitor_common::label::{Label, SOCKET_ASKS, SOCKET_SERVER, class_cell};
 use agent_monitor_common::mark::ObjectLine;
 use agent_monitor_common::request::{NetRequest, Protocol};
 use aya_ebpf::bindings::seq_file;
@@ -14,6 +14,7 @@ use aya_ebpf::helpers::generated::{bpf_seq_write, bpf_sock_from_file};
 use core::ffi::c_void;
 use core::ptr::{read_volatile, write_volatile};
 
+use super::dns::{self, Held};
 use super::network::label_socket;
 use crate::ends::ends;
 use crate::kernel::{offset, typed};
@@ -335,8 +336,25 @@ pub fn iterate_stale(ctx: *mut FileContext) -> i32 {
         } else {
             NetRequest::out(e.remote, e.remote_port, protocol)
         };
-        if decide(&policy.table, policy.class, request).allowed() {
+        let decision = decide(&policy.table, policy.class, request);
+        if decision.allowed() {
             return 0;
+        }
+        if let Some(s) = SOCKETS.get(sk.cast_mut().cast()) {
+            if (*s).flags & SOCKET_ASKS != 0 && dns::to_resolver(request) {
+                return 0;
+            }
+            let held = dns::held(s, request, policy.generation);
+            if held == Held::Now {
+                return 0;
+            }
+            if matches!(decision, Decision::DenyDefault) {
+                let name = dns::granting_name(&policy, (*s).profile as u32, request, held == Held::Older);
+                if name != 0 {
+                    dns::remember(s, request, policy.generation, name);
+                    return 0;
+                }
+            }
         }
         let flow = StaleFlow { tgid, fd: (*ctx).fd, agent: label.agent, port: e.remote_port as u32 };
         if bpf_seq_write((*(*ctx).meta).seq, (&raw const flow).cast(), size_of::<StaleFlow>() as u32) != 0 {

@@ -125,8 +125,13 @@ fn judge(label: &Label, policy: &Policy, hook: Hook, e: &Ends, request: NetReque
     let enforce = matches!(policy.mode, Mode::Enforce);
     let errno = if enforce { errno } else { 0 };
     let outcome = Outcome { effect: Effect::Deny, mode: policy.mode, generation: policy.generation, errno };
-    let flow =
-        Flow { hook, ip_protocol: e.ip_protocol as u32, family: e.family as u32, local_port: e.local_port };
+    let flow = Flow {
+        hook,
+        ip_protocol: e.ip_protocol as u32,
+        family: e.family as u32,
+        local_port: e.local_port,
+        name: 0,
+    };
     emit::network(label, flow, request, reason.code(), outcome);
     emit::denied(label.agent);
     !enforce

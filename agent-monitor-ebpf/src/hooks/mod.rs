@@ -4,6 +4,7 @@ mod attribute;
 #[cfg(feature = "bench")]
 mod baseline;
 mod digest;
+mod dns;
 mod exec;
 mod file;
 mod iterate;

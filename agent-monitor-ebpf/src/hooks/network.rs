@@ -8,7 +8,10 @@ use agent_monitor_common::counters::{Domain, Effect, Mode, Site};
 use agent_monitor_common::decide::{Decision, decide, decide_socket, forget};
 use agent_monitor_common::event::{Hook, Kind, Reason, SocketBody};
 use agent_monitor_common::image::Class;
-use agent_monitor_common::label::{Label, SOCKET_SERVER, SocketLabel, class_cell, class_of_cell, flow_tag};
+use agent_monitor_common::label::{
+    Label, SOCKET_ASKS, SOCKET_SERVER, SocketLabel, class_cell, class_of_cell, flow_tag,
+};
+use agent_monitor_common::name::DNS_PORT;
 use agent_monitor_common::request::{Address, Direction, NetRequest, Protocol, socket_kind};
 use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{bpf_set_retval, bpf_sk_fullsock, bpf_skb_load_bytes};
@@ -18,11 +21,12 @@ use core::ptr::{read_volatile, write_volatile};
 
 use crate::emit::{self, Flow, Outcome, Record};
 use crate::fail;
+use crate::hooks::dns::{self, Held};
 use crate::maps::SOCKETS;
 use crate::subject::{Policy, Standing, current_tgid, has_bit, label_of, policy, socket_cell, standing};
 
 /// The operation goes on.
-const PASS: i32 = 1;
+pub const PASS: i32 = 1;
 /// The operation ends with the errno of `bpf_set_retval`, else EPERM.
 const DENY: i32 = 0;
 
@@ -47,7 +51,7 @@ pub fn destination_errno(code: u8) -> u16 {
 /// Ends a cgroup hook with `errno`.
 // VERIFIER: 7.3 range-checks the argument of bpf_set_retval: literals only.
 #[inline(always)]
-fn deny_with(errno: u16) -> i32 {
+pub fn deny_with(errno: u16) -> i32 {
     // SAFETY: a helper without pointers.
     let refused = unsafe {
         match errno {
@@ -122,7 +126,7 @@ fn address_hook(ctx: &SockAddrContext, hook: Hook, act: Act, v6: bool) -> i32 {
         (address, port, ip_protocol, family, (*c).__bindgen_anon_1.sk)
     };
     log!(ctx, "address hook {}: process {}, port {}", hook.code(), tgid, port);
-    let flow = Flow { hook, ip_protocol, family, local_port: 0 };
+    let flow = Flow { hook, ip_protocol, family, local_port: 0, name: 0 };
     let protocol = Protocol::from_ip(ip_protocol);
     let request = match act {
         Act::Bind => NetRequest::listen(address, port, protocol),
@@ -139,6 +143,18 @@ fn address_hook(ctx: &SockAddrContext, hook: Hook, act: Act, v6: bool) -> i32 {
     let Some(storage) = (unsafe { SOCKETS.get_or_create(sk.cast()) }) else {
         return unjudged(&label, flow, request, Site::SocketStorage, standing.mode);
     };
+    if act != Act::Bind
+        && request.port == DNS_PORT
+        && let Some(policy) = standing.policy(standing.class_of(&label))
+        && dns::is_question(&policy, request)
+    {
+        return dns::redirect(c, sk, storage, &label, &policy, flow, request, address, v6, tgid);
+    }
+    // A connected IPv6 socket with a mapped peer sends by this hook too, and its peer is the resolver.
+    // SAFETY: as above.
+    if act == Act::Send && unsafe { (*storage).flags } & SOCKET_ASKS != 0 && dns::to_resolver(request) {
+        return PASS;
+    }
     // SAFETY: as above.
     let unconnected = unsafe { read_volatile(&raw const (*sk).state) } == CLOSE;
     judge(storage, &label, standing, flow, request, act, unconnected)
@@ -149,7 +165,7 @@ fn judge(
     s: *mut SocketLabel,
     label: &Label,
     standing: Standing,
-    flow: Flow,
+    mut flow: Flow,
     request: NetRequest,
     act: Act,
     unconnected: bool,
@@ -181,11 +197,26 @@ fn judge(
     let Some(policy) = standing.policy(class) else {
         return unjudged(label, flow, request, Site::ImageMissing, Mode::Enforce);
     };
-    let decision = decide(&policy.table, class, request);
+    let mut decision = decide(&policy.table, class, request);
     let domain = domain(request.direction);
-    if decision.allowed() {
+    let protected = act == Act::Bind && dns::is_resolvers(request.port);
+    if protected {
+        decision = Decision::DenyRule;
+    }
+    if matches!(decision, Decision::DenyDefault) {
+        flow.name = dns::granting_name(&policy, label.profile, request, false);
+    }
+    let flow = flow;
+    if decision.allowed() || flow.name != 0 {
         emit::decision(domain, Effect::Allow, policy.mode);
         claim_socket(s, label, standing.generation, class);
+        let (tag, reason) = if flow.name != 0 {
+            // SAFETY: socket storage. Not by its tag: with the next address the name's answers are asked for again.
+            unsafe { dns::remember(s, request, standing.generation, flow.name) };
+            (0, Reason::Name)
+        } else {
+            (tag, Reason::Rule)
+        };
         // SAFETY: as above.
         unsafe {
             match act {
@@ -202,11 +233,15 @@ fn judge(
         }
         let outcome =
             Outcome { effect: Effect::Allow, mode: policy.mode, generation: policy.generation, errno: 0 };
-        emit::network(label, flow, request, Reason::Rule.code(), outcome);
+        emit::network(label, flow, request, reason.code(), outcome);
         emit::allowed(label.agent);
         return PASS;
     }
-    let reason = if matches!(decision, Decision::DenyRule) { Reason::Rule } else { Reason::Default };
+    let reason = match decision {
+        _ if protected => Reason::Protected,
+        Decision::DenyRule => Reason::Rule,
+        _ => Reason::Default,
+    };
     emit::decision(domain, Effect::Deny, policy.mode);
     let enforce = matches!(policy.mode, Mode::Enforce);
     let errno = match (enforce, act) {
@@ -239,6 +274,7 @@ pub fn claim_socket(s: *mut SocketLabel, label: &Label, generation: u32, class: 
             // that hold nothing.
             write_volatile(&raw mut (*s).allowed, 0);
             write_volatile(&raw mut (*s).denied, 0);
+            write_volatile(&raw mut (*s).named, 0);
             write_volatile(&raw mut (*s).flags, 0);
             (*s).profile = label.profile as u16;
             (*s).agent = label.agent;
@@ -253,6 +289,7 @@ pub fn claim_socket(s: *mut SocketLabel, label: &Label, generation: u32, class: 
         write_volatile(&raw mut (*s).classes[now], cell);
         write_volatile(&raw mut (*s).allowed, 0);
         write_volatile(&raw mut (*s).denied, 0);
+        write_volatile(&raw mut (*s).named, 0);
     }
 }
 
@@ -589,6 +626,27 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
     if tag != 0 && allowed == tag {
         return PASS;
     }
+    if flags & SOCKET_ASKS != 0 && refused == 0 && dns::to_resolver(request) {
+        // SAFETY: the hook's own socket.
+        let told = unsafe {
+            dns::tell_asker(
+                sk,
+                &label,
+                standing.generation,
+                class,
+                parsed.source,
+                parsed.source_port,
+                protocol,
+            )
+        };
+        // Not told: the resolver refuses it, and the agent asks again.
+        return if told { PASS } else { DENY };
+    }
+    // SAFETY: the caller's promise.
+    let held = unsafe { dns::held(s, request, standing.generation) };
+    if held == Held::Now && refused == 0 {
+        return PASS;
+    }
     let mut reason = refused;
     if refused == 0 {
         let Some(policy) = standing.policy(class) else {
@@ -606,6 +664,14 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
             }
             return PASS;
         }
+        if matches!(decision, Decision::DenyDefault) {
+            let name = dns::granting_name(&policy, profile, request, held == Held::Older);
+            if name != 0 {
+                // SAFETY: storage of the packet's socket.
+                unsafe { dns::remember(s, request, standing.generation, name) };
+                return PASS;
+            }
+        }
         reason = if matches!(decision, Decision::DenyRule) { Reason::Rule } else { Reason::Default }.code();
     }
     let reason = forget(reason as u32) as u8;
@@ -620,6 +686,7 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
             ip_protocol: parsed.ip_protocol as u32,
             family: 0,
             local_port: if ported { parsed.source_port } else { 0 },
+            name: 0,
         };
         emit::network(&label, flow, request, reason, outcome);
         emit::denied(agent);

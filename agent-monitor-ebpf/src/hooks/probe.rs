@@ -4,7 +4,7 @@
 //! Never attached. `BPF_PROG_TEST_RUN` with `repeat = n` judges the next `n` of the batch; the differential test
 //! compares the answers with userspace's, the benchmark takes the time.
 
-use agent_monitor_common::decide::decide;
+use agent_monitor_common::decide::{decide, decide_name};
 use agent_monitor_common::image::{Class, class};
 use agent_monitor_common::path::{PATH_BATCH, PathAnswer};
 use agent_monitor_common::request::{Address, Direction, NetRequest, PROBE_BATCH, ProbeRequest, Protocol};
@@ -22,7 +22,7 @@ pub const FAILED: i32 = -1;
 /// # Safety
 /// Only test-runs of this program use the map, one at a time.
 #[inline(always)]
-pub unsafe fn next() -> Option<(u32, Class, usize, NetRequest)> {
+pub unsafe fn next() -> Option<(u32, Class, usize, NetRequest, u32)> {
     let probe = PROBE.get_ptr_mut(0)?;
     // SAFETY: an array element of this size; the index is bounded.
     unsafe {
@@ -36,7 +36,7 @@ pub unsafe fn next() -> Option<(u32, Class, usize, NetRequest)> {
             direction: Direction::from_code((*r).direction)?,
             protocol: Protocol::from_code((*r).protocol)?,
         };
-        Some(((*probe).slot, Class::new((*probe).class), at, request))
+        Some(((*probe).slot, Class::new((*probe).class), at, request, (*r).name))
     }
 }
 
@@ -45,9 +45,12 @@ pub unsafe fn next() -> Option<(u32, Class, usize, NetRequest)> {
 pub fn probe_decide(_ctx: TcContext) -> i32 {
     // SAFETY: see `next`.
     unsafe {
-        let Some((slot, class, at, request)) = next() else { return FAILED };
+        let Some((slot, class, at, request, name)) = next() else { return FAILED };
         let Some(table) = table(slot) else { return FAILED };
-        let answer = decide(&table, class, request) as u32;
+        let answer = match name {
+            0 => decide(&table, class, request) as u32,
+            name => decide_name(&table, class, name as u16, request.protocol, request.port) as u32,
+        };
         let Some(probe) = PROBE.get_ptr_mut(0) else { return FAILED };
         *(&raw mut (*probe).answers).cast::<u32>().add(below::<PROBE_BATCH>(at)) = answer;
         answer as i32
@@ -59,7 +62,7 @@ pub fn probe_decide(_ctx: TcContext) -> i32 {
 pub fn probe_empty(_ctx: TcContext) -> i32 {
     // SAFETY: see `next`.
     unsafe {
-        let Some((slot, _, at, request)) = next() else { return FAILED };
+        let Some((slot, _, at, request, _)) = next() else { return FAILED };
         if table(slot).is_none() {
             return FAILED;
         }

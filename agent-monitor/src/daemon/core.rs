@@ -22,6 +22,7 @@ use crate::event::model::{Agent, EventType, Id};
 use crate::kernel::{AgentNote, Kernel};
 use crate::metrics::Metrics;
 use crate::policy::protected::Protected;
+use crate::resolver::{Names, Resolver};
 use crate::settings::Settings;
 use crate::sink::follow::Followers;
 use crate::sink::jsonl::FileCounts;
@@ -53,6 +54,10 @@ pub struct Core {
     /// A client asked the daemon to end.
     pub stop: Notify,
     pub totals: Totals,
+    /// What addresses stand for which names.
+    pub names: Arc<Names>,
+    /// The thread that resolves names; `None`: it could not be started, and no name resolves.
+    pub resolver: Mutex<Option<Resolver>>,
     /// What is laid under every profile.
     pub protected: Protected,
     /// Agents' cgroups that were still busy when their agent ended.

@@ -7,6 +7,7 @@
 mod agents;
 pub mod core;
 mod memory;
+mod names;
 pub mod pipeline;
 mod reload;
 pub mod report;
@@ -48,6 +49,7 @@ use crate::kernel::{
 };
 use crate::metrics::Metrics;
 use crate::policy::{Directory, load_directory};
+use crate::resolver::Names;
 use crate::settings::Settings;
 use crate::sink::follow::{Filter, Followers, Subscription};
 use crate::sink::jsonl;
@@ -177,6 +179,7 @@ pub async fn run(mut settings: Settings, shutdown: impl Future<Output = ()>) -> 
     work(&core, notices, &mut hangups, shutdown).await;
 
     notify(&[sd_notify::NotifyState::Stopping]);
+    names::end(&core);
     tracing::info!("ending: no new requests, then the rings are drained");
     drop(end);
     let _ = control.await;
@@ -247,6 +250,10 @@ fn start(settings: Settings, directory: Directory, began: Instant) -> Result<Sta
             source: io::Error::other("the kernel side gave no readers"),
         });
     };
+    let names = kernel.take_names().map(Names::new).map(Arc::new).ok_or_else(|| DaemonError::Io {
+        what: "the maps of names".to_owned(),
+        source: io::Error::other("the kernel side gave none"),
+    })?;
     let (sink, file, file_thread) = match settings.event_file() {
         None => (None, None, None),
         Some(file) => {
@@ -267,6 +274,8 @@ fn start(settings: Settings, directory: Directory, began: Instant) -> Result<Sta
     let injector = Injector::new().map_err(DaemonError::io("an eventfd can't be made"))?;
     let core = Arc::new(Core {
         protected: settings.protected(&mount),
+        names: Arc::clone(&names),
+        resolver: Mutex::new(None),
         mount,
         governed,
         registry,
@@ -293,6 +302,8 @@ fn start(settings: Settings, directory: Directory, began: Instant) -> Result<Sta
     core.inherit_agents();
     let mut pipeline =
         Pipeline::new(enricher, sink, Arc::clone(&core.followers), Arc::clone(&core.counts), notice);
+    pipeline.enricher.names = Some(names);
+    names::serve(&core);
     pipeline.repeats = core.kernel().take_used().map(Repeats::new);
     // What was recorded while no daemon ran is read when the profiles that decided it are known.
     let in_force = put_in_force(&core, directory);

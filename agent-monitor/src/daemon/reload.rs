@@ -143,11 +143,14 @@ impl Core {
             if let Err(error) = kernel.mark(slot, generation, &found) {
                 tracing::error!(profile = %name, %error, "other names of what is denied are not all denied");
             }
+            // The resolver too: what stands for a name by the old image does by the new one.
+            self.names.prepare(slot, generation, &profile);
             let installed = match same {
                 Some(generation) => Ok(generation),
                 None => kernel.install(slot, &image.words),
             };
             let in_force = kernel.generation(slot);
+            self.names.settle(slot, in_force);
             if let Err(error) = kernel.unmark(slot, in_force) {
                 tracing::warn!(profile = %name, %error, "marks of an older image stay");
             }
@@ -213,6 +216,7 @@ impl Core {
         if let Err(error) = self.kernel().uninstall(slot) {
             return refuse(table, name, Code::Kernel, error.to_string());
         }
+        self.names.settle(slot, None);
         self.kernel().note_profile(slot, "", [0; 32], generation.unwrap_or(0));
         if let Err(error) = self.kernel().unmark(slot, None) {
             tracing::warn!(profile = %name, %error, "marks of a profile that is gone stay");

@@ -178,6 +178,7 @@ impl Core {
             reloads: self.totals.reloads.iter().map(read).collect(),
             flows_cut: [0, 1, 2].map(|position| read(&self.totals.flows_cut[position])),
             own_lost: read(&self.injector.dropped),
+            names: self.names_sample(),
         }
     }
 }

@@ -40,6 +40,8 @@ impl DecidedBy {
 pub enum Question {
     /// A network request; a rule decided it.
     Network { address: [u8; 16], port: u16, direction: Direction, protocol: Protocol },
+    /// A network request to an address that stood for a name of this class.
+    Name { name: u16, port: u16, protocol: Protocol },
     /// A network request that no rule grants.
     NetworkDefault,
     /// A socket kind.
@@ -63,9 +65,11 @@ impl Question {
         direction: Direction,
         protocol: Protocol,
         reason: Reason,
+        name: u16,
     ) -> Option<Self> {
         match reason {
             Reason::Rule => Some(Self::Network { address, port, direction, protocol }),
+            Reason::Name => Some(Self::Name { name, port, protocol }),
             Reason::Default => Some(Self::NetworkDefault),
             Reason::SocketKind => Some(Self::Socket),
             Reason::IpOptions
@@ -80,7 +84,8 @@ impl Question {
             | Reason::Protected
             | Reason::OtherName
             | Reason::Digest
-            | Reason::DigestUnknown => None,
+            | Reason::DigestUnknown
+            | Reason::NoResolver => None,
         }
     }
 
@@ -202,6 +207,10 @@ fn answer(rules: &attribute::Attributor, class: u32, question: &Question) -> Opt
             let request = NetRequest { address: Address::from_bytes(address), port, direction, protocol };
             let found = rules.network(class, request);
             Some(DecidedBy::new(&*found.id, found.source))
+        }
+        &Question::Name { name, port, protocol } => {
+            let rule = rules.name(class, name, port, protocol)?;
+            Some(DecidedBy::new(&*rule.id, &rule.source))
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -33,6 +34,7 @@ use super::words::{errno_name, mechanism, signal_name};
 use crate::agent::registry::{AgentInfo, Registry};
 use crate::policy::protected::MONITOR;
 use crate::policy::{capabilities, syscalls};
+use crate::resolver::Names;
 
 /// Agents remembered here so that most events ask the shared registry nothing.
 const MAX_KNOWN: usize = 4_096;
@@ -54,6 +56,8 @@ pub struct Enricher {
     pub processes: Processes,
     registry: Arc<Registry>,
     attributor: Attributor,
+    /// What addresses were asked for by, where names are resolved.
+    pub names: Option<Arc<Names>>,
     known: HashMap<u32, Arc<AgentInfo>>,
     /// The rule behind the event in hand, which borrows from it.
     decided_by: Option<Arc<DecidedBy>>,
@@ -68,6 +72,7 @@ impl Enricher {
             processes,
             registry,
             attributor: Attributor::new(generations),
+            names: None,
             known: HashMap::new(),
             decided_by: None,
         }
@@ -151,7 +156,11 @@ impl Enricher {
             (header.tgid != 0).then(|| this.processes.describe(header.tgid, header.tid, header.cgroup));
         match record.body {
             Body::Network { body, direction, protocol, .. } => {
-                event.network = Some(network(&body, direction, protocol));
+                let host = |address| {
+                    let names = this.names.as_ref()?;
+                    Some(names.host_of(u32::from(header.profile), address)?.to_string())
+                };
+                event.network = Some(network(&body, direction, protocol, host));
             }
             Body::Socket { body, .. } => {
                 event.socket = Some(Socket {
@@ -252,7 +261,8 @@ impl Enricher {
         }
         let (kind, question, reason) = match record.body {
             Body::Network { body, direction, protocol, reason } => {
-                let question = Question::network(body.address, body.port, direction, protocol, reason);
+                let question =
+                    Question::network(body.address, body.port, direction, protocol, reason, body.name);
                 (EventType::Network, question, reason.name())
             }
             Body::Socket { reason, .. } => {
@@ -287,10 +297,17 @@ impl Enricher {
     }
 }
 
-fn network(body: &NetBody, direction: Direction, protocol: Protocol) -> Network {
+fn network(
+    body: &NetBody,
+    direction: Direction,
+    protocol: Protocol,
+    host: impl FnOnce(IpAddr) -> Option<String>,
+) -> Network {
+    let address = address_of(Address::from_bytes(body.address));
     Network {
         direction: direction.name().into(),
-        address: Some(address_of(Address::from_bytes(body.address))),
+        address: Some(address),
+        host: if direction == Direction::Out { host(address) } else { None },
         port: body.port,
         protocol: protocol.name().into(),
         local_port: (body.local_port != 0).then_some(body.local_port),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use ulid::Ulid;
 
 use super::model::{
-    Agent, Event, EventType, Exec, Exit, File, Flow, Fork, Id, Loss, Network, Privilege, Process,
+    Agent, Event, EventType, Exec, Exit, File, Flow, Fork, Id, Lookup, Loss, Network, Privilege, Process,
     ProfileChange, Socket, Syscall, Verdict, VerdictEffect,
 };
 use crate::policy::{
@@ -23,6 +23,7 @@ pub(crate) fn profile(name: &str) -> Arc<ResolvedProfile> {
         id: format!("{name}:network.{id}"),
         source: source(line),
         nets: vec![net.parse().unwrap()],
+        hosts: Vec::new(),
         ports: vec![ports],
         protocols: ProtocolSet::ANY,
         programs: Condition::default(),
@@ -87,9 +88,18 @@ pub(crate) fn full_event() -> Event<'static> {
         network: Some(Network {
             direction: "out".into(),
             address: Some("10.0.0.5".parse().unwrap()),
+            host: Some("git.example.com".to_owned()),
             port: 22,
             protocol: "tcp".into(),
             local_port: Some(4_000),
+        }),
+        lookup: Some(Lookup {
+            name: "git.example.com".into(),
+            r#type: "A".into(),
+            refused: vec!["127.0.0.1".parse().unwrap()],
+            questions: Some(20),
+            names: Some(15),
+            odd: Some(10),
         }),
         socket: Some(Socket { kind: "raw".into(), family: 2, r#type: 3, protocol: 1 }),
         syscall: Some(Syscall { nr: 101, name: Some("ptrace".into()), compat: true, killed: true }),

@@ -41,6 +41,8 @@ pub struct Event<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub lookup: Option<Lookup<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<Socket<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub syscall: Option<Syscall<'a>>,
@@ -77,6 +79,7 @@ impl Event<'_> {
             process: None,
             program: Cow::Borrowed(&[]),
             network: None,
+            lookup: None,
             socket: None,
             syscall: None,
             file: None,
@@ -225,12 +228,36 @@ pub struct Network {
     /// IPv4 addresses are written as IPv4, however the agent spelt them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
+    /// The name that the agent's answer gave this address for, where it asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     pub port: u16,
     /// `tcp`, `udp`, `icmp` or `other`.
     pub protocol: Cow<'static, str>,
     /// The packet's own port, where a packet was judged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local_port: Option<u16>,
+}
+
+/// A question about a name, and what became of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Lookup<'a> {
+    /// Lower case, without the last dot.
+    pub name: Cow<'a, str>,
+    /// `A`, `AAAA`, `TXT` …
+    pub r#type: Cow<'a, str>,
+    /// Addresses that answered for the name and may not: they were taken out of the answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<IpAddr>,
+    /// Of what looks like a tunnel: questions of the agent in this minute …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub questions: Option<u32>,
+    /// … different names, 500 or more of which are one sign …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<u32>,
+    /// … different labels that look like data, 10 or more of which are another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub odd: Option<u32>,
 }
 
 /// What a `socket()` call asked for.
@@ -375,7 +402,7 @@ pub struct Verdict<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<Cow<'a, str>>,
     /// `rule`, `default-deny`, `socket-kind`, `ip-options`, `malformed`, `helper-failed`, `label-lost`, `listed`, `no-path`,
-    /// `anonymous`, `denied-below`, `mount`, `outside-agent`.
+    /// `anonymous`, `denied-below`, `mount`, `outside-agent`, `name`, `no-resolver`, `rebinding`.
     pub reason: Cow<'a, str>,
     /// The hook that decided: `cgroup/connect4`.
     pub mechanism: Cow<'a, str>,
@@ -401,6 +428,7 @@ mod tests {
         event.network = Some(Network {
             direction: "out".into(),
             address: Some("10.0.0.5".parse().unwrap()),
+            host: None,
             port: 22,
             protocol: "tcp".into(),
             local_port: None,

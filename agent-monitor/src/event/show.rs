@@ -65,6 +65,19 @@ fn details(event: &Event<'_>, out: &mut String) {
             Some(address) => write!(out, " {}", std::net::SocketAddr::new(address, network.port)),
             None => write!(out, " port {}", network.port),
         };
+        if let Some(host) = &network.host {
+            let _ = write!(out, " ({host})");
+        }
+    }
+    if let Some(lookup) = &event.lookup {
+        let _ = write!(out, " look up {} {}", lookup.r#type, lookup.name);
+        if let (Some(questions), Some(odd)) = (lookup.questions, lookup.odd) {
+            let _ = write!(out, ", {questions} questions this minute, {odd} labels like data: a tunnel?");
+        }
+        if !lookup.refused.is_empty() {
+            let addresses: Vec<_> = lookup.refused.iter().map(ToString::to_string).collect();
+            let _ = write!(out, " -> {}", addresses.join(", "));
+        }
     }
     if let Some(socket) = &event.socket {
         let _ = write!(
@@ -163,6 +176,7 @@ mod tests {
         event.network = Some(Network {
             direction: "out".into(),
             address: Some("fd00::5".parse().unwrap()),
+            host: None,
             port: 22,
             protocol: "tcp".into(),
             local_port: None,

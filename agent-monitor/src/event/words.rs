@@ -18,6 +18,10 @@ pub enum EventType {
     /// A destination or a local port was judged: `network`, `verdict`.
     #[serde(rename = "network")]
     Network,
+    /// A question about a name was denied, or addresses that answered for it: `lookup`, `verdict`. Without a verdict:
+    /// the agent asks as a tunnel would.
+    #[serde(rename = "dns")]
+    Dns,
     /// A kind of socket was judged: `socket`, `verdict`.
     #[serde(rename = "socket")]
     Socket,
@@ -59,8 +63,9 @@ pub enum EventType {
 
 impl EventType {
     /// Every type, in the order of the schema.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Network,
+        Self::Dns,
         Self::Socket,
         Self::Syscall,
         Self::File,
@@ -81,6 +86,7 @@ impl EventType {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Network => "network",
+            Self::Dns => "dns",
             Self::Socket => "socket",
             Self::Syscall => "syscall",
             Self::File => "file",

@@ -5,6 +5,7 @@ use agent_monitor_common::agent::{AgentState, AttachRequest};
 use agent_monitor_common::counters::RingCounters;
 use agent_monitor_common::label::Label;
 use agent_monitor_common::mark::{Mark, MarkKey};
+use agent_monitor_common::name::{Asker, AskerKey, Named, NamedKey};
 use agent_monitor_common::pin::{Checked, FileKey, HashTrial};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 
@@ -30,6 +31,10 @@ pod! {
     CheckedPod = Checked;
     RingPod = RingCounters;
     UsedPod = UsedKey;
+    NamedKeyPod = NamedKey;
+    NamedPod = Named;
+    AskerKeyPod = AskerKey;
+    AskerPod = Asker;
 }
 
 /// The maps of a loaded object.

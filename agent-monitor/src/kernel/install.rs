@@ -3,9 +3,10 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use agent_monitor_common::decide::{Decision, decide};
+use agent_monitor_common::decide::{Decision, decide, decide_name};
 use agent_monitor_common::image::{
-    CLAIMS_ROW, Class, IMAGE_WORDS, InForce, MAGIC, MAX_CLASSES, MAX_PROFILES, Settings, class, field, header,
+    CLAIMS_ROW, Class, HAS_NAMES, IMAGE_WORDS, InForce, MAGIC, MAX_CLASSES, MAX_PROFILES, Settings, class,
+    field, header,
 };
 use agent_monitor_common::path::{PathAnswer, walk};
 use agent_monitor_common::request::{Address, NetRequest, Protocol};
@@ -34,6 +35,10 @@ pub enum InstallError {
         "the kernel judges {request:?} as {kernel:?} and userspace as {user:?}: the image was not put in force"
     )]
     Disagreement { request: NetRequest, kernel: Decision, user: Decision },
+    #[error(
+        "the kernel judges names of class {name} ({protocol:?}, port {port}) as {kernel:?} and userspace as {user:?}: the image was not put in force"
+    )]
+    NameDisagreement { name: u16, protocol: Protocol, port: u16, kernel: Decision, user: Decision },
     #[error("cannot find out what the profile's agents run: {0}")]
     Classes(#[source] LabelError),
     #[error(
@@ -96,6 +101,17 @@ impl Kernel {
                     return Err(InstallError::Disagreement { request, kernel, user });
                 }
             }
+            let names = trial_names(image);
+            if names.is_empty() {
+                continue;
+            }
+            let answers = self.probe_names(slot, class, &names)?;
+            for (&(name, protocol, port), kernel) in names.iter().zip(answers) {
+                let user = decide_name(image, Class::new(class), name, protocol, port);
+                if user != kernel {
+                    return Err(InstallError::NameDisagreement { name, protocol, port, kernel, user });
+                }
+            }
         }
         for number in 0..(field(image, header::CLASS_COUNT) as u32).min(MAX_CLASSES as u32) {
             let start = Class::new(number).field(image, class::START_PATH) as u32;
@@ -142,6 +158,19 @@ impl Kernel {
         }
         Ok(generation)
     }
+}
+
+/// Names that an image is tried out with; none where its profile grants none.
+fn trial_names(image: &[u64]) -> Vec<(u16, Protocol, u16)> {
+    let mut names = Vec::new();
+    if Settings::from_word(field(image, header::SETTINGS)).flags & HAS_NAMES != 0 {
+        for name in [1, 2, 3, 255, 256, u16::MAX] {
+            for port in [0, 22, 80, 443, 8080] {
+                names.extend(Protocol::ALL.iter().map(|&protocol| (name, protocol, port)));
+            }
+        }
+    }
+    names
 }
 
 /// Requests that an image is tried out with: spread over the directions and protocols, at addresses that rules often

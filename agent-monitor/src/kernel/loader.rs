@@ -29,6 +29,7 @@ use super::digests::Seen;
 use super::features::Features;
 use super::kallsyms;
 use super::labels::USER_AGENT;
+use super::names::NameMaps;
 use super::pins::{Identity, Note, Origin, PinError, Pinned, Pinning, Pins, Plan, Set};
 use super::posture::{Mechanism, Posture, State};
 use super::programs::{Entry, Kind, PROGRAMS, errno_of, info_of};
@@ -135,6 +136,7 @@ pub struct Kernel {
     posture: Posture,
     rings: [Option<RingReader>; 2],
     used: Option<UsedReader>,
+    pub(super) names: Option<NameMaps>,
     syscall_hook: Option<SyscallHook>,
     /// Keeps kernel statistics on.
     stats: Option<OwnedFd>,
@@ -197,6 +199,7 @@ impl Kernel {
         let (mut maps, rings) = take_maps(&mut object)?;
         let used = object.take_map("USED").ok_or(LoadError::NoMap("USED"))?;
         let used = Some(UsedReader::new(used.try_into()?));
+        let names = Some(NameMaps::take(&mut object)?);
 
         let stats_for_test = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
         let features = Features::read();
@@ -256,6 +259,7 @@ impl Kernel {
             posture,
             rings,
             used,
+            names,
             syscall_hook,
             stats: if options.stats { stats_for_test } else { None },
             pinned,
@@ -295,6 +299,11 @@ impl Kernel {
     /// The counts of repeated activity; `None` once they were taken.
     pub fn take_used(&mut self) -> Option<UsedReader> {
         self.used.take()
+    }
+
+    /// The maps of names; `None` once they were taken.
+    pub fn take_names(&mut self) -> Option<NameMaps> {
+        self.names.take()
     }
 
     /// Attaches or detaches the system call hook. Attached only while a live agent's profile lists calls: it costs

@@ -7,7 +7,7 @@ use std::time::Duration;
 use agent_monitor_common::decide::Decision;
 use agent_monitor_common::image::{InForce, PLAIN_CLASS};
 use agent_monitor_common::path::{PATH_BATCH, PATH_CAP};
-use agent_monitor_common::request::{NetRequest, PROBE_BATCH, ProbeRequest};
+use agent_monitor_common::request::{Direction, NetRequest, PROBE_BATCH, ProbeRequest, Protocol};
 use agent_monitor_common::wire::Wire;
 use aya::maps::MapError;
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
@@ -68,6 +68,46 @@ impl Kernel {
         class: u32,
         requests: &[NetRequest],
     ) -> Result<Vec<Decision>, ProbeError> {
+        let requests: Vec<ProbeRequest> = requests.iter().copied().map(ProbeRequest::from).collect();
+        self.probe(image, class, &requests)
+    }
+
+    /// The same about names: class of the name, protocol, port.
+    pub fn decide_names(
+        &mut self,
+        slot: u32,
+        class: u32,
+        requests: &[(u16, Protocol, u16)],
+    ) -> Result<Vec<Decision>, ProbeError> {
+        let word = self.maps.profiles.get(&slot, 0)?;
+        let image = InForce::from_word(word).ok_or(ProbeError::NoImage(slot))?.slot;
+        self.probe_names(image, class, requests)
+    }
+
+    /// The same by the image in an image slot, in force or not.
+    pub(super) fn probe_names(
+        &mut self,
+        image: u32,
+        class: u32,
+        requests: &[(u16, Protocol, u16)],
+    ) -> Result<Vec<Decision>, ProbeError> {
+        let request = |&(name, protocol, port): &(u16, Protocol, u16)| ProbeRequest {
+            port,
+            protocol: protocol.code(),
+            direction: Direction::Out.code(),
+            name: name.into(),
+            ..ProbeRequest::ZERO
+        };
+        let requests: Vec<ProbeRequest> = requests.iter().map(request).collect();
+        self.probe(image, class, &requests)
+    }
+
+    fn probe(
+        &mut self,
+        image: u32,
+        class: u32,
+        requests: &[ProbeRequest],
+    ) -> Result<Vec<Decision>, ProbeError> {
         self.fill(image, class, requests)?;
         self.run_probe("probe_decide", requests.len() as u32)?;
         let mut table = vec![0_u64; TABLE_WORDS];
@@ -90,10 +130,11 @@ impl Kernel {
     pub fn fill_probe(&mut self, slot: u32, requests: &[NetRequest]) -> Result<(), ProbeError> {
         let word = self.maps.profiles.get(&slot, 0)?;
         let image = InForce::from_word(word).ok_or(ProbeError::NoImage(slot))?.slot;
-        self.fill(image, PLAIN_CLASS, requests)
+        let requests: Vec<ProbeRequest> = requests.iter().copied().map(ProbeRequest::from).collect();
+        self.fill(image, PLAIN_CLASS, &requests)
     }
 
-    fn fill(&mut self, image: u32, class: u32, requests: &[NetRequest]) -> Result<(), ProbeError> {
+    fn fill(&mut self, image: u32, class: u32, requests: &[ProbeRequest]) -> Result<(), ProbeError> {
         if requests.is_empty() || requests.len() > PROBE_BATCH {
             return Err(ProbeError::Batch(requests.len()));
         }
@@ -105,8 +146,7 @@ impl Kernel {
             .chunks_exact_mut(REQUEST_WORDS)
             .zip(requests.iter().cycle())
         {
-            for (word, bytes) in cell.iter_mut().zip(ProbeRequest::from(*request).as_bytes().chunks_exact(8))
-            {
+            for (word, bytes) in cell.iter_mut().zip(request.as_bytes().chunks_exact(8)) {
                 let mut eight = [0; 8];
                 eight.copy_from_slice(bytes);
                 *word = u64::from_ne_bytes(eight);

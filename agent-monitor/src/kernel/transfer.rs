@@ -11,14 +11,16 @@ use std::time::Duration;
 use agent_monitor_common::agent::AgentState;
 use agent_monitor_common::image::{CLAIMS_ROW, IMAGE_WORDS, InForce, PROFILE_ROWS, field, header};
 use agent_monitor_common::label::{BITMAP_WORDS, Label, LabelOrigin};
+use agent_monitor_common::name::Resolver;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya::programs::ProgramError;
 
-use super::control::{AgentPod, LabelPod};
+use super::control::{AgentPod, LabelPod, NamedKeyPod, NamedPod};
 use super::install::InstallError;
 use super::labels::LabelError;
 use super::loader::Kernel;
 use super::marks::Marks;
+use super::names::Entries;
 use super::pins::{PinError, Set, agent_ids, read_agents};
 use super::syscalls::{read_inner, read_words};
 
@@ -60,6 +62,7 @@ pub(super) fn take_over(kernel: &mut Kernel, old: &Set) -> Result<(), TransferEr
     let (images, bits) = (map("IMAGES")?, map("LABEL_BITS")?);
     let marks = marks_of(old)?;
 
+    adopt_names(kernel, old)?;
     kernel.set_next_claimed(next.get(&0, 0)?.wrapping_add(KEY_MARGIN))?;
     for (key, AgentPod(state)) in agents.iter().flatten() {
         // The iterator counts its processes again.
@@ -93,6 +96,29 @@ pub(super) fn take_over(kernel: &mut Kernel, old: &Set) -> Result<(), TransferEr
         kernel.label_sockets(key)?;
     }
     Ok(())
+}
+
+/// What addresses stand for by the images that are taken over, whose generations stay. Nothing of a build that had no
+/// names, or others: then names are looked up again.
+fn adopt_names(kernel: &mut Kernel, old: &Set) -> Result<(), TransferError> {
+    if !old.map("NAMED").exists() || !old.map("RESOLVER").exists() {
+        return Ok(());
+    }
+    let Some(names) = kernel.names.as_mut() else { return Ok(()) };
+    let map = |name: &str| MapData::from_pin(old.map(name));
+    let resolver: Array<MapData, u64> = Map::from_map_data(map("RESOLVER")?)?.try_into()?;
+    names.set_resolver(Resolver::from_word(resolver.get(&0, 0)?))?;
+    let named: Result<Entries, MapError> = Map::from_map_data(map("NAMED")?)?.try_into();
+    match named {
+        Ok(named) => {
+            for (NamedKeyPod(key), NamedPod(what)) in named.iter().flatten() {
+                names.set_named(key, what)?;
+            }
+            Ok(())
+        }
+        Err(MapError::InvalidKeySize { .. } | MapError::InvalidValueSize { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The marks of a set; `None`: of a build that had none, or others.

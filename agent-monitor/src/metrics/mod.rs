@@ -4,6 +4,7 @@
 //! gathered between scrapes. What must stay true: no label's value is chosen by an agent, and the number of series is
 //! bounded by the numbers of profiles, mechanisms and live agents.
 
+pub mod names;
 mod process;
 
 use agent_monitor_common::counters::{
@@ -15,6 +16,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use self::names::{NamesMetrics, NamesSample};
 use crate::control::protocol::{MechanismStatus, ReloadOutcome};
 use crate::event::decode::DecodeError;
 use crate::event::model::EventType;
@@ -47,6 +49,7 @@ pub struct Snapshot {
     pub flows_cut: [u64; 3],
     /// The daemon's own events that found their queue full.
     pub own_lost: u64,
+    pub names: NamesSample,
 }
 
 /// A profile in force.
@@ -120,6 +123,7 @@ pub struct Metrics {
     followers: IntGauge,
     reloads: IntCounterVec,
     flows_cut: IntCounterVec,
+    names: NamesMetrics,
     process_cpu: CounterVec,
     process_memory: IntGauge,
     process_start: Gauge,
@@ -279,6 +283,7 @@ impl Metrics {
                 "Established flows that lost their grant, by what was done to them.",
                 &["result"],
             )?,
+            names: NamesMetrics::new(&make)?,
             process_cpu: make.add(CounterVec::new(
                 Opts::new("process_cpu_seconds_total", "Processor time of the daemon."),
                 &[],
@@ -392,6 +397,7 @@ impl Metrics {
         for (result, total) in ["reset", "shut", "failed"].into_iter().zip(now.flows_cut) {
             raise(&self.flows_cut.with_label_values(&[result]), total);
         }
+        self.names.update(&now.names);
         let own = process::read();
         let cpu = self.process_cpu.with_label_values::<&str>(&[]);
         cpu.inc_by((own.cpu_seconds - cpu.get()).max(0.0));

@@ -18,7 +18,7 @@ use ipnet::IpNet;
 
 use super::compile::{self, PathMatcher, kernel_kind};
 use super::naive;
-use super::{Membership, NetRule, PathRule, ResolvedProfile, Source, SyscallRule};
+use super::{Membership, NameClasses, NetRule, PathRule, ResolvedProfile, Source, SyscallRule};
 
 /// What decided, and where a person finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +148,7 @@ pub struct Attributor {
     deny: Index,
     listen: Index,
     paths: PathMatcher,
+    hosts: NameClasses,
     /// By class number; a class that the profile does not have is not known.
     classes: Vec<Membership>,
     /// The names of each class' sets.
@@ -169,6 +170,7 @@ impl Attributor {
             deny: Index::new(&policy.deny),
             listen: Index::new(&policy.listen),
             paths: PathMatcher::new(&profile),
+            hosts: NameClasses::of(policy).unwrap_or_default(),
             default: format!("{}:network.default", profile.name),
             profile,
         }
@@ -207,6 +209,19 @@ impl Attributor {
             }
             _ => outer,
         }
+    }
+
+    /// Which rule grants a request to an address that stands for a name of class `name`.
+    #[must_use]
+    pub fn name(&self, class: u32, name: u16, port: u16, protocol: request::Protocol) -> Option<&NetRule> {
+        let program = self.program(class);
+        let rules =
+            self.hosts.rules(name).iter().map(|&position| &self.profile.network.allow[position as usize]);
+        rules
+            .filter(|rule| rule.programs.grants(program))
+            .filter(|rule| rule.protocols.contains(naive::protocol(protocol)))
+            .filter(|rule| rule.ports.iter().any(|range| range.contains(&port)))
+            .min_by_key(|rule| (naive::port_count(rule), &rule.id))
     }
 
     /// What decides about a path; see [`path`].

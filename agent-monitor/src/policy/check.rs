@@ -20,6 +20,7 @@ use super::model::{
     PathItem, PeerRule, PinnedProgram, Ports, PrivilegesSection, ProfileFile, Program, ProtocolWord,
     PtraceWord, SignalsWord, Spanned, Syscall, SyscallSection, UnixGlob, UnixSection,
 };
+use super::names::HostPattern;
 use super::programs::{Condition, ProgramRef, Programs};
 use super::reader::Reader;
 use super::resolved::{
@@ -418,6 +419,20 @@ impl FileChecker<'_> {
                     .hint("name the programs that the grant is for under `exe`, or write a `deny` with `except`"),
                 );
             }
+            if let Some(host) = rule.host.0.first()
+                && list == "network.deny"
+            {
+                self.diagnostics.push(
+                    Diagnostic::error(
+                        Code::HostOnDeny,
+                        self.source,
+                        host.span,
+                        "`host` belongs to an `allow`: a name that no rule allows does not exist",
+                    )
+                    .hint("leave the name out of `allow`; what answers to it may answer to other names too, so deny its addresses only by `cidr`"),
+                );
+            }
+            let hosts: Vec<HostPattern> = rule.host.0.into_iter().map(|host| host.value.0).collect();
             let protocols = rule.protocol.0.iter().map(|&word| ProtocolSet::from(word));
             let programs = self.condition(rule.exe, rule.except);
             resolved.push(Spanned {
@@ -426,6 +441,7 @@ impl FileChecker<'_> {
                     id: rule_id(profile, list, index),
                     source: self.source.place(span),
                     nets: nets.chain(addresses).collect(),
+                    hosts,
                     ports: port_ranges(rule.ports.map(|ports| ports.value)),
                     protocols: protocols_or_tcp(protocols),
                 },
@@ -464,6 +480,7 @@ impl FileChecker<'_> {
                     id: rule_id(profile, "network.listen", index),
                     source: self.source.place(span),
                     nets: if nets.is_empty() { loopback() } else { nets },
+                    hosts: Vec::new(),
                     ports: port_ranges(rule.ports),
                     protocols: protocols_or_tcp(protocols),
                 },

@@ -71,6 +71,9 @@ codes! {
     BadName = "bad-name",
     BadGlob = "bad-glob",
     BadAddress = "bad-address",
+    BadHost = "bad-host",
+    /// A name where only addresses can stand.
+    HostOnDeny = "host-on-deny",
     BadCidr = "bad-cidr",
     /// A network with bits set behind its prefix length.
     HostBits = "host-bits",
@@ -108,6 +111,8 @@ codes! {
     RedundantRule = "redundant-rule",
     /// Mounts are granted beside rules about paths, which hold only while mounts are denied.
     MountsBesidePaths = "mounts-beside-paths",
+    /// Names are granted, and Unix sockets by which others would be looked up are not judged.
+    NamesBesideSockets = "names-beside-sockets",
     /// `icmp` is allowed but no socket kind that can send it is.
     NoSocketForIcmp = "no-socket-for-icmp",
     /// `0.0.0.0` or `::` where it stands for itself only.

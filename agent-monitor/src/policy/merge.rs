@@ -16,10 +16,10 @@ use super::model::Spanned;
 use super::overlap::Coverage;
 use super::path_overlap::PathCoverage;
 use super::pins;
-use super::programs::Programs;
+use super::programs::{Condition, Programs};
 use super::resolved::{
     Claim, Denied, ExecPolicy, FilesPolicy, Granted, NetRule, NetworkPolicy, PathRule, PrivilegesPolicy,
-    Protocol, ResolvedProfile, SyscallRule, UnixPolicy,
+    Protocol, ResolvedProfile, Source, SyscallRule, UnixPolicy,
 };
 use super::sockets::{SocketKind, SocketKinds};
 use super::source::{SourceFile, Span};
@@ -144,6 +144,12 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
     };
     let (mut filesystem, mut exec, mut unix) = (filesystem(chain), exec(chain), unix(chain));
     replace_variables(filesystem.as_mut(), exec.as_mut(), unix.as_mut(), &workspace);
+    let names = chain.all(|file| &file.profile.allow).any(|(_, rule)| !rule.value.hosts.is_empty());
+    match &mut unix {
+        Some(unix) if names => unix.deny.extend(other_resolvers(&name, &network.source)),
+        None if names && sound && !own.is_abstract => names_beside_sockets(chain, diagnostics),
+        _ => {}
+    }
     let privileges = privileges(chain, diagnostics);
     if filesystem.is_some() || exec.is_some() || unix.is_some() {
         mounts_beside_paths(chain, diagnostics);
@@ -356,6 +362,42 @@ impl PrivilegeKeys<'_> {
         if let Some((value, file, span)) = self.chain.nearest(0, key, &of_file, self.diagnostics) {
             *granted = Granted { value, source: Some(file.place(span)) };
         }
+    }
+}
+
+/// Where names are granted, whoever else would look one up for the agent does not exist: the C library asks by DNS
+/// then.
+fn other_resolvers(profile: &str, source: &Source) -> impl Iterator<Item = PathRule> {
+    RESOLVERS.iter().map(move |glob| PathRule {
+        id: format!("{profile}:network.names"),
+        source: source.clone(),
+        glob: (*glob).to_owned(),
+        programs: Condition::default(),
+        access: None,
+    })
+}
+
+/// systemd-resolved (nss-resolve), nscd and Avahi (nss-mdns). The system bus leads to the first too, and to much else.
+const RESOLVERS: &[&str] = &[
+    "{/run,/var/run}/systemd/resolve/io.systemd.Resolve*",
+    "{/run,/var/run}/nscd/**",
+    "{/run,/var/run}/avahi-daemon/**",
+];
+
+/// Warns that names can be looked up by others.
+fn names_beside_sockets(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) {
+    let own = chain.own();
+    let naming = own.profile.allow.iter().find(|rule| !rule.value.hosts.is_empty());
+    if let Some(rule) = naming {
+        diagnostics.push(
+            Diagnostic::warning(
+                Code::NamesBesideSockets,
+                &own.source,
+                rule.span,
+                "names that no rule grants can be looked up by Unix sockets, which this profile does not judge",
+            )
+            .hint("add a `unix` section: with it, systemd-resolved, nscd and Avahi do not exist for the agent, and it asks by DNS"),
+        );
     }
 }
 

@@ -19,6 +19,7 @@ pub mod load;
 mod merge;
 mod model;
 pub mod naive;
+pub mod names;
 mod overlap;
 mod path_overlap;
 mod pins;
@@ -37,6 +38,7 @@ mod words;
 pub use diagnostic::{Diagnostic, ProfileErrors, Severity};
 pub use directory::{Directory, FailedProfile, load_directory};
 pub use load::{Base, Checked, Loaded, check_profile, load_profile};
+pub use names::{HostPattern, NameClasses};
 pub use programs::{Condition, Membership, ProgramRef, Programs};
 pub use resolved::{
     Claim, ClaimKind, Denied, ExecPolicy, FilesPolicy, Granted, Mode, NetRule, NetworkPolicy, PathRule, Pin,

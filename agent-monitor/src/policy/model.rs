@@ -18,6 +18,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
 use super::globs;
+use super::names::{self, HostPattern};
 use super::pins;
 use super::programs::ProgramRef;
 use super::reader::SPANNED;
@@ -169,11 +170,11 @@ pub enum DeniedWord {
     NotPermitted,
 }
 
-/// A rule about network peers: any of the addresses and networks, on any of the
-/// ports, by any of the protocols.
+/// A rule about network peers: any of the addresses, networks and names, on any
+/// of the ports, by any of the protocols.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(extend("anyOf" = [{"required": ["cidr"]}, {"required": ["address"]}]))]
+#[schemars(extend("anyOf" = [{"required": ["cidr"]}, {"required": ["address"]}, {"required": ["host"]}]))]
 pub struct PeerRule {
     /// One network or a list of them. `0.0.0.0/0` is every IPv4 address, `::/0`
     /// every IPv6 address.
@@ -184,6 +185,13 @@ pub struct PeerRule {
     #[serde(default)]
     #[schemars(extend("examples" = ["10.1.2.3", ["10.1.2.3", "2001:db8::1"]]))]
     pub address: OneOrMany<Spanned<Address>>,
+    /// Under `allow` only: one name or a list of them. The agent can look such a name
+    /// up, and reach the addresses that answer to it while the answer holds; every
+    /// other name does not exist for it. `*.example.com` is every name below
+    /// `example.com`, of one label or more, and not `example.com` itself.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["api.example.com", ["example.com", "*.example.com"]]))]
+    pub host: OneOrMany<Spanned<Host>>,
     /// Ports and ranges of ports; every port if left out.
     #[schemars(extend("examples" = [[443, "8000-8100"]]))]
     pub ports: Option<Spanned<OneOrMany<Ports>>>,
@@ -715,6 +723,11 @@ word_types! {
         "type": "string",
         "pattern": "^[0-9a-fA-F:.]+$",
         "examples": ["10.1.2.3", "2001:db8::1"],
+    }
+    Host(HostPattern) = Word::Host, names::host => {
+        "type": "string",
+        "maxLength": 255,
+        "examples": ["api.example.com", "*.example.com"],
     }
     Ports(RangeInclusive<u16>) = Word::Ports, words::port_range => {
         "type": ["integer", "string"],

@@ -43,6 +43,30 @@ pub fn decide<'p>(
     }
 }
 
+/// What the rules say of a request to an address that stands for `name` (lower case, no trailing dot). Whether a rule
+/// denies the address itself was asked before.
+#[must_use]
+pub fn decide_name<'p>(
+    policy: &'p NetworkPolicy,
+    program: &Membership,
+    name: &str,
+    protocol: request::Protocol,
+    port: u16,
+) -> (Decision, Option<&'p NetRule>) {
+    let granting = policy
+        .allow
+        .iter()
+        .filter(|rule| rule.programs.grants(program))
+        .filter(|rule| rule.hosts.iter().any(|host| host.matches(name)))
+        .filter(|rule| rule.ports.iter().any(|range| range.contains(&port)))
+        .filter(|rule| rule.protocols.contains(self::protocol(protocol)))
+        .min_by_key(|rule| (port_count(rule), &rule.id));
+    match granting {
+        Some(rule) => (Decision::Allow, Some(rule)),
+        None => (Decision::DenyDefault, None),
+    }
+}
+
 /// Judges one form of the request's address.
 fn judge<'p>(
     policy: &'p NetworkPolicy,

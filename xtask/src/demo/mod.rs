@@ -40,10 +40,10 @@ pub fn run() -> Result<i32> {
     let agent = std::env::current_exe()?.canonicalize()?;
     let home = files::plant(&scratch.0)?;
     let profile = files::profile(&home, &agent);
-    let daemon = Daemon::start(&binary, &scratch, &profile)?;
-    let host = File::open("/proc/self/ns/net").context("cannot open the network namespace")?;
+    // The daemon too: names are resolved in the network namespace that it is in.
     stage::enter()?;
     let _world = stage::World::start()?;
+    let daemon = Daemon::start(&binary, &scratch, &profile)?;
 
     eprintln!("Running the agent without the monitor …");
     let free = attempts(Command::new(&agent).arg(COMPROMISED).env(files::HOME, &home))?;
@@ -57,7 +57,6 @@ pub fn run() -> Result<i32> {
             .arg(COMPROMISED)
             .env(files::HOME, &home),
     )?;
-    stage::leave(&host)?;
 
     let events = daemon.events_of(&governed)?;
     let rows = table::rows(&table::Observed {

@@ -1,14 +1,14 @@
 //! The stage: a network namespace in which the addresses that the agent asks for exist on loopback, and answer.
 
-use std::fs::File;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::command;
 
+/// A name of the attacker's domain, with a secret in it.
+pub const TUNNEL: &str = "736563726574.x.attacker.test";
 /// Stand-ins: the model's address (granted), cloud metadata, an attacker (TEST-NET-3).
 pub const MODEL: &str = "160.79.104.10";
 pub const METADATA: &str = "169.254.169.254";
@@ -32,14 +32,6 @@ pub fn enter() -> Result<()> {
     }
     ip(&["-6", "address", "add", &format!("{METADATA_NAT64}/128"), "dev", "lo", "nodad"])?;
     std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "3").context("cannot turn on TCP Fast Open")
-}
-
-/// Moves the calling thread back.
-pub fn leave(host: &File) -> Result<()> {
-    // SAFETY: a descriptor of ours.
-    let done = unsafe { libc::setns(host.as_raw_fd(), libc::CLONE_NEWNET) };
-    ensure!(done == 0, "cannot go back to the network namespace: {}", std::io::Error::last_os_error());
-    Ok(())
 }
 
 /// What answers on the stand-ins. Its threads live as long as this program.

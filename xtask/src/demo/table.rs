@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::Attempted;
 use super::files;
-use super::stage::{ATTACKER, METADATA, METADATA_NAT64, MODEL};
+use super::stage::{ATTACKER, METADATA, METADATA_NAT64, MODEL, TUNNEL};
 
 /// What the demo claims of an attempt.
 struct Claim {
@@ -36,6 +36,8 @@ enum Seen {
         protocol: &'static str,
         mechanism: &'static str,
     },
+    /// A question about a name.
+    Lookup(&'static str),
     Socket(&'static str),
     Capability(&'static str),
     Syscall(&'static str),
@@ -101,12 +103,7 @@ const CLAIMS: &[Claim] = &[
         UNREACHABLE,
         network(ATTACKER, 443, "tcp", "cgroup/connect4"),
     ),
-    claim(
-        "dns-tunnel",
-        "… in DNS queries, UDP 53",
-        UNREACHABLE,
-        network(ATTACKER, 53, "udp", "cgroup/sendmsg4"),
-    ),
+    claim("dns-tunnel", "… in DNS queries, UDP 53", libc::ENOENT, Seen::Lookup(TUNNEL)),
     claim(
         "quic",
         "QUIC to the model (TCP is granted)",
@@ -251,6 +248,7 @@ fn matches(seen: &Seen, event: &Value) -> bool {
                 && n["protocol"] == *protocol
                 && event["verdict"]["mechanism"] == *mechanism
         }
+        Seen::Lookup(name) => event["lookup"]["name"] == *name,
         Seen::Socket(kind) => event["socket"]["kind"] == *kind,
         Seen::Capability(name) => {
             event["privilege"]["kind"] == "capability" && event["privilege"]["name"] == *name
@@ -267,6 +265,8 @@ fn text(result: Option<i32>) -> String {
         Some(0) => "works".to_owned(),
         Some(libc::ENETUNREACH) => "ENETUNREACH".to_owned(),
         Some(libc::EACCES) => "EACCES".to_owned(),
+        // Only the name server's answer is told so.
+        Some(libc::ENOENT) => "NXDOMAIN".to_owned(),
         Some(libc::EPERM) => "EPERM".to_owned(),
         Some(libc::ETIMEDOUT) => "ETIMEDOUT".to_owned(),
         Some(libc::ECONNREFUSED) => "ECONNREFUSED".to_owned(),

@@ -10,7 +10,7 @@ use agent_monitor_common::image::IMAGE_WORDS;
 
 use super::state::{State, Target, index, is_answer};
 use super::{files, network, programs};
-use crate::policy::{Membership, ResolvedProfile, Source};
+use crate::policy::{Membership, NameClasses, ResolvedProfile, Source};
 
 /// A rule's share of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,9 +41,10 @@ fn network_costs(profile: &ResolvedProfile) -> Vec<RuleCost> {
     let classes = programs::build(profile, IMAGE_WORDS).ok().and_then(Result::ok);
     let classes = classes.map_or_else(|| vec![Membership::PLAIN], |classes| classes.memberships);
     let mut ledger = Ledger::default();
-    let network = network::build(policy, &classes, Some(&mut ledger));
+    let names = NameClasses::of(policy).unwrap_or_default();
+    let network = network::build(policy, &names, &classes, Some(&mut ledger));
     ledger.price(&network.states);
-    network::build(policy, &classes, Some(&mut ledger));
+    network::build(policy, &names, &classes, Some(&mut ledger));
     network::rules(policy)
         .zip(ledger.charged.iter().copied().chain(std::iter::repeat(0.0)))
         .map(|((rule, ..), words)| RuleCost {

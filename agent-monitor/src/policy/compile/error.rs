@@ -48,6 +48,12 @@ pub enum CompileError {
         places(rules)
     )]
     TooManyClasses { profile: String, classes: usize, most: usize, rules: Vec<(String, Source)> },
+    /// The rules match names in more ways than there are numbers.
+    #[error(
+        "the rules of profile `{profile}` match names in {classes} ways or more, and an image tells 65535 apart; put names \
+         with the same ports and programs into one rule"
+    )]
+    TooManyNames { profile: String, classes: usize },
     /// A claim's glob can't be read.
     #[error("claim `{glob}`: {error}")]
     Glob {

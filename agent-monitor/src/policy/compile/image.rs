@@ -6,8 +6,8 @@
 use agent_monitor_common::automaton::{FREE_CELL, TERMINAL, Words};
 use agent_monitor_common::counters;
 use agent_monitor_common::image::{
-    Class, DeniedErrno, HAS_EXEC, HAS_FILES, HAS_PRIVILEGES, HAS_PROGRAMS, HAS_PROTECTED, HAS_SYSCALLS,
-    HAS_UNIX, MAGIC, MAX_CLASSES, Settings, class, header,
+    Class, DeniedErrno, HAS_EXEC, HAS_FILES, HAS_NAMES, HAS_PRIVILEGES, HAS_PROGRAMS, HAS_PROTECTED,
+    HAS_SYSCALLS, HAS_UNIX, MAGIC, MAX_CLASSES, Settings, class, header,
 };
 use agent_monitor_common::pin;
 use agent_monitor_common::privilege::{
@@ -17,7 +17,7 @@ use agent_monitor_common::request::{self, STARTS};
 
 use super::programs;
 use crate::policy::{
-    Denied, Mode, NetworkPolicy, Pin, PrivilegesPolicy, ResolvedProfile, SocketKind, Targets,
+    Denied, Mode, NameClasses, NetworkPolicy, Pin, PrivilegesPolicy, ResolvedProfile, SocketKind, Targets,
 };
 
 /// A policy image. Deterministic: the same profile (rules in any order) gives the same words.
@@ -58,19 +58,32 @@ impl Image {
         for number in 0..MAX_CLASSES {
             let first = Class::new(number as u32).at(class::START_V4);
             words[first..=first + class::START_PATH].fill(u64::from(TERMINAL));
+            let first = Class::new(number as u32).at(class::START_NAME);
+            words[first..first + class::NAME_STARTS].fill(u64::from(TERMINAL));
         }
         Image { words }
     }
 
-    /// Writes the record of a class; `starts`: the start states for IPv4, then those for IPv6, then the paths'.
+    /// Writes the record of a class; `starts`: the start states for IPv4, then those for IPv6, then the paths', then
+    /// those for names.
     pub(super) fn set_class(&mut self, class: Class, starts: &[u32], masks: Masks) {
-        debug_assert_eq!(starts.len(), 2 * STARTS + 1);
-        for (index, &start) in starts.iter().enumerate() {
-            self.words[class.at(class::START_V4 + index)] = u64::from(start);
+        debug_assert_eq!(starts.len(), 2 * STARTS + 1 + class::NAME_STARTS);
+        let (starts, names) = starts.split_at(starts.len() - class::NAME_STARTS);
+        for (first, starts) in [(class::START_V4, starts), (class::START_NAME, names)] {
+            for (index, &start) in starts.iter().enumerate() {
+                self.words[class.at(first + index)] = u64::from(start);
+            }
         }
         self.words[class.at(class::SOCKETS)] = masks.sockets;
         self.words[class.at(class::PRIVILEGES)] = masks.privileges;
         self.words[class.at(class::CAPABILITIES)] = masks.capabilities;
+    }
+
+    /// Writes what the name classes are: two profiles that differ in names only have different images.
+    pub(super) fn name(&mut self, names: &NameClasses) {
+        for (word, eight) in self.words[header::NAMES..].iter_mut().zip(names.digest().chunks_exact(8)) {
+            *word = eight.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+        }
     }
 
     /// Appends the table of pinned programs; of a path that is pinned twice the loader saw that both are the same.
@@ -121,6 +134,7 @@ pub(super) fn settings(profile: &ResolvedProfile) -> u64 {
         (profile.privileges.is_some(), HAS_PRIVILEGES),
         (programs::conditions(profile).any(|(condition, ..)| !condition.is_any()), HAS_PROGRAMS),
         (!profile.protected.paths.is_empty(), HAS_PROTECTED),
+        (profile.network.allow.iter().any(|rule| !rule.hosts.is_empty()), HAS_NAMES),
     ];
     let flags = flags.into_iter().filter(|(has, _)| *has).fold(0, |all, (_, flag)| all | flag);
     Settings { mode: mode.code(), errno: errno.code(), flags }.to_word()

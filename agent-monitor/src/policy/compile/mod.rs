@@ -24,6 +24,7 @@ mod reach;
 mod reduce;
 mod rows;
 pub mod sample;
+pub mod sample_names;
 pub mod sample_paths;
 mod share;
 mod single;
@@ -50,7 +51,8 @@ pub use self::programs::memberships;
 pub use self::reach::Reach;
 use self::rows::{Overflow, Packed};
 pub use self::single::Glob;
-use super::ResolvedProfile;
+use super::names::TooManyNames;
+use super::{NameClasses, ResolvedProfile};
 
 /// Rules that an error about size names.
 const DEAREST: usize = 5;
@@ -69,7 +71,10 @@ fn profile_within(profile: &ResolvedProfile, limit: usize) -> Result<Image, Comp
     let too_large = |words| too_large(profile, words, limit);
     let Classes { memberships, paths: exe } =
         programs::build(profile, limit)?.map_err(|path::TooMany| too_large(limit + 1))?;
-    let network = network::build(&profile.network, &memberships, None);
+    let names = NameClasses::of(&profile.network).map_err(|TooManyNames { classes }| {
+        CompileError::TooManyNames { profile: profile.name.clone(), classes }
+    })?;
+    let network = network::build(&profile.network, &names, &memberships, None);
 
     // The path automata of all classes, equal states once.
     let (mut states, mut built, mut files) = (Vec::new(), HashMap::new(), Vec::new());
@@ -94,8 +99,9 @@ fn profile_within(profile: &ResolvedProfile, limit: usize) -> Result<Image, Comp
     let first = all.len() as state::Target;
     state::append(&mut all, states, TERMINAL);
     for (network, files) in network.roots.iter().zip(files) {
-        roots.extend(network.as_flattened());
+        roots.extend(network.addresses.as_flattened());
         roots.push(if state::is_answer(files) { files } else { files + first });
+        roots.extend(network.names);
     }
     roots.push(state::append(&mut all, exe.states, exe.root));
     let Packed { words, roots } =
@@ -110,6 +116,7 @@ fn profile_within(profile: &ResolvedProfile, limit: usize) -> Result<Image, Comp
     image.words[header::START_EXE] = u64::from(start_exe[0]);
     image.words[header::CLASS_COUNT] = memberships.len() as u64;
     image.words[header::SETTINGS] = image::settings(profile);
+    image.name(&names);
     image.pin(profile.exec.as_ref().map_or(&[], |exec| exec.pins.as_slice()));
     if image.words.len() > limit {
         return Err(too_large(image.words.len()));

@@ -1,7 +1,8 @@
 //! Builds the network automaton: CIDRs × port ranges × protocols of one profile, exactly.
 //!
-//! Called by `compile::profile`. There is one root per address family × direction × protocol. A walk reads the
-//! address (4 bytes for IPv4, 16 for IPv6), then the port's high and low byte.
+//! Called by `compile::profile`. There is one root per address family × direction × protocol, and one per protocol for
+//! names. A walk reads the address (4 bytes for IPv4, 16 for IPv6) or the two bytes of a name class, then the port's
+//! high and low byte.
 //!
 //! The networks of the rules, sorted, are their own trie: what shares the bytes read so far is one slice. So one
 //! recursion over slices visits each trie node once; what the networks that ended above grant is carried along as a
@@ -21,19 +22,29 @@ use std::ops::Range;
 
 use agent_monitor_common::automaton::{PORTS, TERMINAL};
 use agent_monitor_common::decide::Decision;
+use agent_monitor_common::image::class::NAME_STARTS;
 use agent_monitor_common::request::{Direction, STARTS};
 use ipnet::IpNet;
 
 use super::cost::Ledger;
 use super::ports::{NOTHING, PortMap, PortMaps};
 use super::state::{State, Target, is_answer};
-use crate::policy::{Membership, NetRule, NetworkPolicy, Protocol};
+use crate::policy::{Membership, NameClasses, NetRule, NetworkPolicy, Protocol};
 
 /// The automaton of a profile's network rules.
 pub(super) struct Network {
     pub(super) states: Vec<State>,
-    /// Of each class: roots by address family (IPv4, IPv6), each by `NetRequest::start()`.
-    pub(super) roots: Vec<[[Target; STARTS]; 2]>,
+    /// Of each class.
+    pub(super) roots: Vec<Roots>,
+}
+
+/// The roots of one class.
+#[derive(Clone, Copy)]
+pub(super) struct Roots {
+    /// By address family (IPv4, IPv6), each by `NetRequest::start()`.
+    pub(super) addresses: [[Target; STARTS]; 2],
+    /// By protocol.
+    pub(super) names: [Target; NAME_STARTS],
 }
 
 /// The rules of a policy in the order of [`Entry::rule`].
@@ -56,19 +67,20 @@ fn holding(policy: &NetworkPolicy, program: &Membership) -> Vec<bool> {
 /// Builds the automaton for programs of these classes; `ledger` hears which rules each state is made for.
 pub(super) fn build(
     policy: &NetworkPolicy,
+    names: &NameClasses,
     classes: &[Membership],
     mut ledger: Option<&mut Ledger>,
 ) -> Network {
     let mut builder = Builder::new();
     // Most classes differ in few rules or none: states are one where they are equal, and equal roots are built once.
-    let mut built: HashMap<Vec<bool>, [[Target; STARTS]; 2]> = HashMap::new();
+    let mut built: HashMap<Vec<bool>, Roots> = HashMap::new();
     let mut roots = Vec::with_capacity(classes.len());
     for class in classes {
         let holding = holding(policy, class);
         let of_class = match built.get(&holding) {
             Some(known) => *known,
             None => {
-                let new = builder.roots(policy, &holding, ledger.as_deref_mut());
+                let new = builder.roots(policy, names, &holding, ledger.as_deref_mut());
                 built.insert(holding, new);
                 new
             }
@@ -83,11 +95,21 @@ impl Builder {
     fn roots(
         &mut self,
         policy: &NetworkPolicy,
+        names: &NameClasses,
         holding: &[bool],
         mut ledger: Option<&mut Ledger>,
-    ) -> [[Target; STARTS]; 2] {
+    ) -> Roots {
         let builder = self;
-        let mut roots = [[TERMINAL; STARTS]; 2];
+        let mut roots = Roots { addresses: [[TERMINAL; STARTS]; 2], names: [TERMINAL; NAME_STARTS] };
+        let named = named(policy, names, holding, &mut builder.maps);
+        for protocol in Protocol::ALL {
+            let bit = 1 << protocol as u8;
+            let entries: Vec<Entry> =
+                named.iter().filter(|entry| entry.protocols & bit != 0).cloned().collect();
+            let ledger = ledger.as_deref_mut();
+            let mut trie = Trie { builder, entries: &entries, ledger, ended: Vec::new() };
+            roots.names[protocol as usize] = trie.root();
+        }
         for direction in [Direction::Out, Direction::Listen] {
             let [v4, v6] = entries(policy, direction, holding, &mut builder.maps);
             for (family, entries) in [(0, v4), (1, v6)] {
@@ -98,7 +120,7 @@ impl Builder {
                     let start = (direction as usize) << 2 | protocol as usize;
                     let ledger = ledger.as_deref_mut();
                     let mut trie = Trie { builder, entries: &entries, ledger, ended: Vec::new() };
-                    roots[family][start] = trie.root();
+                    roots.addresses[family][start] = trie.root();
                 }
             }
         }
@@ -143,6 +165,23 @@ fn entries(
         entries.sort_by_key(|entry| (entry.network, entry.bits));
     }
     families
+}
+
+/// What each name class is granted, in trie order; an entry is a network of the two bytes of the class.
+fn named(policy: &NetworkPolicy, names: &NameClasses, holding: &[bool], maps: &mut PortMaps) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for class in 1..=names.len() as u16 {
+        let mut network = [0; 16];
+        network[..2].copy_from_slice(&class.to_be_bytes());
+        // `allow` comes first in the order of `rules`.
+        for &position in names.rules(class).iter().filter(|&&position| holding[position as usize]) {
+            let rule = &policy.allow[position as usize];
+            let ports = maps.of(&rule.ports, Decision::Allow);
+            let protocols = rule.protocols.bits();
+            entries.push(Entry { network, bits: 16, protocols, ports, rule: position });
+        }
+    }
+    entries
 }
 
 /// Family, address bytes and prefix length of a network, as the automaton reads addresses.

@@ -37,6 +37,7 @@ pub fn network_profile(rules: usize, seed: u64) -> ResolvedProfile {
             id: format!("sample:network.{key}[{}]", list.len()),
             source: Source { file: file.clone(), line: index as u32 + 1, column: 1 },
             nets: vec![net],
+            hosts: Vec::new(),
             ports: random.ports(),
             protocols: random.protocols(),
             programs: Condition::default(),

@@ -1,6 +1,7 @@
 //! The compiler against independent readings of the same rules.
 
 mod files;
+mod names;
 mod network;
 pub(super) mod path;
 mod privileges;

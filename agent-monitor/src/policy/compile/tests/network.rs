@@ -37,6 +37,7 @@ fn rule(
         id: format!("t:network.{}[{index}]", LISTS[list]),
         source: Source { file: Arc::from(Path::new("t.yaml")), line: index as u32 + 1, column: 3 },
         nets: nets.iter().map(|net| net.parse().unwrap()).collect(),
+        hosts: Vec::new(),
         ports: ports.to_vec(),
         protocols,
         programs: Condition::default(),
@@ -129,6 +130,7 @@ fn net_rules(list: usize, most: usize) -> impl Strategy<Value = Vec<NetRule>> {
         rules
             .map(|(index, (nets, ports, protocols))| NetRule {
                 nets,
+                hosts: Vec::new(),
                 ..rule(list, index, &[], &ports, protocols.into_iter().collect())
             })
             .collect()
