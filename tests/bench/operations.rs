@@ -21,8 +21,10 @@ pub enum Operation {
     Send,
     /// fork, exec of `/bin/true`, wait.
     Exec,
-    /// open and close of [`FILE`].
+    /// open and close of [`FILE`], whose directory the process knows after the first.
     Open,
+    /// The same of a file in another of [`DIRECTORIES`] directories each time, more than a process knows.
+    OpenElsewhere,
     /// The cheapest system call.
     Getppid,
 }
@@ -30,9 +32,23 @@ pub enum Operation {
 /// What is opened: five names, 55 bytes, as a file of a project has.
 pub const FILE: &str = "/tmp/agent-monitor-benchmark/workspace/module/source.ts";
 
+/// Directories of [`Operation::OpenElsewhere`].
+pub const DIRECTORIES: usize = 64;
+
+/// A file in one of them; its path is as long as [`FILE`].
+pub fn elsewhere(directory: usize) -> String {
+    FILE.replace("module", &format!("modu{directory:02}"))
+}
+
 impl Operation {
-    pub const ALL: [Operation; 5] =
-        [Operation::Connect, Operation::Send, Operation::Exec, Operation::Open, Operation::Getppid];
+    pub const ALL: [Operation; 6] = [
+        Operation::Connect,
+        Operation::Send,
+        Operation::Exec,
+        Operation::Open,
+        Operation::OpenElsewhere,
+        Operation::Getppid,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -40,6 +56,7 @@ impl Operation {
             Operation::Send => "UDP send",
             Operation::Exec => "fork+exec",
             Operation::Open => "open+close",
+            Operation::OpenElsewhere => "open+close elsewhere",
             Operation::Getppid => "getppid",
         }
     }
@@ -50,7 +67,7 @@ impl Operation {
             Operation::Connect => (10, 100),
             Operation::Send => (20, 1_000),
             Operation::Exec => (6, 10),
-            Operation::Open => (20, 1_000),
+            Operation::Open | Operation::OpenElsewhere => (20, 1_000),
             Operation::Getppid => (20, 20_000),
         }
     }
@@ -147,7 +164,12 @@ pub fn work(arguments: &[String]) -> Result<()> {
 fn turn(operation: Operation, udp: &UdpSocket, target: SocketAddr) -> Result<f64> {
     let (blocks, count) = operation.amount();
     let mut best = Duration::MAX;
-    let file = std::ffi::CString::new(FILE)?;
+    let names = match operation {
+        Operation::OpenElsewhere => (0..DIRECTORIES).map(elsewhere).collect(),
+        _ => vec![FILE.to_owned()],
+    };
+    let files = names.into_iter().map(std::ffi::CString::new).collect::<Result<Vec<_>, _>>()?;
+    let mut files = files.iter().cycle();
     for _ in 0..blocks {
         let start = cpu_time();
         for _ in 0..count {
@@ -160,7 +182,8 @@ fn turn(operation: Operation, udp: &UdpSocket, target: SocketAddr) -> Result<f64
                     }
                 }
                 // SAFETY: a string that ends in NUL; the descriptor is this block's own.
-                Operation::Open => unsafe {
+                Operation::Open | Operation::OpenElsewhere => unsafe {
+                    let file = files.next().context("there are files")?;
                     let fd = libc::open(file.as_ptr(), libc::O_RDONLY);
                     if fd < 0 || libc::close(fd) != 0 {
                         return Err(std::io::Error::last_os_error()).context("cannot open the file");
