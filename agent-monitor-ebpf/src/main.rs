@@ -22,6 +22,7 @@ mod activity;
 mod atomic;
 #[cfg(target_arch = "bpf")]
 mod directory;
+#[cfg(target_arch = "bpf")]
 mod emit;
 #[cfg(target_arch = "bpf")]
 mod ends;
