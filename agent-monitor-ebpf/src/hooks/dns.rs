@@ -21,7 +21,7 @@ use core::ptr::{read_volatile, write_volatile};
 
 use crate::emit::{self, Flow, Outcome};
 use crate::fail;
-use crate::hooks::network::{PASS, claim_socket, deny_with, destination_errno};
+use crate::hooks::network::{PASS, claim_socket, deny_with, destination_errno, end_in_context};
 use crate::maps::{ASKERS, NAMED, RESOLVER, SERVERS};
 use crate::subject::{Policy, current_tgid, has_bit};
 
@@ -338,17 +338,7 @@ fn restore(ctx: &SockAddrContext, v6: bool) -> i32 {
     let c: *mut bpf_sock_addr = ctx.sock_addr;
     // SAFETY: context fields, as wide as the verifier allows them; storage of the context's socket.
     unsafe {
-        let address = if v6 {
-            Address([
-                read_volatile(&raw const (*c).user_ip6[0]),
-                read_volatile(&raw const (*c).user_ip6[1]),
-                read_volatile(&raw const (*c).user_ip6[2]),
-                read_volatile(&raw const (*c).user_ip6[3]),
-            ])
-        } else {
-            Address::v4(read_volatile(&raw const (*c).user_ip4))
-        };
-        let port = u16::from_be(read_volatile(&raw const (*c).user_port) as u16);
+        let (address, port) = end_in_context(c, v6);
         let from = NetRequest { address, port, direction: Direction::Out, protocol: Protocol::Udp };
         if !to_resolver(from) {
             return PASS;

@@ -101,15 +101,14 @@ enum Act {
     Bind,
 }
 
+/// The address and the port that a hook is about, as its context has them.
+///
+/// # Safety
+/// `c` is the hook's context.
 #[inline(always)]
-fn address_hook(ctx: &SockAddrContext, hook: Hook, act: Act, v6: bool) -> i32 {
-    let tgid = current_tgid();
-    if !has_bit(tgid) {
-        return PASS;
-    }
-    let c: *mut bpf_sock_addr = ctx.sock_addr;
+pub unsafe fn end_in_context(c: *const bpf_sock_addr, v6: bool) -> (Address, u16) {
     // SAFETY: context fields; volatile keeps the loads as wide as the verifier allows them.
-    let (address, port, ip_protocol, family, sk) = unsafe {
+    unsafe {
         let address = if v6 {
             Address([
                 read_volatile(&raw const (*c).user_ip6[0]),
@@ -121,6 +120,20 @@ fn address_hook(ctx: &SockAddrContext, hook: Hook, act: Act, v6: bool) -> i32 {
             Address::v4(read_volatile(&raw const (*c).user_ip4))
         };
         let port = u16::from_be(read_volatile(&raw const (*c).user_port) as u16);
+        (address, port)
+    }
+}
+
+#[inline(always)]
+fn address_hook(ctx: &SockAddrContext, hook: Hook, act: Act, v6: bool) -> i32 {
+    let tgid = current_tgid();
+    if !has_bit(tgid) {
+        return PASS;
+    }
+    let c: *mut bpf_sock_addr = ctx.sock_addr;
+    // SAFETY: context fields; volatile keeps the loads as wide as the verifier allows them.
+    let (address, port, ip_protocol, family, sk) = unsafe {
+        let (address, port) = end_in_context(c, v6);
         let ip_protocol = read_volatile(&raw const (*c).protocol);
         let family = read_volatile(&raw const (*c).family);
         (address, port, ip_protocol, family, (*c).__bindgen_anon_1.sk)
