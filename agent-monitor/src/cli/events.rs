@@ -1,21 +1,17 @@
 //! `agent-monitor events`: what happened, from the file, or live from the daemon.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::{SocketArgs, colours, print};
+use super::{SocketArgs, colours, event_files, print, profile};
 use crate::control::client;
-use crate::control::protocol::{Op, Status};
+use crate::control::protocol::Op;
 use crate::event::model::{Event, EventType, VerdictEffect};
 use crate::event::show;
-use crate::exit::{Exit, Failed};
-use crate::settings::DEFAULT_EVENTS;
 use crate::sink::follow::Filter;
-use crate::sink::jsonl::numbered;
 
 #[derive(Debug, clap::Args)]
 pub struct EventsArgs {
@@ -34,7 +30,7 @@ pub struct EventsArgs {
     /// Only with this verdict: allow, deny, would-deny, kill or would-kill
     #[arg(long, value_name = "VERDICT")]
     pub verdict: Vec<VerdictEffect>,
-    /// Only of this type: network, socket, syscall, exec, fork, exit, agent.started, agent.ended, flow.cut, profile, loss
+    /// Only of this type: network, dns, socket, file, unix, privilege, syscall, exec, fork, exit, agent.started, agent.ended, flow.cut, profile, loss
     #[arg(long = "type", value_name = "TYPE")]
     pub types: Vec<EventType>,
     /// Read this file [default: the running daemon's]
@@ -79,47 +75,9 @@ fn follow(args: &EventsArgs, filter: Filter) -> anyhow::Result<()> {
 fn read(args: &EventsArgs, filter: &Filter) -> anyhow::Result<()> {
     let path = match &args.file {
         Some(file) => file.clone(),
-        None => daemons_file(&args.socket.socket),
+        None => event_files::of_daemon(profile::daemon(&args.socket.socket).as_ref()),
     };
-    let mut shown = false;
-    for path in oldest_first(&path) {
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            // Rotated away meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && shown => continue,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let message = format!("can't read events from {}: {error}; run this as root", path.display());
-                return Err(Failed::error(Exit::NotPermitted, message));
-            }
-            Err(error) => {
-                return Err(
-                    anyhow::Error::new(error).context(format!("can't read events from {}", path.display()))
-                );
-            }
-        };
-        shown = true;
-        for line in BufReader::new(file).lines() {
-            let line = line.with_context(|| path.display().to_string())?;
-            if !show_line(&line, args.json, Some(filter))? {
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The file of the running daemon; the default one where none answers.
-fn daemons_file(socket: &Path) -> PathBuf {
-    let status = client::ask::<Status>(socket, Op::Status).ok();
-    status.and_then(|status| status.events_file).map_or_else(|| DEFAULT_EVENTS.into(), PathBuf::from)
-}
-
-/// The renamed files of an event file and itself.
-fn oldest_first(path: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = (1..).map(|n| numbered(path, n)).take_while(|file| file.exists()).collect();
-    files.reverse();
-    files.push(path.to_owned());
-    files
+    event_files::lines(&path, |line| show_line(line, args.json, Some(filter)))
 }
 
 /// Prints one line if it passes; whether anybody still reads.
@@ -138,19 +96,4 @@ fn show_line(line: &str, json: bool, filter: Option<&Filter>) -> anyhow::Result<
         return print(&format!("{line}\n"));
     }
     print(&format!("{}\n", show::line(&event, colours(&io::stdout()))))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn renamed_files_are_read_oldest_first() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("events.jsonl");
-        for n in [1, 2] {
-            std::fs::write(numbered(&path, n), "").unwrap();
-        }
-        assert_eq!(oldest_first(&path), [numbered(&path, 2), numbered(&path, 1), path]);
-    }
 }

@@ -9,8 +9,11 @@ pub mod completions;
 pub mod daemon;
 pub mod doctor;
 mod enforcement;
+mod event_files;
 pub mod events;
+pub mod explain;
 pub mod install;
+mod profile;
 pub mod reload;
 pub mod run;
 pub mod schema;
@@ -56,6 +59,8 @@ enum Verb {
     Status(status::StatusArgs),
     /// Show events: those in the file, or live ones
     Events(events::EventsArgs),
+    /// Say what a profile does about a request or an event, why, and what would change it
+    Explain(explain::ExplainArgs),
     /// Put changed profiles in force
     Reload(reload::ReloadArgs),
     /// Print the JSON schema of profiles, for editors, or of events
@@ -95,6 +100,7 @@ pub fn main() -> ExitCode {
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Events(args) => events::run(&args),
+        Verb::Explain(args) => explain::run(&args),
         Verb::Reload(args) => reload::run(&args),
         Verb::Schema(args) => schema::run(&args),
         Verb::Completions(args) => completions::run(&args),

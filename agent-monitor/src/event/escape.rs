@@ -52,6 +52,31 @@ const fn hides(c: char) -> bool {
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// The bytes that [`text`] made `text` of; `None`: it did not.
+#[must_use]
+pub fn bytes(text: &str) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        out.extend_from_slice(&rest.as_bytes()[..at]);
+        let escape = &rest[at + 1..];
+        rest = if let Some(after) = escape.strip_prefix('\\') {
+            out.push(b'\\');
+            after
+        } else if let Some(digits) = escape.strip_prefix('x') {
+            out.push(u8::from_str_radix(digits.get(..2)?, 16).ok()?);
+            &digits[2..]
+        } else {
+            let (code, after) = escape.strip_prefix("u{")?.split_once('}')?;
+            let c = char::from_u32(u32::from_str_radix(code, 16).ok()?)?;
+            out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+            after
+        };
+    }
+    out.extend_from_slice(rest.as_bytes());
+    Some(out)
+}
+
 /// A `comm` field: up to its first NUL.
 #[must_use]
 pub fn comm(bytes: &[u8; 16]) -> Cow<'_, str> {
@@ -96,12 +121,21 @@ mod tests {
         assert!(argv(b"", 9).is_empty());
     }
 
+    #[test]
+    fn what_no_text_was_made_of_has_no_bytes() {
+        for wrong in ["\\", "\\q", "\\x4", "\\xé", "\\u{", "\\u{d800}", "\\u{zz}"] {
+            assert_eq!(bytes(wrong), None, "{wrong}");
+        }
+        assert_eq!(bytes("\\u{202e}\\\\\\xff"), Some("\u{202e}\\".bytes().chain([0xff]).collect()));
+    }
+
     proptest! {
         #[test]
         fn text_has_no_control_and_tells_inputs_apart(a: Vec<u8>, b: Vec<u8>) {
             let (left, right) = (text(&a), text(&b));
             prop_assert!(left.chars().all(|c| !c.is_control() && !hides(c)));
             prop_assert_eq!(left == right, a == b);
+            prop_assert_eq!(bytes(&left), Some(a.clone()));
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod directory;
 mod expected;
 mod globs;
 pub mod homes;
+pub mod judge;
 pub mod load;
 mod merge;
 mod model;

@@ -67,6 +67,23 @@ pub fn decide_name<'p>(
     }
 }
 
+/// Every rule that speaks of the request, whatever program asks, and whether it denies.
+pub fn speaking(policy: &NetworkPolicy, request: NetRequest) -> impl Iterator<Item = (&NetRule, bool)> {
+    let address = Ipv6Addr::from(request.address.bytes());
+    let plain = address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4);
+    let out = request.direction == Direction::Out;
+    let inner = carried(address).filter(|_| out && plain.is_ipv6()).map(IpAddr::V4);
+    let (deny, allow): (&[NetRule], &[NetRule]) =
+        if out { (&policy.deny, &policy.allow) } else { (&[], &policy.listen) };
+    let rules = deny.iter().map(|rule| (rule, true)).chain(allow.iter().map(|rule| (rule, false)));
+    rules.filter(move |(rule, _)| {
+        let held = |address| prefix_length(rule, address).is_some();
+        (held(plain) || inner.is_some_and(held))
+            && rule.ports.iter().any(|range| range.contains(&request.port))
+            && rule.protocols.contains(protocol(request.protocol))
+    })
+}
+
 /// Judges one form of the request's address.
 fn judge<'p>(
     policy: &'p NetworkPolicy,

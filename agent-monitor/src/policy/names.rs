@@ -13,9 +13,9 @@ use std::net::IpAddr;
 
 use sha2::{Digest as _, Sha256};
 
-use super::NetworkPolicy;
 use super::diagnostic::{Code, quoted};
 use super::words::{Problem, problem};
+use super::{Membership, NetworkPolicy};
 
 /// Most bytes of a name, as text without a trailing dot (RFC 1035 §2.3.4: 255 with lengths and root).
 pub const MAX_NAME: usize = 253;
@@ -231,6 +231,13 @@ impl NameClasses {
     pub fn class_of(&self, name: &str) -> Option<u16> {
         let exact = self.exact.get(name).copied();
         exact.or_else(|| parents(name).find_map(|parent| self.below.get(parent).copied()))
+    }
+
+    /// The class of a name that a rule of `policy` (whose classes these are) grants to `program`, at whatever port.
+    #[must_use]
+    pub fn granted(&self, policy: &NetworkPolicy, program: &Membership, name: &str) -> Option<u16> {
+        let holds = |&rule: &u32| policy.allow[rule as usize].programs.grants(program);
+        self.class_of(name).filter(|&number| self.rules(number).iter().any(holds))
     }
 
     /// The rules of a class, as positions in `allow`.

@@ -92,12 +92,16 @@ impl Protected {
             }
             ip => vec![ip.into()],
         };
+        self.net(nets, address.port());
+    }
+
+    fn net(&mut self, nets: Vec<IpNet>, port: u16) {
         self.network.push(NetRule {
             id: MONITOR.to_owned(),
             source: source(),
             nets,
             hosts: Vec::new(),
-            ports: vec![address.port()..=address.port()],
+            ports: vec![port..=port],
             protocols: ProtocolSet::of(Protocol::Tcp),
             programs: Condition::default(),
         });
@@ -108,9 +112,29 @@ impl Protected {
         let paths = self.paths.iter().map(|rule| rule.glob.clone());
         let network = self.network.iter().flat_map(|rule| {
             let port = rule.ports.first().map_or(0, |range| *range.start());
-            rule.nets.iter().map(move |net| format!("{}:{port}", net.addr()))
+            rule.nets.iter().map(move |net| {
+                let host = net.prefix_len() == net.max_prefix_len();
+                if host { format!("{}:{port}", net.addr()) } else { format!("{net}:{port}") }
+            })
         });
         paths.chain(network)
+    }
+
+    /// What [`Protected::describe`] told of; what can't be read is left out.
+    #[must_use]
+    pub fn described<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut protected = Protected::default();
+        for word in words {
+            if word.starts_with('/') {
+                protected.glob(word.to_owned());
+            } else if let Some((net, port)) = word.rsplit_once(':')
+                && let Ok(port) = port.parse()
+                && let Ok(net) = net.parse::<IpNet>().or_else(|_| net.parse::<IpAddr>().map(IpNet::from))
+            {
+                protected.net(vec![net], port);
+            }
+        }
+        protected
     }
 }
 
@@ -159,6 +183,20 @@ fn escape(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_told_of_the_protected_is_the_protected() {
+        let mut protected = Protected::default();
+        protected.path(Path::new("/etc/agent-monitor"));
+        protected.glob("/var/log/x*".to_owned());
+        for address in ["127.0.0.1:9761", "[::]:80", "10.0.0.1:1"] {
+            protected.address(address.parse().unwrap());
+        }
+        let told: Vec<String> = protected.describe().collect();
+        let again = Protected::described(told.iter().map(String::as_str));
+        assert_eq!(again.paths, protected.paths);
+        assert_eq!(again.describe().collect::<Vec<_>>(), told);
+    }
     use std::fs;
     use std::os::unix::fs::symlink;
 
@@ -197,7 +235,7 @@ mod tests {
         protected.address("127.0.0.1:9761".parse().unwrap());
         protected.address("[::]:9762".parse().unwrap());
         let all: Vec<_> = protected.describe().collect();
-        for one in ["127.0.0.1:9761", "0.0.0.0:9761", "127.0.0.0:9762", "::1:9762", "0.0.0.0:9762"] {
+        for one in ["127.0.0.1:9761", "0.0.0.0:9761", "127.0.0.0/8:9762", "::1:9762", "0.0.0.0:9762"] {
             assert!(all.iter().any(|known| known == one), "{one}: {all:?}");
         }
     }

@@ -56,11 +56,7 @@ impl InForce {
     /// The class of a name that a rule grants to programs of `class`.
     #[must_use]
     pub fn granted(&self, class: u32, name: &str) -> Option<u16> {
-        let program = self.program(class);
-        self.names.class_of(name).filter(|&number| {
-            let mut rules = self.names.rules(number).iter();
-            rules.any(|&rule| self.profile.network.allow[rule as usize].programs.grants(program))
-        })
+        self.names.granted(&self.profile.network, self.program(class), name)
     }
 
     /// Whether what is not granted goes on all the same.

@@ -150,6 +150,14 @@ impl Answers for Judgement {
     }
 }
 
+/// A rule that speaks of a path, and what it says where it holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Speaking<'r> {
+    pub rule: &'r PathRule,
+    pub granted: Rights,
+    pub denied: Rights,
+}
+
 /// Matches paths against one rule at a time: says which rule decided, where the automaton says only what.
 #[derive(Debug)]
 pub struct PathMatcher {
@@ -187,6 +195,26 @@ impl PathMatcher {
     #[must_use]
     pub fn granting(&self, program: &Membership, path: &[u8], right: Right) -> Option<&PathRule> {
         self.first(program, |says| says.granted & right as Rights != 0, |answer| answer != 0, path)
+    }
+
+    /// Every rule that says something of `needed` about `path`, whatever program asks. `directory`: an open one, which is
+    /// judged by what lies in it too.
+    #[must_use]
+    pub fn speaking(&self, path: &[u8], directory: bool, needed: Rights) -> Vec<Speaking<'_>> {
+        let inside = directory.then(|| [path, b"/"].concat());
+        let matches = |nfa: &Nfa| {
+            let own = nfa.answers(path) as u32 & !DENIED_BELOW != 0;
+            own || inside.as_ref().is_some_and(|inside| nfa.answers(inside) as u32 & !DENIED_BELOW != 0)
+        };
+        let rules = self.rules.iter().filter(|(_, says, _)| (says.granted | says.denied) & needed != 0);
+        let matching = rules.filter(|(.., nfa)| matches(nfa));
+        matching
+            .map(|(rule, says, _)| Speaking {
+                rule,
+                granted: says.granted & needed,
+                denied: says.denied & needed,
+            })
+            .collect()
     }
 
     fn first(

@@ -76,7 +76,9 @@ fn leading_tildes(glob: &str) -> Vec<usize> {
 }
 
 /// `path` as a glob that matches nothing else.
-fn escape(path: &str) -> String {
+/// A path as a glob that matches it and nothing else.
+#[must_use]
+pub fn escape(path: &str) -> String {
     let mut escaped = String::with_capacity(path.len());
     for character in path.chars() {
         if matches!(character, '*' | '?' | '[' | ']' | '{' | '}' | ',' | '\\') {

@@ -40,10 +40,10 @@ use agent_monitor_common::image::{Class, IMAGE_WORDS, MAX_PROFILES, SYSCALL_WORD
 
 pub use self::cost::RuleCost;
 pub use self::error::CompileError;
-pub use self::files::PathMatcher;
+pub use self::files::{PathMatcher, Speaking};
 use self::glob::Nfa;
 pub use self::glob::{GlobError, check_glob};
-pub use self::home::expand_home;
+pub use self::home::{escape, expand_home};
 pub use self::image::{Image, kernel_kind};
 use self::path::{Answers, Paths};
 use self::programs::Classes;
