@@ -81,6 +81,9 @@ fn every_code_has_a_case() {
         Code::TooManyBases,
         Code::TooManyMistakes,
         Code::ImageTooLarge,
+        // Of files with test cases: `tests/commands/test.trycmd`.
+        Code::BadRequest,
+        Code::CaseFailed,
         Code::Abstract,
         Code::ClaimedTwice,
     ];

@@ -19,6 +19,7 @@ pub mod run;
 pub mod schema;
 pub mod status;
 mod table;
+pub mod test;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -61,9 +62,11 @@ enum Verb {
     Events(events::EventsArgs),
     /// Say what a profile does about a request or an event, why, and what would change it
     Explain(explain::ExplainArgs),
+    /// Ask a profile what its test cases expect
+    Test(test::TestArgs),
     /// Put changed profiles in force
     Reload(reload::ReloadArgs),
-    /// Print the JSON schema of profiles, for editors, or of events
+    /// Print the JSON schema of profiles, for editors, of test cases, or of events
     Schema(schema::SchemaArgs),
     /// Print shell completions
     Completions(completions::CompletionsArgs),
@@ -101,6 +104,7 @@ pub fn main() -> ExitCode {
         Verb::Status(args) => status::run(&args),
         Verb::Events(args) => events::run(&args),
         Verb::Explain(args) => explain::run(&args),
+        Verb::Test(args) => test::run(&args),
         Verb::Reload(args) => reload::run(&args),
         Verb::Schema(args) => schema::run(&args),
         Verb::Completions(args) => completions::run(&args),

@@ -9,13 +9,16 @@ use anyhow::Context;
 
 use super::print;
 use crate::event::schema::event_schema;
-use crate::policy::schema::profile_schema;
+use crate::policy::schema::{case_schema, profile_schema};
 
 #[derive(Debug, clap::Args)]
 pub struct SchemaArgs {
     /// The schema of event lines instead
     #[arg(long)]
     pub events: bool,
+    /// The schema of files with test cases instead
+    #[arg(long, conflicts_with = "events")]
+    pub cases: bool,
 }
 
 /// Prints the schema to standard output.
@@ -23,7 +26,11 @@ pub struct SchemaArgs {
 /// # Errors
 /// If standard output can't be written.
 pub fn run(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
-    let schema = if args.events { event_schema() } else { profile_schema() };
+    let schema = match args {
+        SchemaArgs { events: true, .. } => event_schema(),
+        SchemaArgs { cases: true, .. } => case_schema(),
+        SchemaArgs { .. } => profile_schema(),
+    };
     let text = serde_json::to_string_pretty(schema).context("can't print the schema")?;
     print(&format!("{text}\n"))?;
     Ok(ExitCode::SUCCESS)

@@ -109,15 +109,8 @@ impl FilePrivileges {
 /// Checks one file. Problems are added to `diagnostics`; what comes back holds
 /// what was sound, or nothing if the file is not even a mapping.
 pub fn check_file(source: &Arc<SourceFile>, diagnostics: &mut Vec<Diagnostic>) -> Option<FileProfile> {
-    let tree = match tree::parse(source) {
-        Ok(tree) => tree,
-        Err(SyntaxError { message, hint, over_budget, span }) => {
-            let code = if over_budget { Code::TooComplex } else { Code::Syntax };
-            diagnostics.push(Diagnostic::error(code, source, span, message).hint(hint));
-            return None;
-        }
-    };
-    let tree = structure::check(source, profile_schema(), tree, diagnostics)?;
+    let tree = parsed(source, diagnostics)?;
+    let tree = structure::check(source, "a profile", profile_schema(), tree, diagnostics)?;
     let keys = ["network", "files", "exec", "unix", "privileges"].map(|key| key_span(&tree, key));
     let model = match ProfileFile::deserialize(Reader(&tree)) {
         Ok(model) => model,
@@ -139,6 +132,18 @@ pub fn check_file(source: &Arc<SourceFile>, diagnostics: &mut Vec<Diagnostic>) -
         FileChecker { source, diagnostics, named_programs: Vec::new(), workspace_uses: Vec::new() }
             .profile(model, keys),
     )
+}
+
+/// The tree of a file; what is no YAML is reported.
+pub(super) fn parsed(source: &Arc<SourceFile>, diagnostics: &mut Vec<Diagnostic>) -> Option<Node> {
+    match tree::parse(source) {
+        Ok(tree) => Some(tree),
+        Err(SyntaxError { message, hint, over_budget, span }) => {
+            let code = if over_budget { Code::TooComplex } else { Code::Syntax };
+            diagnostics.push(Diagnostic::error(code, source, span, message).hint(hint));
+            None
+        }
+    }
 }
 
 fn key_span(tree: &Node, name: &str) -> Option<Span> {

@@ -50,6 +50,10 @@ macro_rules! codes {
 }
 
 codes! {
+    /// A test case names no request that could be made.
+    BadRequest = "bad-request",
+    /// A test case expects something else than the profile says.
+    CaseFailed = "case-failed",
     /// The file can't be opened or read.
     Unreadable = "unreadable",
     TooLarge = "too-large",

@@ -8,6 +8,7 @@
 
 pub mod attribute;
 pub mod capabilities;
+pub mod cases;
 mod check;
 pub mod compile;
 pub mod diagnostic;

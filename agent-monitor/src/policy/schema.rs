@@ -4,21 +4,30 @@
 
 use std::sync::LazyLock;
 
-use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::Value as Json;
 
+use super::cases::CaseFile;
 use super::model::ProfileFile;
 
 /// The schema (draft 2020-12), generated once.
 pub fn profile_schema() -> &'static Json {
-    static SCHEMA: LazyLock<Json> = LazyLock::new(|| {
-        let generator = SchemaGenerator::new(SchemaSettings::draft2020_12());
-        let mut schema = Json::from(generator.into_root_schema_for::<ProfileFile>());
-        simplify(&mut schema);
-        schema
-    });
+    static SCHEMA: LazyLock<Json> = LazyLock::new(schema_of::<ProfileFile>);
     &SCHEMA
+}
+
+/// The schema of files with test cases (draft 2020-12), generated once.
+pub fn case_schema() -> &'static Json {
+    static SCHEMA: LazyLock<Json> = LazyLock::new(schema_of::<CaseFile>);
+    &SCHEMA
+}
+
+fn schema_of<T: JsonSchema>() -> Json {
+    let generator = SchemaGenerator::new(SchemaSettings::draft2020_12());
+    let mut schema = Json::from(generator.into_root_schema_for::<T>());
+    simplify(&mut schema);
+    schema
 }
 
 /// Takes out what describes Rust rather than the language: a key that may be

@@ -36,30 +36,40 @@ pub struct Structure<'a> {
     before: usize,
 }
 
-/// Checks the whole tree; the sound parts of it, if it is a mapping at all.
+/// Checks the whole tree; the sound parts of it, if it is a mapping at all. `what`: what the file is, in messages (`a
+/// profile`).
 pub fn check<'a>(
     file: &'a Arc<SourceFile>,
+    what: &str,
     schema: &'a Json,
     tree: Node,
     diagnostics: &'a mut Vec<Diagnostic>,
 ) -> Option<Node> {
     let before = diagnostics.len();
-    Structure { file, root: schema, diagnostics, before }.node(tree, schema, &Path::Top)
+    Structure { file, root: schema, diagnostics, before }.node(tree, schema, &Path::Top(what))
 }
 
-/// Where in the profile a node is, for messages.
+/// Where in the file a node is, for messages.
 enum Path<'a> {
-    Top,
-    Key { parent: &'a Path<'a>, key: &'a str, span: Span },
-    Item { parent: &'a Path<'a>, index: usize },
+    /// What the file is.
+    Top(&'a str),
+    Key {
+        parent: &'a Path<'a>,
+        key: &'a str,
+        span: Span,
+    },
+    Item {
+        parent: &'a Path<'a>,
+        index: usize,
+    },
 }
 
 impl Path<'_> {
     /// `network.allow[2].cidr`; empty at the top.
     fn text(&self) -> String {
         match self {
-            Self::Top => String::new(),
-            Self::Key { parent: Self::Top, key, .. } => (*key).to_owned(),
+            Self::Top(_) => String::new(),
+            Self::Key { parent: Self::Top(_), key, .. } => (*key).to_owned(),
             Self::Key { parent, key, .. } => format!("{}.{key}", parent.text()),
             Self::Item { parent, index } => format!("{}[{index}]", parent.text()),
         }
@@ -67,7 +77,7 @@ impl Path<'_> {
 
     fn place(&self) -> String {
         match self {
-            Self::Top => "a profile".to_owned(),
+            Self::Top(what) => (*what).to_owned(),
             _ => format!("`{}`", self.text()),
         }
     }
@@ -206,8 +216,8 @@ impl<'a> Structure<'a> {
         for name in words(schema.get("required")) {
             if !given(name) {
                 let hint = match (path, name) {
-                    (Path::Top, "version") => "add `version: 1` as the first line".to_owned(),
-                    (Path::Top, "name") => {
+                    (Path::Top(_), "version") => "add `version: 1` as the first line".to_owned(),
+                    (Path::Top(_), "name") => {
                         "add `name:` with a name of your choice, for example `name: my-agent`".to_owned()
                     }
                     _ => format!("add `{name}:` to {}", path.place()),
@@ -266,7 +276,7 @@ impl<'a> Structure<'a> {
     ) -> Option<&'a str> {
         let mut meant = None;
         let later = match path {
-            Path::Top => LATER_TOP_LEVEL.contains(&name),
+            Path::Top(_) => LATER_TOP_LEVEL.contains(&name),
             _ => path.is_network_rule() && LATER_NETWORK_RULE.contains(&name),
         };
         let message = format!("unknown key {} in {}", quoted(name), path.place());
@@ -355,12 +365,12 @@ impl<'a> Structure<'a> {
         let wanted = Wanted { root: self.root, schema };
         let raw = &self.file.text[node.span.start..node.span.end];
         let message = match path {
-            Path::Top if node.value == Value::Null => "this file is empty".to_owned(),
-            Path::Top => format!("a profile is a mapping, but this is {}", node.value.kind()),
+            Path::Top(_) if node.value == Value::Null => "this file is empty".to_owned(),
+            Path::Top(what) => format!("{what} is a mapping, but this is {}", node.value.kind()),
             _ => format!("{} must be {}, not {}", path.place(), wanted.describe(), node.value.kind()),
         };
         let hint = match path {
-            Path::Top if node.value == Value::Null => {
+            Path::Top(_) if node.value == Value::Null => {
                 "a profile begins with `version: 1`, `name:` and `mode:`".to_owned()
             }
             _ => wanted.instead_of(&node.value, raw),
