@@ -17,6 +17,7 @@ mod profile;
 pub mod reload;
 pub mod run;
 pub mod schema;
+pub mod simulate;
 pub mod status;
 mod table;
 pub mod test;
@@ -64,6 +65,8 @@ enum Verb {
     Explain(explain::ExplainArgs),
     /// Ask a profile what its test cases expect
     Test(test::TestArgs),
+    /// Ask what would become of recorded events under another profile
+    Simulate(simulate::SimulateArgs),
     /// Put changed profiles in force
     Reload(reload::ReloadArgs),
     /// Print the JSON schema of profiles, for editors, of test cases, or of events
@@ -105,6 +108,7 @@ pub fn main() -> ExitCode {
         Verb::Events(args) => events::run(&args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Test(args) => test::run(&args),
+        Verb::Simulate(args) => simulate::run(&args),
         Verb::Reload(args) => reload::run(&args),
         Verb::Schema(args) => schema::run(&args),
         Verb::Completions(args) => completions::run(&args),

@@ -23,6 +23,9 @@ pub use self::from_event::{NotAsked, of_event};
 pub use self::grant::{Change, smallest};
 pub use self::mechanism::{RESOLVER, mechanisms};
 pub use self::request::{BadRequest, Destination, Request};
+use crate::event::escape;
+use crate::event::model::Event;
+
 use super::compile::{CompileError, Image, PathMatcher};
 use super::{Membership, Mode, NameClasses, ResolvedProfile, Source, attribute, compile, naive};
 
@@ -155,6 +158,19 @@ impl Judge {
         let Some(exe) = exe else { return Class::PLAIN };
         let behind = automaton::answer(&self.image, field(&self.image, header::START_EXE) as u32, exe);
         Class::new(PLAIN_CLASS + behind)
+    }
+
+    /// The class of the program that an event names: by its executable, else by the sets that it was in when the kernel
+    /// judged it.
+    #[must_use]
+    pub fn class_of_event(&self, event: &Event<'_>) -> Class {
+        let exe = event.process.as_ref().and_then(|process| process.exe.as_deref());
+        if let Some(exe) = exe.and_then(escape::bytes) {
+            return self.class_of(Some(&exe));
+        }
+        let in_sets = |class: &Membership| class.names().eq(event.program.iter().map(String::as_str));
+        let found = self.memberships.iter().skip(PLAIN_CLASS as usize).position(in_sets);
+        Class::new(PLAIN_CLASS + found.unwrap_or(0) as u32)
     }
 
     /// The sets of programs that a class stands for.
