@@ -7,6 +7,7 @@ pub mod attach;
 pub mod check;
 pub mod completions;
 pub mod daemon;
+pub mod diff;
 pub mod doctor;
 mod enforcement;
 mod event_files;
@@ -65,6 +66,8 @@ enum Verb {
     Explain(explain::ExplainArgs),
     /// Ask a profile what its test cases expect
     Test(test::TestArgs),
+    /// Compare what two profiles allow; exit code 1 if the new one allows more
+    Diff(diff::DiffArgs),
     /// Ask what would become of recorded events under another profile
     Simulate(simulate::SimulateArgs),
     /// Put changed profiles in force
@@ -108,6 +111,7 @@ pub fn main() -> ExitCode {
         Verb::Events(args) => events::run(&args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Test(args) => test::run(&args),
+        Verb::Diff(args) => diff::run(&args),
         Verb::Simulate(args) => simulate::run(&args),
         Verb::Reload(args) => reload::run(&args),
         Verb::Schema(args) => schema::run(&args),

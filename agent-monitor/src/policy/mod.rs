@@ -12,6 +12,7 @@ pub mod cases;
 mod check;
 pub mod compile;
 pub mod diagnostic;
+pub mod diff;
 pub mod directory;
 mod expected;
 mod globs;
