@@ -206,6 +206,38 @@ fn capabilities_add_up_and_the_nearest_privilege_counts() {
 }
 
 #[test]
+fn rules_about_unix_sockets_may_be_for_programs() {
+    let files = Files::new(&[(
+        "p.yaml",
+        "version: 1
+name: p
+mode: enforce
+workspace: /srv/work
+programs: { git: /usr/bin/git, docker: /usr/bin/docker }
+unix:
+  allow: [{ path: '${tmp}/ssh-*/agent.*', exe: [git, /usr/bin/ssh], comment: keys }, /run/plain, '@abstract']
+  deny: [{ path: '**/docker.sock', except: docker }, { path: '${workspace}/*', exe: git }]
+",
+    )]);
+    let profile = files.load("p.yaml").profile;
+    let unix = profile.unix.as_ref().unwrap();
+    let (name, glob) =
+        (|text: &str| ProgramRef::Name(text.into()), |text: &str| ProgramRef::Glob(text.into()));
+    let globs: Vec<&str> = unix.allow.iter().chain(&unix.deny).map(|rule| rule.glob.as_str()).collect();
+    assert_eq!(
+        globs,
+        ["{/tmp,/var/tmp}/ssh-*/agent.*", "/run/plain", "@abstract", "**/docker.sock", "{/srv/work}/*"]
+    );
+    assert_eq!(unix.allow[0].programs.exe, [name("git"), glob("/usr/bin/ssh")]);
+    assert!(unix.allow[1].programs.is_any() && unix.allow[2].programs.is_any());
+    assert_eq!(unix.deny[0].programs.except, [name("docker")]);
+    assert_eq!(unix.deny[1].programs.exe, [name("git")]);
+    // Unknown, in no set, docker, git, ssh.
+    assert_eq!(compile::memberships(&profile).unwrap().len(), 5);
+    assert!(compile::profile(&profile).is_ok());
+}
+
+#[test]
 fn sets_of_programs_add_up_and_a_workspace_takes_the_place_of_the_bases() {
     let files = Files::new(&[
         (

@@ -7,6 +7,8 @@ use std::ffi::CString;
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -73,6 +75,15 @@ fn attempt(words: &[&str]) -> Attempt {
                 _ => Err(Failure::new("the echo", libc::EPIPE)),
             }
         }),
+        ["unix", path] => UnixStream::connect(path).map(drop).map_err(|e| Failure::of("connect", &e)),
+        ["unix-name", name] => SocketAddr::from_abstract_name(name)
+            .and_then(|name| UnixStream::connect_addr(&name))
+            .map(drop)
+            .map_err(|e| Failure::of("connect", &e)),
+        ["unix-send", path] => UnixDatagram::unbound()
+            .and_then(|socket| socket.send_to(b"x", path))
+            .map(drop)
+            .map_err(|e| Failure::of("send", &e)),
         ["read", file] => std::fs::read(file).map(drop).map_err(|e| Failure::of("read", &e)),
         ["rename", from, to] => std::fs::rename(from, to).map_err(|e| Failure::of("rename", &e)),
         ["call-yourself", text] => {

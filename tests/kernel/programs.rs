@@ -4,15 +4,19 @@
 //! The programs are this binary, copied to paths of their own: only their path tells them apart.
 
 use std::fs;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
 use agent_monitor::policy::compile;
 use agent_monitor::policy::{Membership, ProgramRef};
 use agent_monitor_common::counters::Ring;
 use agent_monitor_common::event::{Hook, Reason};
+use agent_monitor_common::path::Right;
 use agent_monitor_tests::monitor::resolve;
 use agent_monitor_tests::program::Program;
+use agent_monitor_tests::{Body, Child, Failure};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Completion, Trial};
 
@@ -104,6 +108,11 @@ pub fn trials() -> Vec<Trial> {
         lab::check("a_script_is_its_interpreter", scripts),
         lab::test("B22_a_secret_is_its_tools_alone", secret),
     ];
+    trials.extend(attack::pair(
+        "U1_sockets_of_other_programs",
+        |lab| sockets(lab, &sockets_profile(), libc::EACCES),
+        |lab| sockets(lab, &in_audit(&sockets_profile()), 0).map(drop),
+    ));
     for trick in TRICKS {
         trials.extend(attack::checked_pair(
             trick.name,
@@ -379,6 +388,81 @@ fn secret(lab: &mut Lab) -> Result<Completion> {
     let (mut free, third) = start(lab, &in_audit(&profile), "plain")?;
     expect(&mut free, &[(read.as_str(), 0)])?;
     for agent in [agent, other, third] {
+        lab.monitor()?.kernel.remove_agent(agent);
+    }
+    Ok(Completion::Completed)
+}
+
+/// Unix sockets of a process outside: one that `chosen` alone is granted, by path and by name, one that every program
+/// but `chosen` is denied, one that all may talk to.
+fn sockets_profile() -> String {
+    format!(
+        "{PROFILE}unix:\n  allow:\n    - {{ path: '{ROOT}/run/agent.1', exe: chosen }}\n    \
+         - {{ path: '@agent-monitor-programs-*', exe: chosen }}\n    - '{ROOT}/run/{{engine,log,all}}'\n  \
+         deny:\n    - {{ path: '**/engine', except: chosen }}\n    - {{ path: '{ROOT}/run/log', exe: barred }}\n"
+    )
+}
+
+/// A socket belongs to the programs that the rule names, at connecting and at sending.
+fn sockets(lab: &mut Lab, profile: &str, errno: i32) -> Result<Completion> {
+    plant()?;
+    fs::create_dir_all(at("run"))?;
+    let (monitor, world) = lab.parts()?;
+    if errno != 0 && !monitor.works("lsm/unix_stream_connect") {
+        return Ok(Completion::ignored_with(monitor.blind("lsm/unix_stream_connect")?));
+    }
+    let mut server = Child::spawn(&world.outside, |stage| {
+        let failed = |e| Failure::of("listen", &e);
+        let name = SocketAddr::from_abstract_name("agent-monitor-programs-1").map_err(failed)?;
+        let held = (
+            ["agent.1", "engine", "all"].map(|name| UnixListener::bind(at("run").join(name))),
+            UnixDatagram::bind(at("run/log")).map_err(failed)?,
+            UnixListener::bind_addr(&name).map_err(failed)?,
+        );
+        if held.0.iter().any(Result::is_err) {
+            return Err(Failure::new("listen", libc::EADDRINUSE));
+        }
+        stage.pause()?;
+        drop(held);
+        Ok(())
+    })?;
+    server.paused()?;
+    let [keys, engine, all] = ["agent.1", "engine", "all"].map(|name| format!("unix {ROOT}/run/{name}"));
+    let (log, name) = (format!("unix-send {ROOT}/run/log"), "unix-name agent-monitor-programs-1");
+    let through_plain = format!("run {} {keys}", path("plain"));
+    let become_plain = format!("become {}", path("plain"));
+    let (mut chosen, first) = start(lab, profile, "chosen")?;
+    let granted = [&keys, &engine, &all, &log].map(|line| (line.as_str(), 0));
+    expect(&mut chosen, &granted)?;
+    expect(&mut chosen, &[(name, 0), (through_plain.as_str(), errno)])?;
+    // The class follows the exec.
+    expect(&mut chosen, &[(become_plain.as_str(), 0), (keys.as_str(), errno), (all.as_str(), 0)])?;
+    let monitor = lab.monitor()?;
+    let records = monitor.drain(Ring::Verdicts)?;
+    let told = records.iter().filter(|record| {
+        record.header.agent == first
+            && record.hook() == Some(Hook::LsmUnixStreamConnect)
+            && record.reason() == Some(Reason::Default)
+            && matches!(&record.body, Body::File { body, path } if body.rights == Right::Connect as u32
+                && path == format!("{ROOT}/run/agent.1").as_bytes())
+    });
+    if monitor.works("lsm/unix_stream_connect") {
+        ensure!(told.count() == 2, "{records:#?}");
+    }
+    let (mut plain, second) = start(lab, profile, "plain")?;
+    expect(
+        &mut plain,
+        &[
+            (keys.as_str(), errno),
+            (name, errno),
+            (engine.as_str(), errno),
+            (all.as_str(), 0),
+            (log.as_str(), 0),
+        ],
+    )?;
+    let (mut barred, third) = start(lab, profile, "barred")?;
+    expect(&mut barred, &[(log.as_str(), errno), (engine.as_str(), errno), (all.as_str(), 0)])?;
+    for agent in [first, second, third] {
         lab.monitor()?.kernel.remove_agent(agent);
     }
     Ok(Completion::Completed)

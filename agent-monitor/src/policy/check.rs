@@ -15,10 +15,10 @@ use serde::Deserialize;
 use super::diagnostic::{Code, Diagnostic};
 use super::globs::{self, Variable};
 use super::model::{
-    AccessWord, AgentClaim, BaseName, DeniedFile, DeniedProgram, DeniedWord, ExecSection, FilesSection,
-    GrantedPath, ListenProtocolWord, ListenRule, ModeWord, Name, NetworkSection, OneOrMany, PathGlob,
-    PathItem, PeerRule, PinnedProgram, Ports, PrivilegesSection, ProfileFile, Program, ProtocolWord,
-    PtraceWord, SignalsWord, Spanned, Syscall, SyscallSection, UnixGlob, UnixSection,
+    AccessWord, AgentClaim, BaseName, DeniedFile, DeniedProgram, DeniedSocket, DeniedWord, ExecSection,
+    FilesSection, GrantedPath, GrantedSocket, ListenProtocolWord, ListenRule, ModeWord, Name, NetworkSection,
+    OneOrMany, PathGlob, PathItem, PeerRule, PinnedProgram, Ports, PrivilegesSection, ProfileFile, Program,
+    ProtocolWord, PtraceWord, SignalsWord, Spanned, Syscall, SyscallSection, UnixGlob, UnixSection,
 };
 use super::names::HostPattern;
 use super::programs::{Condition, ProgramRef, Programs};
@@ -164,28 +164,53 @@ struct FileChecker<'a> {
 /// What any rule about paths may say.
 #[derive(Default)]
 struct RuleParts {
-    path: Option<PathGlob>,
+    path: Option<String>,
     exe: OneOrMany<Spanned<Program>>,
     except: OneOrMany<Spanned<Program>>,
     access: Vec<AccessWord>,
 }
 
+impl From<PathGlob> for RuleParts {
+    fn from(PathGlob(glob): PathGlob) -> Self {
+        RuleParts { path: Some(glob), ..RuleParts::default() }
+    }
+}
+
+impl From<UnixGlob> for RuleParts {
+    fn from(UnixGlob(glob): UnixGlob) -> Self {
+        RuleParts { path: Some(glob), ..RuleParts::default() }
+    }
+}
+
 impl From<GrantedPath> for RuleParts {
     fn from(rule: GrantedPath) -> Self {
-        RuleParts { path: rule.path.map(|path| path.value), exe: rule.exe, ..RuleParts::default() }
+        RuleParts { path: rule.path.map(|path| path.value.0), exe: rule.exe, ..RuleParts::default() }
+    }
+}
+
+impl From<GrantedSocket> for RuleParts {
+    fn from(rule: GrantedSocket) -> Self {
+        RuleParts { path: rule.path.map(|path| path.value.0), exe: rule.exe, ..RuleParts::default() }
     }
 }
 
 impl From<DeniedFile> for RuleParts {
     fn from(rule: DeniedFile) -> Self {
-        let path = rule.path.map(|path| path.value);
+        let path = rule.path.map(|path| path.value.0);
         RuleParts { path, exe: rule.exe, except: rule.except, access: rule.access.0 }
     }
 }
 
 impl From<DeniedProgram> for RuleParts {
     fn from(rule: DeniedProgram) -> Self {
-        let path = rule.path.map(|path| path.value);
+        let path = rule.path.map(|path| path.value.0);
+        RuleParts { path, exe: rule.exe, except: rule.except, ..RuleParts::default() }
+    }
+}
+
+impl From<DeniedSocket> for RuleParts {
+    fn from(rule: DeniedSocket) -> Self {
+        let path = rule.path.map(|path| path.value.0);
         RuleParts { path, exe: rule.exe, except: rule.except, ..RuleParts::default() }
     }
 }
@@ -253,8 +278,8 @@ impl FileChecker<'_> {
                 }
             }),
             unix: model.unix.map(|UnixSection { allow, deny }| UnixPolicy {
-                allow: self.unix_rules(&name, "unix.allow", allow),
-                deny: self.unix_rules(&name, "unix.deny", deny),
+                allow: self.path_rules(&name, "unix.allow", allow),
+                deny: self.path_rules(&name, "unix.deny", deny),
                 source: self.source.place(unix_key.unwrap_or_default()),
             }),
             privileges: model
@@ -300,18 +325,18 @@ impl FileChecker<'_> {
         claims
     }
 
-    fn path_rules<M: Into<RuleParts>>(
+    fn path_rules<M: Into<RuleParts>, G: Into<RuleParts>>(
         &mut self,
         profile: &str,
         list: &str,
-        items: Vec<Spanned<PathItem<M>>>,
+        items: Vec<Spanned<PathItem<M, G>>>,
     ) -> Vec<PathRule> {
         let rules = items.into_iter().enumerate().filter_map(|(index, item)| {
             let parts = match item.value {
-                PathItem::Glob(glob) => RuleParts { path: Some(glob), ..RuleParts::default() },
+                PathItem::Glob(glob) => glob.into(),
                 PathItem::Rule(rule) => rule.into(),
             };
-            if let Some(PathGlob(glob)) = &parts.path
+            if let Some(glob) = &parts.path
                 && matches!(globs::variable_of(glob), Some((Variable::Workspace, _)))
             {
                 self.workspace_uses.push(Spanned { value: (), span: item.span });
@@ -320,7 +345,7 @@ impl FileChecker<'_> {
                 id: rule_id(profile, list, index),
                 source: self.source.place(item.span),
                 // Missing only if that was reported.
-                glob: parts.path?.0,
+                glob: parts.path?,
                 programs: self.condition(parts.exe, parts.except),
                 access: (!parts.access.is_empty())
                     .then(|| parts.access.iter().fold(0, |all, word| all | Right::from(*word) as Rights)),
@@ -344,22 +369,6 @@ impl FileChecker<'_> {
             programs.0.into_iter().map(|program| program.value.0).collect()
         };
         Condition { exe: refs(exe), except: refs(except) }
-    }
-
-    fn unix_rules(&mut self, profile: &str, list: &str, items: Vec<Spanned<UnixGlob>>) -> Vec<PathRule> {
-        for glob in &items {
-            if matches!(globs::variable_of(&glob.value.0), Some((Variable::Workspace, _))) {
-                self.workspace_uses.push(Spanned { value: (), span: glob.span });
-            }
-        }
-        let rules = items.into_iter().enumerate().map(|(index, glob)| PathRule {
-            id: rule_id(profile, list, index),
-            source: self.source.place(glob.span),
-            glob: glob.value.0,
-            programs: Condition::default(),
-            access: None,
-        });
-        rules.collect()
     }
 
     /// The rules and the contents of pinned programs.

@@ -490,9 +490,12 @@ fn pointless_paths(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) {
     let deny = list(|file| file.filesystem.as_ref().map_or(&[], |files| &files.deny));
     let allow = list(|file| file.exec.as_ref().map_or(&[], |exec| &exec.allow));
     let deny_exec = list(|file| file.exec.as_ref().map_or(&[], |exec| &exec.deny));
+    let sockets = list(|file| file.unix.as_ref().map_or(&[], |unix| &unix.allow));
+    let deny_sockets = list(|file| file.unix.as_ref().map_or(&[], |unix| &unix.deny));
 
     let denials = PathCoverage::new(deny.iter().map(|(_, rule)| *rule));
     let exec_denials = PathCoverage::new(deny_exec.iter().map(|(_, rule)| *rule));
+    let socket_denials = PathCoverage::new(deny_sockets.iter().map(|(_, rule)| *rule));
     let mut useless = |(file, rule): &(&LinkedFile, &PathRule), by: Option<&(&LinkedFile, &PathRule)>| {
         let Some((by_file, by)) = by else { return false };
         diagnostics.push(
@@ -508,17 +511,23 @@ fn pointless_paths(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) {
         true
     };
     let mut reported: HashSet<&str> = HashSet::new();
-    for grant in read.iter().chain(&write).chain(&allow).filter(|(file, _)| is_own(file)) {
+    // What `files.deny` denies is neither a program nor a socket either.
+    let grants = read.iter().chain(&write).chain(&allow).chain(&sockets);
+    for grant in grants.filter(|(file, _)| is_own(file)) {
         if useless(grant, denials.of(grant.1, None).map(|index| &deny[index])) {
             reported.insert(&grant.1.id);
         }
     }
-    for grant in allow.iter().filter(|(file, _)| is_own(file)) {
-        if reported.contains(grant.1.id.as_str()) {
-            continue;
-        }
-        if useless(grant, exec_denials.of(grant.1, None).map(|index| &deny_exec[index])) {
-            reported.insert(&grant.1.id);
+    for (grants, denials, deny) in
+        [(&allow, &exec_denials, &deny_exec), (&sockets, &socket_denials, &deny_sockets)]
+    {
+        for grant in grants.iter().filter(|(file, _)| is_own(file)) {
+            if reported.contains(grant.1.id.as_str()) {
+                continue;
+            }
+            if useless(grant, denials.of(grant.1, None).map(|index| &deny[index])) {
+                reported.insert(&grant.1.id);
+            }
         }
     }
     let lists = [
@@ -527,6 +536,8 @@ fn pointless_paths(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) {
         ("files.deny", &deny),
         ("exec.allow", &allow),
         ("exec.deny", &deny_exec),
+        ("unix.allow", &sockets),
+        ("unix.deny", &deny_sockets),
     ];
     for (name, rules) in lists {
         let coverage = PathCoverage::new(rules.iter().map(|(_, rule)| *rule));

@@ -378,6 +378,48 @@ pub struct DeniedProgram {
     pub comment: Option<String>,
 }
 
+/// A rule about Unix sockets that grants.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GrantedSocket {
+    /// The sockets that the rule is about, as a glob: paths, or abstract names behind
+    /// an `@`.
+    #[schemars(required, extend("examples" = ["/run/systemd/journal/*", "@/tmp/.X11-unix/*"]))]
+    pub path: Option<Spanned<UnixGlob>>,
+    /// The programs that the rule is about, by names of `programs` or by globs; every
+    /// program if left out.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["git", ["npm", "/usr/bin/node"]]))]
+    pub exe: OneOrMany<Spanned<Program>>,
+    /// Why the rule is there; shown where the rule is named.
+    #[schemars(extend("examples" = ["git asks the key agent"]))]
+    #[expect(dead_code, reason = "part of the language, for people who read the file")]
+    pub comment: Option<String>,
+}
+
+/// A rule about Unix sockets that denies.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeniedSocket {
+    /// The sockets that the rule is about, as a glob: paths, or abstract names behind
+    /// an `@`.
+    #[schemars(required, extend("examples" = ["**/docker.sock", "@**"]))]
+    pub path: Option<Spanned<UnixGlob>>,
+    /// The programs that the rule is about, by names of `programs` or by globs; every
+    /// program if left out.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["git", ["npm", "/usr/bin/node"]]))]
+    pub exe: OneOrMany<Spanned<Program>>,
+    /// Programs for which the rule does not hold, by names of `programs` or by globs.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["docker"]))]
+    pub except: OneOrMany<Spanned<Program>>,
+    /// Why the rule is there; shown where the rule is named.
+    #[schemars(extend("examples" = ["who talks to the engine is root"]))]
+    #[expect(dead_code, reason = "part of the language, for people who read the file")]
+    pub comment: Option<String>,
+}
+
 /// What can be done to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -392,24 +434,24 @@ pub enum AccessWord {
 
 /// A glob, or a rule that says more about it.
 #[derive(Debug)]
-pub enum PathItem<M> {
-    Glob(PathGlob),
+pub enum PathItem<M, G = PathGlob> {
+    Glob(G),
     Rule(M),
 }
 
-impl<'de, M: Deserialize<'de>> Deserialize<'de> for PathItem<M> {
+impl<'de, M: Deserialize<'de>, G: Deserialize<'de>> Deserialize<'de> for PathItem<M, G> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either<M>(PhantomData<M>);
+        struct Either<M, G>(PhantomData<(M, G)>);
 
-        impl<'de, M: Deserialize<'de>> Visitor<'de> for Either<M> {
-            type Value = PathItem<M>;
+        impl<'de, M: Deserialize<'de>, G: Deserialize<'de>> Visitor<'de> for Either<M, G> {
+            type Value = PathItem<M, G>;
 
             fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 out.write_str("a glob or a rule")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                PathGlob::deserialize(text.into_deserializer()).map(PathItem::Glob)
+                G::deserialize(text.into_deserializer()).map(PathItem::Glob)
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
@@ -421,7 +463,7 @@ impl<'de, M: Deserialize<'de>> Deserialize<'de> for PathItem<M> {
     }
 }
 
-impl<M: JsonSchema> JsonSchema for PathItem<M> {
+impl<M: JsonSchema, G: JsonSchema> JsonSchema for PathItem<M, G> {
     fn inline_schema() -> bool {
         true
     }
@@ -431,7 +473,7 @@ impl<M: JsonSchema> JsonSchema for PathItem<M> {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let (glob, rule) = (generator.subschema_for::<PathGlob>(), generator.subschema_for::<M>());
+        let (glob, rule) = (generator.subschema_for::<G>(), generator.subschema_for::<M>());
         json_schema!({ "anyOf": [glob, rule] })
     }
 }
@@ -457,13 +499,13 @@ pub struct UnixSection {
     /// Sockets that may be connected or sent to: paths, and abstract names behind
     /// an `@`.
     #[serde(default)]
-    #[schemars(extend("examples" = [["/run/systemd/journal/*", "@/tmp/.X11-unix/*"]]))]
-    pub allow: Vec<Spanned<UnixGlob>>,
+    #[schemars(extend("examples" = [["/run/systemd/journal/*", "@/tmp/.X11-unix/*"], [{"path": "${tmp}/ssh-*/agent.*", "exe": "git"}]]))]
+    pub allow: Vec<Spanned<PathItem<GrantedSocket, UnixGlob>>>,
     /// Sockets that never exist for the agent, whatever is allowed. What
     /// `files.deny` denies is denied here too.
     #[serde(default)]
-    #[schemars(extend("examples" = [["**/docker.sock", "/run/dbus/**"]]))]
-    pub deny: Vec<Spanned<UnixGlob>>,
+    #[schemars(extend("examples" = [["**/docker.sock", "/run/dbus/**"], [{"path": "**/docker.sock", "except": "docker"}]]))]
+    pub deny: Vec<Spanned<PathItem<DeniedSocket, UnixGlob>>>,
 }
 
 /// A program and the content that it must have.

@@ -46,7 +46,8 @@ pub(super) fn conditions(
     let files =
         profile.filesystem.iter().flat_map(|files| files.read.iter().chain(&files.write).chain(&files.deny));
     let exec = profile.exec.iter().flat_map(|exec| exec.allow.iter().chain(&exec.deny));
-    network.chain(files.chain(exec).map(|rule| (&rule.programs, rule.id.as_str(), &rule.source)))
+    let unix = profile.unix.iter().flat_map(|unix| unix.allow.iter().chain(&unix.deny));
+    network.chain(files.chain(exec).chain(unix).map(|rule| (&rule.programs, rule.id.as_str(), &rule.source)))
 }
 
 /// Bit *n* says that a path is in set *n*; the sets of a path, ascending and not none, make an answer.

@@ -16,13 +16,15 @@ const MAX_STATES: usize = 2_048;
 /// Pairs of states that one comparison looks at.
 const MAX_PAIRS: usize = 8_192;
 
-/// The absolute paths of some globs.
+/// The absolute paths of some globs, or their abstract names.
 #[derive(Debug)]
 pub struct Reach {
     states: Vec<State>,
-    /// Behind the first `/`: `**/x` matches `x` too, but no object has such a path.
+    /// What they begin with: a path with `/`, an abstract name with `@`.
+    first: u8,
+    /// Behind the first byte: `**/x` matches `x` too, but no object has such a path.
     root: Target,
-    /// The shortest of the paths, without its `/`.
+    /// The shortest of them, without its first byte.
     example: Vec<u8>,
 }
 
@@ -43,12 +45,17 @@ impl Reach {
     /// The paths that one of `globs` matches. `None`: a glob can't be read, they match nothing, or they are too many.
     pub fn of<'a>(globs: impl IntoIterator<Item = &'a str>) -> Option<Reach> {
         let mut nfa = Nfa::new();
+        let mut first = b'/';
         for glob in globs {
+            // A glob is about paths or about abstract names, and so are the forms of one that `~` gives it.
+            if glob.starts_with('@') {
+                first = b'@';
+            }
             nfa.add(glob, 1).ok()?;
         }
         let paths = path::build(&nfa, MAX_STATES, &Within).ok()?;
-        let mut reach = Reach { states: paths.states, root: paths.root, example: Vec::new() };
-        reach.root = reach.way(reach.root, usize::from(b'/')).0;
+        let mut reach = Reach { states: paths.states, first, root: paths.root, example: Vec::new() };
+        reach.root = reach.way(reach.root, usize::from(first)).0;
         reach.example = reach.shortest()?;
         Some(reach)
     }
@@ -56,7 +63,7 @@ impl Reach {
     /// Whether every path of `narrow` is one of these.
     #[must_use]
     pub fn covers(&self, narrow: &Reach) -> bool {
-        if !self.has(&narrow.example) {
+        if self.first != narrow.first || !self.has(&narrow.example) {
             return false;
         }
         let mut seen = HashMap::from([((self.root, narrow.root), ())]);
@@ -152,6 +159,7 @@ mod tests {
             ("/a/{b,c}", "/a/c"),
             ("/[a-z]*", "/b"),
             ("/**", "**/x"),
+            ("@a/*", "@a/b"),
         ] {
             assert!(covers(wide, narrow), "{wide} {narrow}");
         }
@@ -161,6 +169,10 @@ mod tests {
             ("/srv/**/.env", "**/.env*"),
             ("/a/c", "/a/{b,c}"),
             ("/a/?", "/a/*"),
+            ("**", "@a"),
+            ("**/a", "@x/a"),
+            ("/a", "@a"),
+            ("@a", "/a"),
         ] {
             assert!(!covers(wide, narrow), "{wide} {narrow}");
         }

@@ -17,7 +17,7 @@ use super::path::{glob, naive, path};
 use crate::policy::attribute;
 use crate::policy::compile::{self, CompileError, Image, PathMatcher, profile_within, sample, sample_paths};
 use crate::policy::{
-    Condition, ExecPolicy, FilesPolicy, Membership, PathRule, ResolvedProfile, Source, UnixPolicy,
+    Condition, ExecPolicy, FilesPolicy, Membership, PathRule, ProgramRef, ResolvedProfile, Source, UnixPolicy,
 };
 
 const LISTS: [&str; 7] =
@@ -367,6 +367,33 @@ fn the_rule_behind_a_verdict_is_named() {
     assert_eq!(by("/b", Right::Connect, Reason::Default), "t:unix.default");
     assert_eq!(by("@b/x", Right::Connect, Reason::Rule), "t:unix.deny[0]");
     assert_eq!(by("/a/b/c", Right::Connect, Reason::Rule), "t:files.deny[0]");
+}
+
+/// The rule that is named is one that holds for the program that asked.
+#[test]
+fn the_rule_behind_a_verdict_about_a_socket_is_that_of_the_program() {
+    let mut profile = written(&[(5, "/run/**"), (6, "/run/a"), (6, "/run/*")]);
+    let git = ProgramRef::Name("git".to_owned());
+    profile.programs = [("git".to_owned(), vec!["/usr/bin/git".to_owned()])].into();
+    let unix = profile.unix.as_mut().unwrap();
+    unix.allow[0].programs.exe = vec![git.clone()];
+    unix.deny[0].programs.except = vec![git.clone()];
+    unix.deny[1].programs.exe = vec![git.clone()];
+    let matcher = PathMatcher::new(&profile);
+    let by = |program: &Membership, path: &str, reason| {
+        attribute::path(&profile, &matcher, program, path.as_bytes(), Right::Connect as Rights, reason)
+            .id
+            .into_owned()
+    };
+    let git = Membership::Of(vec![git]);
+    assert_eq!(by(&git, "/run/a", Reason::Rule), "t:unix.deny[1]");
+    assert_eq!(by(&Membership::PLAIN, "/run/a", Reason::Rule), "t:unix.deny[0]");
+    assert_eq!(by(&Membership::PLAIN, "/run/b", Reason::Default), "t:unix.default");
+    let granting = |program: &Membership| {
+        matcher.granting(program, b"/run/x/y", Right::Connect).map(|rule| rule.id.clone())
+    };
+    assert_eq!((granting(&git), granting(&Membership::PLAIN)), (Some("t:unix.allow[0]".to_owned()), None));
+    assert_eq!(granting(&Membership::Unknown), None);
 }
 
 #[test]

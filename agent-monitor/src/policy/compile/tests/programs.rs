@@ -131,23 +131,27 @@ proptest! {
         prop_assert!(classes.len() <= most + 1);
     }
 
-    /// Files and programs: the same for paths, by rights.
+    /// Files, programs and Unix sockets: the same for paths, by rights.
     #[test]
     fn every_class_judges_paths_as_the_rules_about_it_do(
-        rules in prop::collection::vec((0..5_usize, glob(), condition(true), prop::option::of(1..=ALL_RIGHTS)), 0..7),
+        rules in prop::collection::vec((0..7_usize, glob(), condition(true), prop::option::of(1..=ALL_RIGHTS)), 0..7),
         paths in prop::collection::vec((path(), 1..=ALL_RIGHTS), 40),
     ) {
         let mut profile = files::profile(&rules.iter().map(|(list, glob, ..)| (*list, glob.clone())).collect::<Vec<_>>());
         sets(&mut profile);
-        let mut lists: [Vec<PathRule>; 5] = Default::default();
+        let mut lists: [Vec<PathRule>; 7] = Default::default();
         {
             let (files, exec) = (profile.filesystem.as_mut().unwrap(), profile.exec.as_mut().unwrap());
-            let rooms = [&mut files.read, &mut files.write, &mut files.deny, &mut exec.allow, &mut exec.deny];
-            let mut at = [0; 5];
+            let unix = profile.unix.as_mut().unwrap();
+            let rooms = [
+                &mut files.read, &mut files.write, &mut files.deny, &mut exec.allow, &mut exec.deny,
+                &mut unix.allow, &mut unix.deny,
+            ];
+            let mut at = [0; 7];
             for (list, _, condition, access) in &rules {
                 let rule = &mut rooms[*list][at[*list]];
                 at[*list] += 1;
-                let denies = matches!(list, 2 | 4);
+                let denies = matches!(list, 2 | 4 | 6);
                 rule.programs = Condition {
                     exe: condition.exe.clone(),
                     except: if denies { condition.except.clone() } else { vec![] },
@@ -173,12 +177,13 @@ proptest! {
                 };
                 let wanted = if lists[2].iter().any(|rule| denied(rule, ALL_RIGHTS))
                     || lists[4].iter().any(|rule| denied(rule, Right::Execute as Rights))
+                    || lists[6].iter().any(|rule| denied(rule, Right::Connect as Rights))
                 {
                     Decision::DenyRule
                 } else if granted(Right::Read, &lists[0])
                     && granted(Right::Write, &lists[1])
                     && granted(Right::Execute, &lists[3])
-                    && granted(Right::Connect, &[])
+                    && granted(Right::Connect, &lists[5])
                 {
                     Decision::Allow
                 } else {
