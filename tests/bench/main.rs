@@ -10,6 +10,7 @@ mod events;
 mod files;
 mod names;
 mod operations;
+mod profiles;
 mod report;
 mod rounds;
 mod storm;
@@ -60,6 +61,9 @@ fn main() -> Result<()> {
     }
     if wanted("files") {
         files::run(&mut report)?;
+    }
+    if wanted("profiles") {
+        profiles::run(&mut report)?;
     }
     if wanted("events") {
         events::run(&mut report)?;

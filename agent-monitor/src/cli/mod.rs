@@ -14,6 +14,7 @@ mod event_files;
 pub mod events;
 pub mod explain;
 pub mod install;
+pub mod learn;
 mod profile;
 pub mod reload;
 pub mod run;
@@ -64,6 +65,8 @@ enum Verb {
     Events(events::EventsArgs),
     /// Say what a profile does about a request or an event, why, and what would change it
     Explain(explain::ExplainArgs),
+    /// Write a least-agency profile from what an agent does
+    Learn(learn::LearnArgs),
     /// Ask a profile what its test cases expect
     Test(test::TestArgs),
     /// Compare what two profiles allow; exit code 1 if the new one allows more
@@ -110,6 +113,7 @@ pub fn main() -> ExitCode {
         Verb::Status(args) => status::run(&args),
         Verb::Events(args) => events::run(&args),
         Verb::Explain(args) => explain::run(&args),
+        Verb::Learn(args) => learn::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Diff(args) => diff::run(&args),
         Verb::Simulate(args) => simulate::run(&args),

@@ -18,6 +18,7 @@ mod expected;
 mod globs;
 pub mod homes;
 pub mod judge;
+pub mod learn;
 pub mod load;
 mod merge;
 mod model;

@@ -79,6 +79,10 @@ fn leading_tildes(glob: &str) -> Vec<usize> {
 /// A path as a glob that matches it and nothing else.
 #[must_use]
 pub fn escape(path: &str) -> String {
+    if path == "/" {
+        // A glob has an empty step as an alternative only.
+        return "/{,}".to_owned();
+    }
     let mut escaped = String::with_capacity(path.len());
     for character in path.chars() {
         if matches!(character, '*' | '?' | '[' | ']' | '{' | '}' | ',' | '\\') {

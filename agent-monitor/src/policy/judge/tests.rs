@@ -160,6 +160,7 @@ fn the_proposed_grant_grants_the_request_and_only_to_the_program_that_asked() {
         path(b"/opt/[a]{b,c}*?", 3),
         path(b"/opt/tool", 5),
         path(b"/opt/d/", 1),
+        path(b"/", 1),
         Request::unix(b"/run/other.sock").unwrap(),
         Request::unix(b"@name").unwrap(),
         Request::socket("netlink").unwrap(),
