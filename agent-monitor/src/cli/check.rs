@@ -14,7 +14,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::enforcement::{Enforcement, Found, Of};
-use super::{colours, print};
+use super::{annotate, colours, print};
 use crate::exit::Exit;
 use crate::policy::compile::{self, CompileError, Image};
 use crate::policy::diagnostic::{Code, Diagnostic, DiagnosticRecord, printable, render_all};
@@ -33,8 +33,8 @@ pub struct CheckArgs {
     /// several times.
     #[arg(long = "bases", value_name = "DIR", default_values = DEFAULT_DIRECTORIES)]
     pub bases: Vec<PathBuf>,
-    /// `text` for people: problems on standard error. `json`: one document on
-    /// standard output.
+    /// `text` for people: problems on standard error. The others: on standard
+    /// output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
     /// Say of each rule which mechanism of a kernel enforces it; exit code 69 if
@@ -47,6 +47,10 @@ pub struct CheckArgs {
 pub enum Format {
     Text,
     Json,
+    /// SARIF 2.1.0, for tools that show findings beside code.
+    Sarif,
+    /// Workflow commands, which GitHub Actions shows beside the lines of a change.
+    Github,
 }
 
 /// Checks all profiles and prints the outcome.
@@ -99,6 +103,13 @@ fn check(args: &CheckArgs, colour: bool) -> anyhow::Result<Printed> {
     Ok(match args.format {
         Format::Text => text(&outcomes, colour, code),
         Format::Json => Printed { stdout: json(&outcomes)?, stderr: String::new(), code },
+        Format::Sarif => {
+            let report = serde_json::to_string_pretty(&annotate::sarif(&records(&outcomes)));
+            Printed { stdout: report.context("can't print the report")? + "\n", stderr: String::new(), code }
+        }
+        Format::Github => {
+            Printed { stdout: annotate::github(&records(&outcomes)), stderr: String::new(), code }
+        }
     })
 }
 
@@ -437,6 +448,10 @@ struct ReportedProfile<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     enforcement: Option<&'a Enforcement>,
     diagnostics: Vec<DiagnosticRecord>,
+}
+
+fn records(outcomes: &[Outcome]) -> Vec<DiagnosticRecord> {
+    outcomes.iter().flat_map(|outcome| &outcome.diagnostics).map(DiagnosticRecord::from).collect()
 }
 
 fn json(outcomes: &[Outcome]) -> anyhow::Result<String> {

@@ -3,6 +3,7 @@
 //! A file holds the command's arguments and a `run` that turns them into an exit code; what a command does is in the
 //! library beside it. What must stay true: exit codes are those of `exit`, whatever goes wrong where.
 
+mod annotate;
 pub mod attach;
 pub mod check;
 pub mod completions;
