@@ -89,6 +89,9 @@ wire_codes! {
         LsmBprmCheck = 59 "bprm_check_security",
         LsmUnixStreamConnect = 60 "unix_stream_connect",
         LsmUnixMaySend = 61 "unix_may_send",
+        LsmSocketConnect = 62 "socket_connect",
+        LsmSocketBind = 63 "socket_bind",
+        LsmSocketPostCreate = 64 "socket_post_create",
     }
 }
 

@@ -101,7 +101,7 @@ pub const fn bit_of(tgid: u32) -> (usize, u64) {
 
 wire_struct! {
     /// The label of a socket, in socket storage (cloned to accepted sockets).
-    pub struct SocketLabel: 72 {
+    pub struct SocketLabel: 80 {
         /// Agent of the process that made, used or received it last.
         pub agent: u32,
         /// Profile slot of that agent.
@@ -120,6 +120,11 @@ wire_struct! {
         pub named: u64,
         /// Where it goes: network order, IPv4 mapped.
         pub named_address: [u32; 4],
+        /// Not 0: the socket was seen to be one of the governed cgroup, whose programs have it. A word of its own: one
+        /// that is only ever set can't undo what another thread does to a flag.
+        pub governed: u32,
+        /// Zero.
+        pub pad: u32,
     }
 }
 

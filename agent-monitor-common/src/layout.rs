@@ -119,6 +119,15 @@ layout! {
     socket_sk = "socket": "sk" required;
     sk_common = "sock": "__sk_common" required;
     sk_protocol = "sock": "sk_protocol" required;
+    /// The cgroup whose programs the kernel runs for a socket: that of the task that made it.
+    sk_cgroup_data = "sock": "sk_cgrp_data" required;
+    sock_cgroup = "sock_cgroup_data": "cgroup" required;
+    cgroup_level = "cgroup": "level" required;
+    cgroup_ancestors = "cgroup": "ancestors" required;
+    cgroup_node = "cgroup": "kn" required;
+    kernfs_id = "kernfs_node": "id" required;
+    msg_name = "msghdr": "msg_name" required;
+    msg_name_length = "msghdr": "msg_namelen" required;
     skc_family = "sock_common": "skc_family" required;
     skc_daddr = "sock_common": "skc_daddr" required;
     skc_rcv_saddr = "sock_common": "skc_rcv_saddr" required;

@@ -15,6 +15,14 @@ pub static LAYOUT: Layout = Layout::ABSENT;
 #[unsafe(no_mangle)]
 pub static RENAME_LOCK: u64 = 0;
 
+/// The governed cgroup: its id, and its depth below the root of the hierarchy. A depth of 0: it is the root, or that is
+/// not known; then nobody looks what is outside of it. Written by the loader as the layout is.
+// No plain zero: LLVM makes one of a static and of every constant that equals what it begins with, and a look-up of the
+// key 0 would follow what the loader writes here.
+#[unsafe(no_mangle)]
+pub static GOVERNED: [u64; 2] = [UNWRITTEN, UNWRITTEN];
+const UNWRITTEN: u64 = 0xdead_0000_0000_0001;
+
 /// The offset of a field. One load of one word: a volatile read of the whole struct would load every field.
 macro_rules! offset {
     ($field:ident) => {

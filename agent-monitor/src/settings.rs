@@ -34,7 +34,7 @@ pub struct Settings {
     /// Where bases are looked up that are not beside the profile; may be given several times
     #[arg(long = "bases", value_name = "DIR", default_values = DEFAULT_DIRECTORIES)]
     pub bases: Vec<PathBuf>,
-    /// The cgroup (v2) to govern: agents outside it are not [default: the root of the hierarchy]
+    /// The cgroup (v2) to govern: outside it only LSM programs judge the network of agents [default: the root of the hierarchy]
     #[arg(long, value_name = "DIR", env = "AGENT_MONITOR_CGROUP")]
     pub cgroup: Option<PathBuf>,
     /// Directory in which programs and maps are pinned, so that enforcement outlives the daemon; a BPF file system is

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Completion, Trial};
 
 use crate::catalogue::{ATTACK, REFUSED, REFUSED_TWIN, TWIN};
-use crate::lab::{self, Lab, PROFILE, Run};
+use crate::lab::{self, Lab, PROFILE, Place, Run};
 
 /// One way round.
 #[derive(Clone, Copy)]
@@ -46,6 +46,8 @@ pub enum On {
     RefusedByLsm(i32, Hook, &'static str),
     /// Part of it is granted and goes; then one denial by this hook.
     Partly(Hook),
+    /// As `Partly`, by an LSM program; blind without it.
+    PartlyByLsm(Hook, &'static str),
     /// The packet is dropped in egress for this reason; the call may not notice.
     Dropped(Reason),
     /// As `Dropped`, once this LSM program has labelled the socket; blind without it.
@@ -62,8 +64,13 @@ pub fn trials(attack: Attack) -> Vec<Trial> {
     };
     vec![
         lab::test(format!("{}{free}", attack.name), move |lab| twin(lab, &attack)),
-        lab::test(format!("{}{attacked}", attack.name), move |lab| denied(lab, &attack)),
+        lab::test(format!("{}{attacked}", attack.name), move |lab| denied(lab, Place::Governed, &attack)),
     ]
+}
+
+/// The tests of an attack by an agent elsewhere, under another name.
+pub fn trials_at(place: Place, name: &str, attack: Attack) -> [Trial; 2] {
+    pair(name, move |lab| denied(lab, place, &attack), move |lab| twin(lab, &attack).map(drop))
 }
 
 /// An attack whose two sides each need a stage of their own: `<name>::is_denied` and its twin.
@@ -126,13 +133,15 @@ fn judge_twin(off: Off, run: &Run) -> Result<()> {
     Ok(())
 }
 
-fn denied(lab: &mut Lab, attack: &Attack) -> Result<Completion> {
+fn denied(lab: &mut Lab, place: Place, attack: &Attack) -> Result<Completion> {
     // A protocol that no process can have is not denied to the agent. The errnos are the same: ask a free process.
     if let Some(absent) = absence(&lab.unenforced(attack.run)?) {
         return Ok(absent);
     }
-    let run = lab.attack(PROFILE, attack.run)?;
-    if let On::RefusedByLsm(_, _, mechanism) | On::DroppedAfterLsm(_, mechanism) = attack.on
+    let run = lab.attack_at(place, PROFILE, attack.run)?;
+    if let On::RefusedByLsm(_, _, mechanism)
+    | On::PartlyByLsm(_, mechanism)
+    | On::DroppedAfterLsm(_, mechanism) = attack.on
         && !lab.monitor()?.works(mechanism)
     {
         // The gap must be as wide as posture says, or posture is wrong.
@@ -154,7 +163,7 @@ fn judge_denied(on: On, run: &Run) -> Result<()> {
             ensure!(errno == Some(expected), "ended with {:?}, not errno {expected}", run.attempt);
             one_denial(run, hook, expected)
         }
-        On::Partly(hook) => {
+        On::Partly(hook) | On::PartlyByLsm(hook, _) => {
             ensure!(errno == Some(0), "ended with {:?}, not in part", run.attempt);
             ensure!(run.left.len() == 1, "the granted part did not go");
             one_denial(run, hook, libc::ENETUNREACH)

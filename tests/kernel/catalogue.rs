@@ -98,7 +98,7 @@ const EXCEPTIONS: &[Exception] = &[
     ),
     alone(
         "L2_label_survives_leaving_the_cgroup",
-        "asks for the label alone: the tests' programs stop at their cgroup, behind which nothing can be denied",
+        "asks for the label alone: what is denied behind the cgroup is in the pairs L2_outside_…",
     ),
     with(
         "L3_fork_exec_and_exit_are_recorded",

@@ -33,6 +33,17 @@ pub struct Lab {
     pub world: World,
 }
 
+/// Where an agent is, seen from the cgroup that is governed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In it, all the time.
+    Governed,
+    /// Its launcher, which is no agent, moved it out when it had become one.
+    MovedOut,
+    /// Its launcher moved it in when it had become one: what it made before is of a cgroup outside.
+    MovedIn,
+}
+
 /// What came of an attack.
 #[derive(Debug)]
 pub struct Run {
@@ -89,11 +100,29 @@ impl Lab {
 
     /// Runs an attack in a child that becomes an agent at its first pause.
     pub fn attack(&mut self, profile: &str, run: impl FnOnce(&mut Stage) -> Attempt) -> Result<Run> {
+        self.attack_at(Place::Governed, profile, run)
+    }
+
+    /// [`Lab::attack`], at some place.
+    pub fn attack_at(
+        &mut self,
+        place: Place,
+        profile: &str,
+        run: impl FnOnce(&mut Stage) -> Attempt,
+    ) -> Result<Run> {
         let (monitor, world) = self.parts()?;
         monitor.install(profile)?;
-        let mut child = Child::spawn(&world.agents, run)?;
+        let (at_first, later) = match place {
+            Place::Governed => (&world.agents, &world.agents),
+            Place::MovedOut => (&world.agents, &world.outside),
+            Place::MovedIn => (&world.outside, &world.agents),
+        };
+        let mut child = Child::spawn(at_first, run)?;
         child.paused()?;
         let agent = monitor.label(child.pid())?;
+        if !std::ptr::eq(at_first, later) {
+            std::fs::write(later.path().join("cgroup.procs"), child.pid().to_string())?;
+        }
         monitor.drain(Ring::Verdicts)?;
         let before = monitor.denials();
         world.wire.clear()?;

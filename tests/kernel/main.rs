@@ -29,6 +29,7 @@ mod marks;
 mod moved;
 mod network_out;
 mod objects;
+mod outside;
 mod pinned;
 mod privileges;
 mod process;
@@ -99,6 +100,7 @@ fn trials() -> Vec<Trial> {
         landlock::trials(),
         programs::trials(),
         objects::trials(),
+        outside::trials(),
         marks::trials(),
         moved::trials(),
         pinned::trials(),

@@ -337,7 +337,8 @@ fn child_cgroup_with_enforcement_off(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// The programs of this test's cgroup are behind it then; a daemon attaches to the root, where there is no behind.
+/// The cgroup programs of this test are behind it then; what is denied there is in `outside`. A daemon attaches to the
+/// root, where there is no behind.
 fn leaves_cgroup(lab: &mut Lab) -> Result<()> {
     let (monitor, world) = lab.parts()?;
     monitor.install(PROFILE)?;

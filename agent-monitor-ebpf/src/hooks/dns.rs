@@ -21,7 +21,7 @@ use core::ptr::{read_volatile, write_volatile};
 
 use crate::emit::{self, Flow, Outcome};
 use crate::fail;
-use crate::hooks::network::{PASS, claim_socket, deny_with, destination_errno, end_in_context};
+use crate::hooks::network::{PASS, claim_socket, destination_errno, end_in_context, end_with};
 use crate::maps::{ASKERS, NAMED, RESOLVER, SERVERS};
 use crate::subject::{Policy, current_tgid, has_bit};
 
@@ -161,12 +161,12 @@ pub fn redirect(
     let resolver = resolver();
     let mapped = raw.as_v4().is_some();
     if resolver.port == 0 || (mapped && !resolver.v4) || (!mapped && !resolver.v6) {
-        return unanswered(label, policy, flow, request);
+        return end_with(unanswered(label, policy, flow, request));
     }
     // SAFETY: a socket the verifier knows.
     let Some(servers) = (unsafe { SERVERS.get_or_create(sk.cast()) }) else {
         fail::count(Site::SocketStorage);
-        return unanswered(label, policy, flow, request);
+        return end_with(unanswered(label, policy, flow, request));
     };
     // SAFETY: storage of the hook's own socket, and of this one.
     let slot = unsafe {
@@ -182,16 +182,16 @@ pub fn redirect(
     PASS
 }
 
-/// The resolver does not run: names fail.
+/// The resolver does not run, or the question can't be led to it: names fail. The errno, 0: it goes on.
 #[inline(always)]
-fn unanswered(label: &Label, policy: &Policy, flow: Flow, request: NetRequest) -> i32 {
+pub fn unanswered(label: &Label, policy: &Policy, flow: Flow, request: NetRequest) -> u16 {
     emit::decision(Domain::NetworkOut, Effect::Deny, policy.mode);
     let enforce = matches!(policy.mode, Mode::Enforce);
     let errno = if enforce { destination_errno(policy.errno) } else { 0 };
     let outcome = Outcome { effect: Effect::Deny, mode: policy.mode, generation: policy.generation, errno };
     emit::network(label, flow, request, Reason::NoResolver.code(), outcome);
     emit::denied(label.agent);
-    if enforce { deny_with(errno) } else { PASS }
+    errno
 }
 
 /// The slot of a server among those of its socket; a new one takes the oldest's.

@@ -14,10 +14,10 @@ use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
 use core::ffi::c_void;
 
-use super::file;
 use super::network::{
     EACCES, EAFNOSUPPORT, NOBODY, count_unjudged_socket, destination_errno, label_socket, socket_granted,
 };
+use super::{file, outside};
 use crate::emit::{self, Flow, Outcome};
 use crate::ends::{Ends, ends};
 use crate::fail;
@@ -93,10 +93,24 @@ pub fn literal(before: i32) -> i32 {
     match before {
         0 => 0,
         -13 => -13,
+        -93 => -93,
         -97 => -97,
         -101 => -101,
         -111 => -111,
         _ => -1,
+    }
+}
+
+/// What an LSM hook returns for an errno, as a literal ([`literal`]).
+#[inline(always)]
+pub fn code(errno: u16) -> i32 {
+    match errno {
+        0 => 0,
+        1 => -1,
+        13 => -13,
+        93 => -93,
+        111 => -111,
+        _ => -101,
     }
 }
 
@@ -105,7 +119,7 @@ pub fn literal(before: i32) -> i32 {
 /// # Safety
 /// `socket` is a typed pointer that is not null.
 #[inline(always)]
-unsafe fn sock_of(socket: *const c_void) -> *const c_void {
+pub unsafe fn sock_of(socket: *const c_void) -> *const c_void {
     // SAFETY: the caller's promise.
     unsafe { typed(socket, offset!(socket_sk)) }
 }
@@ -216,7 +230,8 @@ pub fn network_file_receive(ctx: LsmContext) -> i32 {
 }
 
 /// `int socket_sendmsg(struct socket *sock, struct msghdr *msg, int size)`: the label's last chance: a socket that
-/// came by a way no other hook saw is labelled and its peer judged here (not for splice on 6.1).
+/// came by a way no other hook saw is labelled and its peer judged here (not for splice on 6.1); outside the governed
+/// cgroup every send is.
 #[lsm(hook = "socket_sendmsg")]
 pub fn network_socket_sendmsg(ctx: LsmContext) -> i32 {
     let tgid = current_tgid();
@@ -238,7 +253,11 @@ pub fn network_socket_sendmsg(ctx: LsmContext) -> i32 {
         if sk.is_null() {
             return 0;
         }
-        if let Some(s) = SOCKETS.get(sk.cast_mut())
+        let known = SOCKETS.get(sk.cast_mut());
+        if outside::is_outside(sk, known) {
+            return outside::send(&ctx, sk, &label);
+        }
+        if let Some(s) = known
             && (*s).agent == label.agent
         {
             return 0; // known: the address hooks and egress have it
@@ -260,11 +279,6 @@ pub fn network_socket_sendmsg(ctx: LsmContext) -> i32 {
         if judge(&label, &policy, Hook::LsmSocketSendmsg, &e, request, errno) {
             return 0;
         }
-        match errno {
-            13 => -13,
-            1 => -1,
-            111 => -111,
-            _ => -101,
-        }
+        code(errno)
     }
 }

@@ -11,6 +11,7 @@ mod iterate;
 mod lsm;
 mod mount;
 mod network;
+mod outside;
 mod privilege;
 mod probe;
 mod process;

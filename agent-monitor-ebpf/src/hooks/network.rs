@@ -79,9 +79,10 @@ fn domain(direction: Direction) -> Domain {
     }
 }
 
-/// Denies an operation that could not be judged. Counted; in `learn` and `audit` mode it goes on.
+/// Tells of an operation that could not be judged, and counts it. The errno to deny it with; 0: in `learn` and `audit`
+/// mode it goes on.
 #[inline(always)]
-fn unjudged(label: &Label, flow: Flow, request: NetRequest, site: Site, mode: Mode) -> i32 {
+pub fn unjudged(label: &Label, flow: Flow, request: NetRequest, site: Site, mode: Mode) -> u16 {
     fail::count(site);
     let reason = if matches!(site, Site::LabelMissing) { Reason::LabelLost } else { Reason::HelperFailed };
     emit::decision(domain(request.direction), Effect::Deny, mode);
@@ -90,12 +91,18 @@ fn unjudged(label: &Label, flow: Flow, request: NetRequest, site: Site, mode: Mo
     let outcome = Outcome { effect: Effect::Deny, mode, generation: 0, errno };
     emit::network(label, flow, request, reason.code(), outcome);
     emit::denied(label.agent);
-    if enforce { deny_with(ENETUNREACH) } else { PASS }
+    errno
+}
+
+/// Ends a cgroup hook with what was judged: an errno, or 0.
+#[inline(always)]
+pub fn end_with(errno: u16) -> i32 {
+    if errno == 0 { PASS } else { deny_with(errno) }
 }
 
 /// What the caller of an address hook wants.
 #[derive(Clone, Copy, PartialEq)]
-enum Act {
+pub enum Act {
     Connect,
     Send,
     Bind,
@@ -147,14 +154,14 @@ fn address_hook(ctx: &SockAddrContext, hook: Hook, act: Act, v6: bool) -> i32 {
     };
     let label = match label_of(tgid) {
         Ok(label) => label,
-        Err(site) => return unjudged(&NOBODY, flow, request, site, Mode::Enforce),
+        Err(site) => return end_with(unjudged(&NOBODY, flow, request, site, Mode::Enforce)),
     };
     let Some(standing) = standing(label.profile) else {
-        return unjudged(&label, flow, request, Site::ImageMissing, Mode::Enforce);
+        return end_with(unjudged(&label, flow, request, Site::ImageMissing, Mode::Enforce));
     };
     // SAFETY: `ctx->sk` is a socket the verifier knows.
     let Some(storage) = (unsafe { SOCKETS.get_or_create(sk.cast()) }) else {
-        return unjudged(&label, flow, request, Site::SocketStorage, standing.mode);
+        return end_with(unjudged(&label, flow, request, Site::SocketStorage, standing.mode));
     };
     if act != Act::Bind
         && request.port == DNS_PORT
@@ -170,11 +177,12 @@ fn address_hook(ctx: &SockAddrContext, hook: Hook, act: Act, v6: bool) -> i32 {
     }
     // SAFETY: as above.
     let unconnected = unsafe { read_volatile(&raw const (*sk).state) } == CLOSE;
-    judge(storage, &label, standing, flow, request, act, unconnected)
+    end_with(judge(storage, &label, standing, flow, request, act, unconnected))
 }
 
+/// Judges a request on a socket and reports it; the errno to deny it with, 0: it goes on.
 #[inline(always)]
-fn judge(
+pub fn judge(
     s: *mut SocketLabel,
     label: &Label,
     standing: Standing,
@@ -182,12 +190,12 @@ fn judge(
     request: NetRequest,
     act: Act,
     unconnected: bool,
-) -> i32 {
+) -> u16 {
     let class = standing.class_of(label);
     // A port of 0 asks the kernel to choose: nothing is offered yet. `listen` and the SYN-ACK are judged later.
     if act == Act::Bind && request.port == 0 {
         claim_socket(s, label, standing.generation, class);
-        return PASS;
+        return 0;
     }
     let tag = match request.address.as_v4() {
         Some(v4) if !matches!(act, Act::Bind) => {
@@ -204,7 +212,7 @@ fn judge(
             && socket_cell(s, standing.generation) == class_cell(class.number(), standing.generation, 0)
         {
             emit::decision(Domain::NetworkOut, Effect::Allow, standing.mode);
-            return PASS;
+            return 0;
         }
     }
     let Some(policy) = standing.policy(class) else {
@@ -248,7 +256,7 @@ fn judge(
             Outcome { effect: Effect::Allow, mode: policy.mode, generation: policy.generation, errno: 0 };
         emit::network(label, flow, request, reason.code(), outcome);
         emit::allowed(label.agent);
-        return PASS;
+        return 0;
     }
     let reason = match decision {
         _ if protected => Reason::Protected,
@@ -273,7 +281,7 @@ fn judge(
         // SAFETY: as above.
         unsafe { (*s).flags &= !SOCKET_SERVER };
     }
-    if enforce { deny_with(errno) } else { PASS }
+    errno
 }
 
 /// Ties a socket to the agent and the program that use it now. What another one's verdicts on it were is forgotten.

@@ -18,53 +18,20 @@ use aya_ebpf::programs::LsmContext;
 use core::ffi::c_void;
 
 use super::file::{ALLOWED, Entry, Subject, enter, record};
-use super::lsm::{before, literal};
-use super::network::label_socket;
 use crate::activity;
 use crate::emit::{self, Outcome};
 use crate::fail;
 use crate::kernel::{offset, read, typed};
 use crate::maps::{SCRATCH, SOCKETS};
 use crate::path::{self, CAP, Place, Scratch, below, bounded_length};
-use crate::subject::{current_tgid, has_bit, label_of, policy};
 
 const CONNECT: Rights = Right::Connect as Rights;
 /// What a denied peer shows.
 const EACCES: u16 = 13;
-const AF_UNIX: i32 = 1;
 /// `sun_family` and the zero byte before an abstract name (unix(7)).
 const BEFORE_NAME: usize = 3;
 /// Longest abstract name: `sun_path` has 108 bytes.
 const LONGEST_NAME: usize = 107;
-
-/// `int socket_post_create(struct socket *sock, int family, int type, int protocol, int kern)`: a Unix socket is of the
-/// agent that made it.
-#[lsm(hook = "socket_post_create")]
-pub fn unix_socket_made(ctx: LsmContext) -> i32 {
-    let tgid = current_tgid();
-    if !has_bit(tgid) {
-        return 0;
-    }
-    let before = before::<5>(&ctx);
-    let (family, kern): (i32, i32) = (ctx.arg(1), ctx.arg(4));
-    if before != 0 || family != AF_UNIX || kern != 0 {
-        return literal(before);
-    }
-    let socket: *const c_void = ctx.arg(0);
-    // SAFETY: a trusted argument of the hook; its sock is checked.
-    unsafe {
-        let sk: *const c_void = typed(socket, offset!(socket_sk));
-        // Without a label it is a stranger's socket to the agent: closed, and counted.
-        if let Ok(label) = label_of(tgid)
-            && let Some(policy) = policy(&label)
-            && !sk.is_null()
-            && !label_socket(sk.cast_mut(), &label, policy.generation, policy.class)
-        {
-            fail::count(Site::SocketStorage);
-        }
-    }
-    0
-}
 
 /// A socket whose name lies in the scratch.
 #[derive(Clone, Copy)]

@@ -27,12 +27,13 @@ use super::control::Maps;
 use super::counters::ProgramStats;
 use super::digests::Seen;
 use super::features::Features;
+use super::governed;
 use super::kallsyms;
 use super::labels::USER_AGENT;
 use super::names::NameMaps;
 use super::pins::{Identity, Note, Origin, PinError, Pinned, Pinning, Pins, Plan, Set};
 use super::posture::{Mechanism, Posture, State};
-use super::programs::{Entry, Kind, PROGRAMS, errno_of, info_of};
+use super::programs::{Entry, Kind, OUTSIDE, PROGRAMS, errno_of, info_of};
 use super::rings::RingReader;
 use super::syscalls::{link_info, open_pin};
 use super::transfer::{self, TransferError};
@@ -44,7 +45,7 @@ const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// How to load.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// The cgroup (v2) that the network programs govern: agents outside it are not.
+    /// The cgroup (v2) that the network programs govern: outside it only LSM programs judge.
     pub cgroup: PathBuf,
     /// Kernel statistics of programs: some 30 ns for each run of each program.
     pub stats: bool,
@@ -164,6 +165,8 @@ impl Kernel {
         let layout: Vec<u32> =
             layout.as_bytes().chunks_exact(4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect();
         let rename_lock = kallsyms::address("rename_lock").unwrap_or(0);
+        let level = governed::level(&options.cgroup);
+        let governed = [cgroup_id, level.as_ref().map_or(0, |level| (*level).into())];
         let identity = Identity::new(OBJECT, &layout, options.verdict_ring, cgroup_id);
         let (pins, pin_state) = open_pins(&options.pins)?;
         let (mut pinned, replaced) = match pins {
@@ -180,6 +183,7 @@ impl Kernel {
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&btf)).allow_unsupported_maps().override_global("LAYOUT", layout.as_slice(), true);
         loader.override_global("RENAME_LOCK", &rename_lock, true);
+        loader.override_global("GOVERNED", governed.as_slice(), true);
         if let Some(bytes) = options.verdict_ring {
             loader.map_max_entries("VERDICTS", bytes);
         }
@@ -220,6 +224,11 @@ impl Kernel {
                 continue;
             };
             let state = match loaded.map_err(BringUp::Program).and_then(|found| match found {
+                true if OUTSIDE.contains(&entry.name) && !matches!(level, Ok(1..)) => Ok(match &level {
+                    // Nothing lies outside the root.
+                    Ok(_) => State::Idle,
+                    Err(why) => State::Absent { why: why.clone() },
+                }),
                 true => attach(program, entry, &cgroup, set),
                 false => Ok(State::Absent { why: "this kernel has no such hook".to_owned() }),
             }) {

@@ -14,6 +14,7 @@ mod counters;
 mod debug_log;
 mod digests;
 mod features;
+mod governed;
 #[cfg(feature = "fault-injection")]
 mod inject;
 mod install;

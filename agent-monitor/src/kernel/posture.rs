@@ -9,7 +9,7 @@ use super::programs::{Entry, Kind};
 pub enum State {
     /// Attached. Of LSM programs: and the kernel was seen to call them.
     Active,
-    /// Loaded; attached while a profile needs it.
+    /// Loaded; attached while it is needed.
     Idle,
     /// The kernel refused it.
     Refused { errno: i32, why: String },

@@ -46,6 +46,9 @@ const fn entry(
     Entry { name, kind, hook, mechanism, required, blind }
 }
 
+/// Programs that judge sockets outside the governed cgroup, and nothing else.
+pub const OUTSIDE: [&str; 2] = ["network_socket_connect", "network_socket_bind"];
+
 /// All attached programs. Process hooks come first: a label must be inherited before anything is judged by it.
 pub const PROGRAMS: &[Entry] = &[
     entry(
@@ -157,6 +160,30 @@ pub const PROGRAMS: &[Entry] = &[
         "lsm/socket_sendmsg",
         false,
         "sends on sockets that no other hook labelled",
+    ),
+    entry(
+        "network_socket_made",
+        Kind::Lsm,
+        "socket_post_create",
+        "lsm/socket_post_create",
+        false,
+        "Unix sockets that agents make: their own peers are strangers; kinds of sockets outside the governed cgroup",
+    ),
+    entry(
+        OUTSIDE[0],
+        Kind::Lsm,
+        "socket_connect",
+        "lsm/socket_connect",
+        false,
+        "connections of agents outside the governed cgroup",
+    ),
+    entry(
+        OUTSIDE[1],
+        Kind::Lsm,
+        "socket_bind",
+        "lsm/socket_bind",
+        false,
+        "addresses that agents bind outside the governed cgroup",
     ),
     entry("file_open", Kind::Lsm, "file_open", "lsm/file_open", false, "files that agents open"),
     entry(
@@ -338,14 +365,6 @@ pub const PROGRAMS: &[Entry] = &[
         "lsm/sb_pivotroot",
         false,
         "roots that agents change",
-    ),
-    entry(
-        "unix_socket_made",
-        Kind::Lsm,
-        "socket_post_create",
-        "lsm/socket_post_create",
-        false,
-        "Unix sockets that agents make: their own peers are strangers",
     ),
     entry(
         "unix_stream_connect",
