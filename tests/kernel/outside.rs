@@ -3,7 +3,9 @@
 //! Its launcher, which is no agent, moved such an agent there; or a socket came from there. Every attack on the network
 //! that `network_out` and `listen` know is tried again at that place.
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::MetadataExt;
 
 use agent_monitor_common::counters::Ring;
 use agent_monitor_common::event::{Hook, Reason};
@@ -18,7 +20,7 @@ use crate::attack::{self, Attack, Off, On};
 use crate::inherited::{DATA, connected, denied4};
 use crate::lab::{self, Lab, PROFILE, Place, Run};
 use crate::network_out::labelled_first;
-use crate::{listen, network_out};
+use crate::{listen, network_out, process};
 
 const CONNECT: &str = "lsm/socket_connect";
 const SENDMSG: &str = "lsm/socket_sendmsg";
@@ -114,6 +116,15 @@ pub fn trials() -> Vec<Trial> {
         |lab| tightened(lab, true),
         |lab| tightened(lab, false).map(drop),
     ));
+    trials.extend(attack::pair("L2_born_outside", born_outside, |lab| {
+        let path = lab.world.agents.path().to_owned();
+        let run = lab.unenforced(|stage| {
+            stage.pause()?;
+            process::born_in(&path)
+        })?;
+        ensure!(run.attempt.is_ok() && run.ungranted().count() > 0, "{}", run.describe());
+        Ok(())
+    }));
     trials.push(lab::test("what_is_granted_works_outside_the_governed_cgroup", granted));
     trials
 }
@@ -149,6 +160,26 @@ fn name_server(lab: &mut Lab) -> Result<Completion> {
         PROFILE.replace("  listen:", "    - { cidr: 10.9.0.3/32, ports: [53], protocol: udp }\n  listen:");
     let run = lab.attack_at(Place::MovedOut, &profile, ask)?;
     ensure!(run.left.len() == 1 && run.denials == 1, "{}", run.describe());
+    Ok(Completion::Completed)
+}
+
+/// A child that the agent lets be born in a cgroup outside: nobody moved, so nothing that keeps an agent from moving
+/// sees it. Its label is its parent's.
+fn born_outside(lab: &mut Lab) -> Result<Completion> {
+    let path = lab.world.outside.path().to_owned();
+    let outside = fs::metadata(&path)?.ino();
+    let run = lab.attack(PROFILE, move |stage| {
+        stage.pause()?;
+        process::born_in(&path)
+    })?;
+    if !lab.monitor()?.works(CONNECT) {
+        ensure!(run.attempt.is_ok(), "posture calls this blind: {}", run.describe());
+        return Ok(Completion::ignored_with(lab.monitor()?.blind(CONNECT)?));
+    }
+    ensure!(run.attempt == Err(Failure::new("connect", libc::ENETUNREACH)), "{}", run.describe());
+    ensure!(run.left.is_empty() && run.denials == 1, "{}", run.describe());
+    let [record] = run.records.as_slice() else { bail!("{}", run.describe()) };
+    ensure!(record.hook() == Some(Hook::LsmSocketConnect) && record.header.cgroup == outside, "{record:?}");
     Ok(Completion::Completed)
 }
 

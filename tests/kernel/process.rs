@@ -3,12 +3,14 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use agent_monitor_common::counters::{Ring, Site};
 use agent_monitor_common::event::{Hook, Reason};
+use agent_monitor_tests::cgroup::mount_point;
 use agent_monitor_tests::peer::SINK;
 use agent_monitor_tests::socket::Name;
 use agent_monitor_tests::world::DENIED4;
@@ -57,6 +59,42 @@ fn descendant(body: impl FnOnce() -> Attempt) -> Attempt {
             unsafe { libc::_exit(0) }
         }
         _ => drop(writer),
+    }
+    answer(&mut reader)
+}
+
+/// Into the cgroup of `clone_args.cgroup` (include/uapi/linux/sched.h).
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+/// Calls out in a child that is born in another cgroup (`clone3` with `CLONE_INTO_CGROUP`, Linux 5.7): it never was in
+/// its parent's.
+pub fn born_in(cgroup: &Path) -> Attempt {
+    let root = mount_point().map_err(|_| Failure::new("no cgroup v2", 0))?;
+    let place = format!("0::/{}", cgroup.strip_prefix(root).unwrap_or(cgroup).display());
+    let directory = fs::File::open(cgroup).map_err(|e| Failure::of("open", &e))?;
+    let (mut reader, mut writer) = std::io::pipe().map_err(|e| Failure::of("pipe", &e))?;
+    // SAFETY: arguments of zeros are valid; without a stack of its own the child of a single-threaded process has a
+    // copy of this one, as `fork` gives it, and never returns from here.
+    unsafe {
+        let mut arguments: libc::clone_args = std::mem::zeroed();
+        arguments.flags = CLONE_INTO_CGROUP;
+        arguments.exit_signal = libc::SIGCHLD as u64;
+        arguments.cgroup = directory.as_raw_fd() as u64;
+        match libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) {
+            -1 => return Err(Failure::last("clone3")),
+            0 => {
+                drop(reader);
+                let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+                let attempt = if own.lines().any(|line| line == place) {
+                    call_out()
+                } else {
+                    Err(Failure::new("it is elsewhere", libc::ESRCH))
+                };
+                let _ = writer.write_all(&errno_of(attempt).to_ne_bytes());
+                libc::_exit(0)
+            }
+            _ => drop(writer),
+        }
     }
     answer(&mut reader)
 }

@@ -16,6 +16,7 @@ use libtest_mimic::{Completion, Trial};
 
 use crate::catalogue::{ATTACK, TWIN};
 use crate::lab::{self, Lab, PROFILE, Run};
+use crate::process;
 
 const ROOT: &str = "/tmp/agent-monitor-protected";
 /// In the BPF file system of the machine.
@@ -182,7 +183,11 @@ pub fn trials() -> Vec<Trial> {
             lab::test(format!("{}{ATTACK}", attack.name), move |lab| denied(lab, attack)),
         ]
     });
-    pairs.chain([lab::test("what_is_not_the_monitors_is_as_free_as_before", free)]).collect()
+    let others = [
+        lab::test("what_is_not_the_monitors_is_as_free_as_before", free),
+        lab::test("a_child_that_is_born_in_another_cgroup_keeps_its_label", born_elsewhere),
+    ];
+    pairs.chain(others).collect()
 }
 
 /// Puts the tests' profile in force with the monitor's things under it.
@@ -260,5 +265,22 @@ fn free(lab: &mut Lab) -> Result<Completion> {
         last("signal itself", unsafe { libc::kill(libc::getpid(), libc::SIGCONT) }.into())
     })?;
     ensure!(run.attempt.is_ok() && run.denials == 0, "{}", run.describe());
+    Ok(Completion::Completed)
+}
+
+/// Files that move processes are out of reach; being born elsewhere needs none of them, is not denied, and changes
+/// nothing: the label is there, and sockets outside of the governed cgroup are judged too.
+fn born_elsewhere(lab: &mut Lab) -> Result<Completion> {
+    let run = attempt(lab, || {
+        let root = mount_point().map_err(|_| Failure::new("no cgroup v2", 0))?;
+        process::born_in(&root)
+    })?;
+    let mechanism = "lsm/socket_connect";
+    if !lab.monitor()?.works(mechanism) {
+        return Ok(Completion::ignored_with(lab.monitor()?.blind(mechanism)?));
+    }
+    ensure!(run.attempt == Err(Failure::new("connect", libc::ENETUNREACH)), "{}", run.describe());
+    let [record] = run.records.as_slice() else { bail!("{}", run.describe()) };
+    ensure!(record.hook() == Some(Hook::LsmSocketConnect), "{record:?}");
     Ok(Completion::Completed)
 }
