@@ -3,7 +3,7 @@
 //! rustc cannot emit CO-RE relocations. The macro makes of the table (a) the struct of offsets that the loader writes
 //! into `.rodata` (frozen, so the verifier sees constants) and (b) the list that the loader resolves against the
 //! running kernel's BTF, descending into anonymous structs and unions. Adding a field is one line. Of a kernel function
-//! (`"name()"`) it is the number of the argument that has one of the names.
+//! (`"name()"`) it is the number of the argument that has one of the names; of `"struct bits"`, the offset in bits.
 
 /// Offset of a field that this kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
@@ -13,7 +13,7 @@ pub const ABSENT: u32 = u32::MAX;
 pub struct Field {
     /// Name in [`Layout`].
     pub name: &'static str,
-    /// The kernel's struct; `name()`: a function of the kernel.
+    /// The kernel's struct, `name bits` for an offset in bits; `name()`: a function of the kernel.
     pub of: &'static str,
     /// Names that the field has had, newest first.
     pub names: &'static [&'static str],
@@ -23,7 +23,7 @@ pub struct Field {
 
 macro_rules! layout {
     ($($(#[$meta:meta])* $name:ident = $of:literal : $($alt:literal)|+ $need:ident;)*) => {
-        /// Byte offsets of kernel fields; numbers of arguments.
+        /// Offsets of kernel fields, in bytes but where they say otherwise; numbers of arguments.
         #[repr(C)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub struct Layout { $($(#[$meta])* pub $name: u32,)* }
@@ -61,6 +61,8 @@ layout! {
     nsproxy_mnt = "nsproxy": "mnt_ns" required;
     /// Counts the changes of a namespace's mounts.
     mnt_namespace_event = "mnt_namespace": "event" optional;
+    /// One bit, by its number: set from the beginning of an exec to its end, well or not.
+    task_in_execve = "task_struct bits": "in_execve" optional;
     task_exit_code = "task_struct": "exit_code" required;
     /// x86: `thread_info.status` holds `TS_COMPAT`.
     task_thread_info = "task_struct": "thread_info" optional;

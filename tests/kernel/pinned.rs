@@ -8,8 +8,10 @@ use std::os::unix::process::CommandExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use agent_monitor::kernel::IMA;
+use agent_monitor_common::counters::Ring;
 use agent_monitor_common::event::{Hook, Reason};
-use agent_monitor_tests::{Attempt, Failure, Stage};
+use agent_monitor_tests::monitor::resolve;
+use agent_monitor_tests::{Attempt, Child, Failure, Stage};
 use anyhow::{Result, bail, ensure};
 use libtest_mimic::{Completion, Trial};
 use sha2::{Digest, Sha256};
@@ -154,7 +156,7 @@ fn prepare(content: u8) -> Result<()> {
 
 /// What the daemon does when it puts the profile in force, and again and again; how many files it read.
 fn tell(lab: &mut Lab) -> Result<usize> {
-    let resolved = agent_monitor_tests::monitor::resolve(&profile())?;
+    let resolved = resolve(&profile())?;
     let pins = resolved.exec.map(|exec| exec.pins).unwrap_or_default();
     Ok(lab.monitor()?.kernel.check_pins(&pins)?)
 }
@@ -238,7 +240,7 @@ fn race_is_lost(lab: &mut Lab) -> Result<Completion> {
 
 /// One run of the race, with the exchanging thread in a process of its own.
 fn swapped_run(lab: &mut Lab, enforced: bool) -> Result<lab::Run> {
-    let mut swapper = agent_monitor_tests::Child::spawn_outside(|stage| while_swapped(|| stage.pause()))?;
+    let mut swapper = Child::spawn_outside(|stage| while_swapped(|| stage.pause()))?;
     swapper.paused()?;
     let run = if enforced { lab.attack(&profile(), race) } else { lab.unenforced(race) };
     swapper.end();
@@ -274,12 +276,17 @@ pub fn trials() -> Vec<Trial> {
         ensure!(run.attempt.is_ok(), "{}", run.describe());
         Ok(())
     });
+    let failed = pair(
+        "F7_pinned_program_that_changes_after_an_exec_of_it_failed",
+        |lab| mapped_after_a_failed_exec(lab, true),
+        |lab| mapped_after_a_failed_exec(lab, false).map(drop),
+    );
     let others = [
         lab::test("what_the_daemon_read_holds_until_the_file_changes", told_until_it_changes),
         lab::test("a_pinned_program_with_its_content_runs", right_runs),
         lab::test("a_pin_is_a_gap_where_no_program_asks_for_its_content", gap),
     ];
-    swaps.chain(race).chain(changed).chain(others).collect()
+    swaps.chain(race).chain(changed).chain(failed).chain(others).collect()
 }
 
 fn right_runs(lab: &mut Lab) -> Result<Completion> {
@@ -325,6 +332,76 @@ fn changed_later(lab: &mut Lab) -> Result<Completion> {
     Ok(Completion::Completed)
 }
 
+/// A program whose exec fails when its content was found right: the interpreter that it asks for is not there.
+fn without_interpreter() -> Vec<u8> {
+    const NAME: &[u8] = b"/nonexistent/interpreter\0";
+    let mut bytes = program(RIGHT);
+    let at = bytes.len() as u64 + 56;
+    bytes[56] = 2; // program headers
+    // The second one, of type PT_INTERP, takes the place behind the first; the code is never reached.
+    let mut header = vec![3, 0, 0, 0, 4, 0, 0, 0];
+    let length = NAME.len() as u64;
+    for word in [at, at, at, length, length, 1] {
+        header.extend(u64::to_le_bytes(word));
+    }
+    bytes.splice(120..120, header);
+    bytes.extend(NAME);
+    bytes
+}
+
+/// The same task fails to execute the pinned program, somebody outside changes it in place, and the task maps it.
+fn mapped_after_a_failed_exec(lab: &mut Lab, enforced: bool) -> Result<Completion> {
+    if enforced && let Some(blind) = blind(lab)? {
+        return Ok(blind);
+    }
+    plant()?;
+    put(&pinned(), &without_interpreter())?;
+    let digest: String = Sha256::digest(without_interpreter()).iter().map(|b| format!("{b:02x}")).collect();
+    let profile = format!("{PROFILE}  pinned: [{{ path: {}, sha256: {digest} }}]\n", pinned());
+    let body = |stage: &mut Stage| {
+        stage.pause()?;
+        let path = std::ffi::CString::new(pinned()).unwrap_or_default();
+        let none: [*const libc::c_char; 2] = [path.as_ptr(), std::ptr::null()];
+        // SAFETY: terminated strings, and lists that end in null.
+        unsafe { libc::execve(path.as_ptr(), none.as_ptr(), none[1..].as_ptr()) };
+        match std::io::Error::last_os_error().raw_os_error() {
+            Some(libc::ENOENT) => {}
+            other => return Err(Failure::new("the exec did not end as it should", other.unwrap_or(0))),
+        }
+        stage.pause()?;
+        map_as_code(&pinned(), true)
+    };
+    let (monitor, world) = lab.parts()?;
+    let mut agent = 0;
+    let mut child = Child::spawn(if enforced { &world.agents } else { &world.outside }, body)?;
+    child.paused()?;
+    if enforced {
+        monitor.install(&profile)?;
+        let pins = resolve(&profile)?.exec.map(|exec| exec.pins).unwrap_or_default();
+        monitor.kernel.check_pins(&pins)?;
+        agent = monitor.label(child.pid())?;
+    }
+    monitor.drain(Ring::Verdicts)?;
+    child.go_on()?;
+    child.paused()?;
+    fs::write(pinned(), program(WRONG))?;
+    child.go_on()?;
+    let attempt = child.finish()?;
+    if !enforced {
+        ensure!(attempt.is_ok(), "{attempt:?}");
+        return Ok(Completion::Completed);
+    }
+    let records = monitor.drain(Ring::Verdicts)?;
+    monitor.kernel.remove_agent(agent);
+    ensure!(attempt.as_ref().is_err_and(|f| f.errno == libc::EACCES), "{attempt:?} {records:?}");
+    let [record] = records.as_slice() else { bail!("{records:?}") };
+    ensure!(
+        record.hook() == Some(Hook::LsmMmapFile) && record.reason() == Some(Reason::Digest),
+        "{record:?}"
+    );
+    Ok(Completion::Completed)
+}
+
 /// Where the kernel can't tell: a file that was written anew with the same content waits for the daemon.
 fn told_until_it_changes(lab: &mut Lab) -> Result<Completion> {
     if let Some(blind) = blind(lab)? {
@@ -354,7 +431,7 @@ fn told_until_it_changes(lab: &mut Lab) -> Result<Completion> {
 
 fn gap(lab: &mut Lab) -> Result<Completion> {
     let monitor = lab.monitor()?;
-    let gaps = monitor.kernel.posture().missing_for(&agent_monitor_tests::monitor::resolve(&profile())?);
+    let gaps = monitor.kernel.posture().missing_for(&resolve(&profile())?);
     let told = gaps.iter().any(|gap| gap.mechanism == MECHANISM);
     ensure!(told != monitor.works(MECHANISM), "{gaps:?}");
     Ok(Completion::Completed)

@@ -4,13 +4,14 @@
 //!
 //! A pinned file becomes code only by an exec that found it unchanged: mapping it otherwise (`ld.so program`) is denied.
 //! What must stay true: `verified` names a file whose content was found right by the task's own last exec, and none once
-//! that exec is done. An exec that fails behind this check leaves the name until the task's next: whoever could write
-//! the file meanwhile would have it mapped unread.
+//! that exec has succeeded. One that fails behind this check leaves the name; so it counts only while the task is in an
+//! exec, and the next one forgets it before anything is mapped.
 
 use agent_monitor_common::counters::Site;
 use agent_monitor_common::event::{Hook, Reason};
+use agent_monitor_common::layout::ABSENT;
 use agent_monitor_common::pin::{self, FileKey};
-use aya_ebpf::helpers::generated::bpf_ima_file_hash;
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_ima_file_hash};
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
 use core::ffi::c_void;
@@ -127,6 +128,21 @@ pub fn digest_bprm_check(ctx: LsmContext) -> i32 {
     }
 }
 
+/// Whether the current task is in the middle of an exec. Where the kernel does not tell, it never is: then no pinned
+/// program runs.
+#[inline(always)]
+fn in_exec() -> bool {
+    let bit = offset!(task_in_execve);
+    if bit == ABSENT as usize {
+        return false;
+    }
+    // SAFETY: the current task is a trusted pointer; the byte that has the bit.
+    unsafe {
+        let task: *const c_void = bpf_get_current_task_btf().cast::<c_void>().cast_const();
+        typed::<u8>(task, bit / 8) >> (bit % 8) & 1 == 1
+    }
+}
+
 /// Whether a file that becomes code is pinned, and not what is being executed.
 ///
 /// # Safety
@@ -145,7 +161,7 @@ pub unsafe fn maps_unverified(subject: &Subject, hook: Hook, object: Object) -> 
         let verified = (*s).verified;
         match pin_of(subject, s, object) {
             Ok(None) => return false,
-            Ok(Some(_)) if verified == object.identity => return false,
+            Ok(Some(_)) if verified == object.identity && in_exec() => return false,
             Ok(Some(_)) => {}
             Err(site) => return untold(subject, hook, s, site, object),
         }

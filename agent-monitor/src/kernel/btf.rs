@@ -95,7 +95,7 @@ impl<'a> Btf<'a> {
         Err(0)
     }
 
-    /// Byte offset of `member` in the struct or union at `at`.
+    /// Offset of `member` in the struct or union at `at`, in bits.
     fn member(&self, at: usize, member: &str, depth: u32) -> Result<Option<u32>, usize> {
         let info = Self::word(self.data, at + 4)?;
         if !matches!(info >> 24 & 31, KIND_STRUCT | KIND_UNION) || depth > 16 {
@@ -108,12 +108,12 @@ impl<'a> Btf<'a> {
             // With the kind flag the upper byte is a bit-field's size.
             let bits = if info >> 31 == 1 { offset & 0x00ff_ffff } else { offset };
             if name == member {
-                return Ok(Some(bits / 8));
+                return Ok(Some(bits));
             }
             if name.is_empty() {
                 let inner = self.resolve(Self::word(self.data, entry + 4)?)?;
                 if let Some(found) = self.member(inner, member, depth + 1)? {
-                    return Ok(Some(bits / 8 + found));
+                    return Ok(Some(bits + found));
                 }
             }
         }
@@ -143,11 +143,12 @@ impl<'a> Btf<'a> {
         if let Some(function) = of.strip_suffix("()") {
             return self.argument(function, names);
         }
+        let (of, unit) = of.strip_suffix(" bits").map_or((of, 8), |of| (of, 1));
         let Some(id) = self.by_name.get(of) else { return Ok(None) };
         let at = self.resolve(*id)?;
         for name in names {
             if let Some(found) = self.member(at, name, 0)? {
-                return Ok(Some(found));
+                return Ok(Some(found / unit));
             }
         }
         Ok(None)
@@ -183,6 +184,19 @@ mod tests {
             assert!(Btf::parse(&data[..cut]).is_err(), "{cut}");
         }
         assert!(Btf::parse(&data).is_ok());
+    }
+
+    #[test]
+    fn a_field_of_bits_is_found_by_its_bit() {
+        let Ok(data) = std::fs::read("/sys/kernel/btf/vmlinux") else { return };
+        let btf = Btf::parse(&data).unwrap();
+        let offset = |of, name| btf.offset(of, &[name]).unwrap().unwrap();
+        let (byte, bit) = (offset("task_struct", "in_execve"), offset("task_struct bits", "in_execve"));
+        assert_eq!(byte, bit / 8);
+        // A neighbour in the same word (include/linux/sched.h).
+        let neighbour = offset("task_struct bits", "sched_remote_wakeup");
+        assert!((1..32).contains(&(bit - neighbour)), "{bit} {neighbour}");
+        assert_eq!(offset("task_struct bits", "tgid"), 8 * offset("task_struct", "tgid"));
     }
 
     #[test]
