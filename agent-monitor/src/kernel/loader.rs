@@ -223,12 +223,15 @@ impl Kernel {
                 posture.mechanisms.push(Mechanism::new(entry, State::Active));
                 continue;
             };
-            let state = match loaded.map_err(BringUp::Program).and_then(|found| match found {
-                true if OUTSIDE.contains(&entry.name) && !matches!(level, Ok(1..)) => Ok(match &level {
+            if OUTSIDE.contains(&entry.name) && !matches!(level, Ok(1..)) {
+                posture.mechanisms.push(match &level {
                     // Nothing lies outside the root.
-                    Ok(_) => State::Idle,
-                    Err(why) => State::Absent { why: why.clone() },
-                }),
+                    Ok(_) => Mechanism::new(entry, State::Idle),
+                    Err(why) => Mechanism::out_of_sight(entry, why.clone()),
+                });
+                continue;
+            }
+            let state = match loaded.map_err(BringUp::Program).and_then(|found| match found {
                 true => attach(program, entry, &cgroup, set),
                 false => Ok(State::Absent { why: "this kernel has no such hook".to_owned() }),
             }) {

@@ -61,7 +61,7 @@ enum Section {
     Pins,
     /// `syscalls`.
     Syscalls,
-    /// None: what the others do goes on without it while the daemon lives.
+    /// None: what the others do goes on without it.
     Survival,
 }
 
@@ -110,6 +110,14 @@ impl Mechanism {
                 _ => Section::Always,
             },
         }
+    }
+}
+
+impl Mechanism {
+    /// A program that could see something only outside of what can be told apart here. No profile asks for it.
+    pub(super) fn out_of_sight(entry: &Entry, why: String) -> Self {
+        let state = State::Absent { why };
+        Mechanism { serves: Section::Survival, ..Mechanism::new(entry, state) }
     }
 }
 
@@ -174,6 +182,11 @@ impl Posture {
         self.gaps(Wants::of(profile))
     }
 
+    /// Whether rules about paths can be enforced whole.
+    pub fn sees_paths(&self) -> bool {
+        self.gaps(Wants { paths: true, ..Wants::default() }).iter().all(|gap| !gap.asked)
+    }
+
     /// The mechanism that sees the calls of a hook that this kernel does not have.
     pub fn instead_of(&self, mechanism: &Mechanism) -> Option<&'static str> {
         let other = match mechanism.name {
@@ -218,18 +231,30 @@ impl Posture {
 }
 
 #[cfg(test)]
+impl Posture {
+    /// A kernel on which all programs run but those that `lacks` names.
+    pub(crate) fn lacking(lacks: impl Fn(&Entry) -> Option<State>) -> Self {
+        let mechanisms = super::programs::PROGRAMS
+            .iter()
+            .map(|entry| Mechanism::new(entry, lacks(entry).unwrap_or(State::Active)));
+        Posture { mechanisms: mechanisms.collect() }
+    }
+
+    /// A kernel that was built without `CONFIG_SECURITY_PATH`.
+    pub(crate) fn without_path_hooks() -> Self {
+        Self::lacking(|entry| {
+            let why = "this kernel has no such hook".to_owned();
+            entry.hook.starts_with("path_").then_some(State::Absent { why })
+        })
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::super::programs::PROGRAMS;
     use super::*;
 
     const EVERYTHING: Wants = Wants { paths: true, unix: true, privileges: true, pins: true, syscalls: true };
-
-    /// A kernel on which all programs run but those that `lacks` names.
-    fn kernel(lacks: impl Fn(&Entry) -> Option<State>) -> Posture {
-        let mechanisms =
-            PROGRAMS.iter().map(|entry| Mechanism::new(entry, lacks(entry).unwrap_or(State::Active)));
-        Posture { mechanisms: mechanisms.collect() }
-    }
 
     fn absent() -> State {
         State::Absent { why: "this kernel has no such hook".to_owned() }
@@ -242,10 +267,10 @@ mod tests {
     /// S10: a probe that another kernel breaks is named, with what goes unseen.
     #[test]
     fn each_program_that_is_missing_is_a_gap_that_names_it() {
-        assert_eq!(kernel(|_| None).gaps(EVERYTHING), []);
+        assert_eq!(Posture::lacking(|_| None).gaps(EVERYTHING), []);
         for missing in PROGRAMS {
             for state in [absent(), refused()] {
-                let posture = kernel(|entry| (entry.name == missing.name).then(|| state.clone()));
+                let posture = Posture::lacking(|entry| (entry.name == missing.name).then(|| state.clone()));
                 let told: Vec<_> =
                     posture.gaps(EVERYTHING).into_iter().map(|gap| (gap.mechanism, gap.blind)).collect();
                 let of =
@@ -261,7 +286,7 @@ mod tests {
     #[test]
     fn what_stands_in_for_a_hook_must_itself_be_there() {
         let both = ["lsm/file_truncate", "lsm/path_truncate"];
-        let posture = kernel(|entry| both.contains(&entry.mechanism).then(absent));
+        let posture = Posture::lacking(|entry| both.contains(&entry.mechanism).then(absent));
         let told: Vec<_> = posture.gaps(EVERYTHING).iter().map(|gap| gap.mechanism).collect();
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(both.iter().all(|hook| told.contains(hook)), "{told:?}");
@@ -270,8 +295,7 @@ mod tests {
     /// F13: a kernel without `CONFIG_SECURITY_PATH` has no hook of creating, removing and renaming.
     #[test]
     fn a_kernel_without_path_hooks_can_not_enforce_rules_about_paths() {
-        let path = |entry: &Entry| entry.hook.starts_with("path_").then(absent);
-        let posture = kernel(path);
+        let posture = Posture::without_path_hooks();
         let expected = PROGRAMS.iter().filter(|entry| entry.hook.starts_with("path_")).count();
         assert!(expected > 9, "{expected}");
         assert_eq!(posture.gaps(Wants { paths: true, ..Wants::default() }).len(), expected);
