@@ -73,6 +73,8 @@ impl Found {
         };
         let asked =
             gaps.iter().any(|gap| gap.asked) || self.posture.is_none() && !self.lsm && sections_of_lsm;
+        let missing: Vec<String> =
+            gaps.iter().map(|gap| format!("{}: {} ({})", gap.mechanism, gap.blind, gap.why)).collect();
         let mut rules = self.paths(profile, plan.as_ref());
         if profile.privileges.is_some() {
             rules.extend(self.privileges(profile, plan.as_ref()));
@@ -146,7 +148,7 @@ impl Found {
             });
         }
         let unseen = plan.as_ref().map(|plan| landlock::unseen(plan, self.landlock)).unwrap_or_default();
-        Enforcement { rules, unseen, degraded: profile.mode == Mode::Enforce && asked }
+        Enforcement { rules, missing, unseen, degraded: profile.mode == Mode::Enforce && asked }
     }
 
     /// Unix sockets, for which nothing stands in.
@@ -211,7 +213,12 @@ impl Found {
             differs,
         };
         let Some(plan) = plan else {
-            let mechanism = if self.lsm { "lsm" } else { "nothing" };
+            let whole = self.posture.as_ref().is_none_or(Posture::sees_paths);
+            let mechanism = match (self.lsm, whole) {
+                (true, true) => "lsm",
+                (true, false) => "lsm, in part",
+                (false, _) => "nothing",
+            };
             let files = profile.filesystem.iter().flat_map(|files| [&files.read, &files.write, &files.deny]);
             let exec = profile.exec.iter().flat_map(|exec| [&exec.allow, &exec.deny]);
             return files.chain(exec).flatten().map(|rule| row(rule, mechanism, Vec::new())).collect();
@@ -231,6 +238,8 @@ impl Found {
 #[derive(Debug, Serialize)]
 pub(super) struct Enforcement {
     rules: Vec<Row>,
+    /// What this kernel lacks of what the profile asks.
+    missing: Vec<String>,
     /// What the stand-ins never see.
     unseen: Vec<&'static str>,
     /// The profile enforces, and a section of its is left to the stand-ins or to nothing: the daemon takes it only
@@ -263,6 +272,10 @@ impl Enforcement {
             text.extend(["  ", line, "\n"]);
             text.extend(row.differs.iter().map(|differs| format!("      {differs}\n")));
         }
+        if !self.missing.is_empty() {
+            text.push_str("  This kernel lacks what the profile asks for. Unseen here:\n");
+            text.extend(self.missing.iter().map(|what| format!("      {}\n", printable(what))));
+        }
         if !self.unseen.is_empty() {
             text.push_str("  Landlock and seccomp hold agents that `run` starts, and tell of no denial. They do not see:\n");
             text.extend(self.unseen.iter().map(|what| format!("      {what}\n")));
@@ -273,5 +286,49 @@ impl Enforcement {
             );
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// F13: what files are opened is judged, what is created, removed or renamed would not be.
+    #[test]
+    fn a_kernel_without_path_hooks_is_refused_and_told_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("p.yaml");
+        let text = "version: 1\nname: p\nmode: enforce\nfiles: { read: [/usr/**] }\n";
+        let asked = |text: &str, posture: Posture| {
+            std::fs::write(&file, text).unwrap();
+            let profile = crate::policy::load_profile(&file, &[]).unwrap().profile;
+            let lsm = posture.works("lsm/file_open");
+            Found { posture: Some(posture), lsm, landlock: 0, seccomp: false }.enforces(&profile)
+        };
+        let found = asked(text, Posture::without_path_hooks());
+        assert!(found.degraded, "exit 69");
+        let of = |found: &Enforcement| {
+            found.rules.iter().find(|row| row.rule == "p:files.read[0]").map(|row| row.mechanism)
+        };
+        assert_eq!(of(&found), Some("lsm, in part"));
+        let said = found.describe();
+        for hook in [
+            "path_mknod",
+            "path_mkdir",
+            "path_unlink",
+            "path_rmdir",
+            "path_rename",
+            "path_link",
+            "path_symlink",
+            "path_truncate",
+            "path_chmod",
+            "path_chown",
+        ] {
+            assert!(said.contains(&format!("lsm/{hook}: ")), "{hook} in {said}");
+        }
+        let whole = asked(text, Posture::lacking(|_| None));
+        assert!(!whole.degraded && whole.missing.is_empty() && of(&whole) == Some("lsm"));
+        let network = asked(&text.replace("files: { read: [/usr/**] }\n", ""), Posture::without_path_hooks());
+        assert!(!network.degraded && network.missing.is_empty(), "it asks for no path");
     }
 }

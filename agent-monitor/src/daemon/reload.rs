@@ -423,3 +423,26 @@ pub fn describe_gaps(profile: &ResolvedProfile, gaps: &[Gap]) -> String {
     text.push_str("\nSee `agent-monitor doctor` for what to change, set `mode: audit`, or accept the gaps with --allow-degraded.");
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Posture;
+
+    /// F13: the daemon's words about a kernel without `CONFIG_SECURITY_PATH`.
+    #[test]
+    fn a_profile_about_files_is_refused_where_path_hooks_are_absent() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("p.yaml");
+        let text = "version: 1\nname: p\nmode: enforce\nfiles: { write: [/srv/**] }\n";
+        std::fs::write(&file, text).unwrap();
+        let profile = crate::policy::load_profile(&file, &[]).unwrap().profile;
+        let gaps = Posture::without_path_hooks().missing_for(&profile);
+        assert!(!gaps.is_empty(), "a profile with a gap is refused");
+        let said = describe_gaps(&profile, &gaps);
+        for hook in ["lsm/path_rename: files that agents rename", "lsm/path_unlink: files that agents remove"]
+        {
+            assert!(said.contains(&format!("{hook} (this kernel has no such hook)")), "{hook} in {said}");
+        }
+    }
+}
