@@ -394,11 +394,11 @@ fn secret(lab: &mut Lab) -> Result<Completion> {
 }
 
 /// Unix sockets of a process outside: one that `chosen` alone is granted, by path and by name, one that every program
-/// but `chosen` is denied, one that all may talk to.
+/// but `chosen` is denied, one that all may talk to. One set is named by a rule about sockets and by no other.
 fn sockets_profile() -> String {
     format!(
         "{PROFILE}unix:\n  allow:\n    - {{ path: '{ROOT}/run/agent.1', exe: chosen }}\n    \
-         - {{ path: '@agent-monitor-programs-*', exe: chosen }}\n    - '{ROOT}/run/{{engine,log,all}}'\n  \
+         - {{ path: '@agent-monitor-programs-*', exe: {ROOT}/chosen }}\n    - '{ROOT}/run/{{engine,log,all}}'\n  \
          deny:\n    - {{ path: '**/engine', except: chosen }}\n    - {{ path: '{ROOT}/run/log', exe: barred }}\n"
     )
 }
