@@ -23,6 +23,8 @@ wire_codes! {
         Privilege = 6 "privilege",
         /// A peer that is a Unix socket.
         Unix = 7 "unix",
+        /// The name that a TLS client says first, where a rule asks for it.
+        Sni = 8 "sni",
     }
 }
 
@@ -55,7 +57,7 @@ wire_codes! {
 const EFFECTS: usize = 3;
 
 /// Cells of the decision counter.
-pub const DECISIONS: usize = 8 * EFFECTS * 3;
+pub const DECISIONS: usize = 9 * EFFECTS * 3;
 
 /// The cell of a decision.
 #[inline(always)]

@@ -14,13 +14,31 @@ wire_codes! {
         Allow = 1 "allow",
         /// A rule denies it.
         DenyRule = 2 "deny-rule",
+        /// Granted by rules that look at what a TLS client says first. Only of names.
+        AllowHello = 3 "allow-hello",
     }
 }
 
 impl Decision {
+    /// Granted, whatever is said.
     #[inline(always)]
     pub const fn allowed(self) -> bool {
         matches!(self, Decision::Allow)
+    }
+
+    /// Of several rules about one request the stronger one holds: a deny over any grant, a grant over one that asks for
+    /// more.
+    #[must_use]
+    pub const fn stronger(self, other: Self) -> Self {
+        const fn rank(decision: Decision) -> u8 {
+            match decision {
+                Decision::DenyDefault => 0,
+                Decision::AllowHello => 1,
+                Decision::Allow => 2,
+                Decision::DenyRule => 3,
+            }
+        }
+        if rank(self) >= rank(other) { self } else { other }
     }
 
     /// An unknown answer is a denial.
@@ -108,9 +126,26 @@ pub fn decide_name<W: Words + ?Sized>(
     protocol: Protocol,
     port: u16,
 ) -> Decision {
+    match name_answer(image, class, name, protocol, port) {
+        1 => Decision::Allow,
+        2 => Decision::DenyRule,
+        3 => Decision::AllowHello,
+        _ => Decision::DenyDefault,
+    }
+}
+
+/// The same, as the [`Decision`]'s code; another number is a denial.
+#[inline(always)]
+pub fn name_answer<W: Words + ?Sized>(
+    image: &W,
+    class: Class,
+    name: u16,
+    protocol: Protocol,
+    port: u16,
+) -> u32 {
     let start = class.field(image, class::START_NAME + (protocol as usize & 3));
     let name = Address([0, 0, 0, (name as u32).to_be()]);
-    Decision::from_walk(walk(image, start, name, 14, port))
+    walk(image, start, name, 14, port) ^ TERMINAL
 }
 
 /// Whether an image grants a program of `class` a kind of socket.

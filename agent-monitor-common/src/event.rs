@@ -2,6 +2,7 @@
 //!
 //! Writer: `agent-monitor-ebpf/src/emit.rs`. Reader: `agent-monitor/src/event/decode.rs`. Kinds are never reused.
 
+use crate::name::SpokenKey;
 use crate::{wire_codes, wire_struct};
 
 wire_codes! {
@@ -17,6 +18,8 @@ wire_codes! {
         File = 4 "file",
         /// A decision on a privilege: [`PrivilegeBody`].
         Privilege = 5 "privilege",
+        /// A connection whose first bytes do not say a granted name: [`HelloBody`].
+        Hello = 6 "hello",
         /// An exec: [`ExecBody`] and its tail.
         Exec = 16 "exec",
         /// A fork: [`ForkBody`].
@@ -134,6 +137,8 @@ wire_codes! {
         Name = 16 "name",
         /// A question about a name, and the resolver does not run.
         NoResolver = 17 "no-resolver",
+        /// A rule grants the name if the TLS client says one that is granted, and it did not.
+        Sni = 18 "sni",
     }
 }
 
@@ -196,6 +201,19 @@ wire_struct! {
         pub name: u16,
         /// Family of the socket, where it is known.
         pub family: u32,
+    }
+}
+
+wire_struct! {
+    /// A connection whose first bytes do not say a granted name.
+    pub struct HelloBody: 312 {
+        pub net: NetBody,
+        /// What was said; its bytes are the agent's.
+        pub said: SpokenKey,
+        /// [`crate::name::Hello`] code.
+        pub hello: u32,
+        /// Zero.
+        pub pad: u32,
     }
 }
 

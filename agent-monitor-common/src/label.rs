@@ -116,7 +116,8 @@ wire_struct! {
         pub program: u64,
         /// The class of that program, as in [`Label::classes`], with an exec count of 0.
         pub classes: [u64; 2],
-        /// [`flow_tag`] of the last flow that a name granted, with the name's class in the place of an IPv4 address.
+        /// [`flow_tag`] of the last flow that a name granted, with the name's class in the place of an IPv4 address, and
+        /// [`AWAITS_HELLO`].
         pub named: u64,
         /// Where it goes: network order, IPv4 mapped.
         pub named_address: [u32; 4],
@@ -130,6 +131,9 @@ wire_struct! {
 
 /// Questions about names that this socket asked went to the resolver.
 pub const SOCKET_ASKS: u16 = 2;
+
+/// Beside the class of a name that grants a flow: the TLS client must say a granted name first, and has not yet.
+pub const AWAITS_HELLO: u32 = 1 << 16;
 
 /// The socket listens by a grant: its own and its accepted children's packets are judged as `listen`, by local port.
 pub const SOCKET_SERVER: u16 = 1;

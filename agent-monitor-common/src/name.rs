@@ -1,10 +1,10 @@
 //! Names: what the resolver tells the kernel, and what the kernel tells the resolver.
 //!
 //! A profile's rules about names are numbered by *name class*: the names that the same rules match. An address stands
-//! for a name class while an answer about such a name holds. Who writes what: `NAMED` and `RESOLVER` the daemon,
-//! `ASKERS` egress, `SERVERS` the hooks that lead an agent's question to the resolver.
+//! for a name class while an answer about such a name holds. Who writes what: `NAMED`, `SPOKEN` and `RESOLVER` the
+//! daemon, `ASKERS` egress, `SERVERS` the hooks that lead an agent's question to the resolver.
 
-use crate::wire_struct;
+use crate::{wire_codes, wire_struct};
 
 /// Addresses that stand for names at one time, of all profiles and generations: at a reload each is there twice.
 pub const MAX_NAMED: usize = 262_144;
@@ -14,6 +14,12 @@ pub const MAX_ASKERS: usize = 16_384;
 pub const NAMES_OF_ADDRESS: usize = 4;
 /// Servers that one socket asks at one time; as many ports the resolver has.
 pub const SERVERS_OF_SOCKET: usize = 4;
+/// Names that TLS clients may say, of all profiles with `sni` and their generations.
+pub const MAX_SPOKEN: usize = 32_768;
+/// Bytes for a name as text, of which 253 are used at most.
+pub const NAME_BYTES: usize = 256;
+/// Where `hello_egress` lies among the programs that others call.
+pub const HELLO_EGRESS: u32 = 0;
 /// Port on which questions are asked.
 pub const DNS_PORT: u16 = 53;
 
@@ -36,6 +42,49 @@ wire_struct! {
         pub until: [u64; NAMES_OF_ADDRESS],
         /// Name classes.
         pub class: [u16; NAMES_OF_ADDRESS],
+    }
+}
+
+wire_struct! {
+    /// A name as a TLS client says it. Whole, for an agent chooses it and would find two of one hash.
+    pub struct SpokenKey: 272 {
+        /// Profile slot.
+        pub profile: u32,
+        /// Generation of the profile's image, by which the classes are numbered.
+        pub generation: u32,
+        /// Bytes of the name: it may end in zeros.
+        pub length: u32,
+        /// Zero.
+        pub pad: u32,
+        /// Lower case; zeros behind.
+        pub name: [u8; NAME_BYTES],
+    }
+}
+
+wire_struct! {
+    /// A name that a rule grants and that was looked up.
+    pub struct Spoken: 16 {
+        /// Until when its answer holds, in `CLOCK_MONOTONIC` nanoseconds: for the daemon, which removes it after. What
+        /// the rules say of a name does not end with an answer.
+        pub until: u64,
+        /// Name class.
+        pub class: u16,
+        /// Zero.
+        pub pad: [u16; 3],
+    }
+}
+
+wire_codes! {
+    /// What the first bytes of a connection were.
+    pub enum Hello: u32 {
+        /// A TLS hello with a name.
+        Named = 0 "named",
+        /// No TLS hello, or one of another form.
+        NotTls = 1 "not-tls",
+        /// A TLS hello without a name.
+        NoName = 2 "no-name",
+        /// A TLS hello whose name is not whole in the first packet, or not in the first record.
+        Cut = 3 "cut",
     }
 }
 

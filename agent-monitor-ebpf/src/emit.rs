@@ -59,7 +59,7 @@ pub fn header(kind: Kind, hook: Hook, length: usize, label: &Label, outcome: Out
 
 /// A header for egress, which has no current process.
 #[inline(always)]
-fn packet_header(kind: Kind, hook: Hook, length: usize, label: &Label, outcome: Outcome) -> Header {
+pub fn packet_header(kind: Kind, hook: Hook, length: usize, label: &Label, outcome: Outcome) -> Header {
     // SAFETY: a helper without arguments.
     anonymous(kind, hook, length, unsafe { bpf_ktime_get_ns() }, label, outcome)
 }

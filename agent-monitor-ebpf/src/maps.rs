@@ -8,15 +8,18 @@ use agent_monitor_common::counters::{DECISIONS, RingCounters, Site};
 use agent_monitor_common::image::{IMAGE_SLOTS, IMAGE_WORDS, MAX_PROFILES, PROFILE_ROWS};
 use agent_monitor_common::label::{BITMAP_WORDS, Label, MAX_LABELS, SocketLabel};
 use agent_monitor_common::mark::{MAX_MARKS, Mark, MarkKey};
-use agent_monitor_common::name::{Asker, AskerKey, MAX_ASKERS, MAX_NAMED, Named, NamedKey, Servers};
+use agent_monitor_common::name::{
+    Asker, AskerKey, MAX_ASKERS, MAX_NAMED, MAX_SPOKEN, Named, NamedKey, Servers, Spoken, SpokenKey,
+};
 use agent_monitor_common::path::{PATH_BATCH, PathAnswer};
 use agent_monitor_common::pin::{Checked, FileKey, HashTrial, MAX_CHECKED};
 use agent_monitor_common::request::{PROBE_BATCH, ProbeRequest};
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 
+use crate::hooks::hello::Said;
 use crate::path::{CAP, Cursor, SLACK, Scratch};
-use crate::storage::{ClonedSocketStorage, TaskStorage};
+use crate::storage::{ClonedSocketStorage, SocketStorage, TaskStorage};
 
 /// One bit per tgid. Writers: fork, exec, exit hooks and the task iterator (atomically). Readers: every hook.
 #[btf_map]
@@ -73,6 +76,20 @@ pub static ASKERS: LruHashMap<AskerKey, Asker, MAX_ASKERS> = LruHashMap::new();
 /// deciding hooks of the network. Not preallocated, so that an element is replaced whole.
 #[btf_map]
 pub static NAMED: HashMap<NamedKey, Named, MAX_NAMED, NO_PREALLOC> = HashMap::new();
+
+/// The names that TLS clients may say. Writer: the resolver, for profiles with `sni`; it removes what has expired. Reader:
+/// egress.
+#[btf_map]
+pub static SPOKEN: HashMap<SpokenKey, Spoken, MAX_SPOKEN, NO_PREALLOC> = HashMap::new();
+
+/// Programs that others call, by `agent_monitor_common::name::HELLO_EGRESS`. Writer: the loader.
+#[btf_map]
+pub static CALLED: ProgramArray<1> = ProgramArray::new();
+
+/// What a connection that must say a name has said. Writers and readers: connect and egress, under the socket's lock.
+/// Lives as long as the socket.
+#[btf_map]
+pub static HELLOS: SocketStorage<Said> = SocketStorage::new();
 
 /// `BPF_F_NO_PREALLOC`.
 const NO_PREALLOC: usize = 1;

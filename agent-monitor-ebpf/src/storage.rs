@@ -10,20 +10,25 @@ use crate::fail;
 
 const CREATE: u64 = 1; // BPF_{SK,LOCAL}_STORAGE_GET_F_CREATE
 
-/// Socket storage that accepted sockets inherit: `BPF_F_NO_PREALLOC | BPF_F_CLONE`.
+/// Socket storage with these flags of the map.
 #[repr(C)]
-pub struct ClonedSocketStorage<T> {
+pub struct Storage<T, const FLAGS: usize> {
     r#type: *const [i32; 24],
     key: *const i32,
     value: *const T,
     max_entries: *const [i32; 0],
-    map_flags: *const [i32; 0x201],
+    map_flags: *const [i32; FLAGS],
 }
 
-// SAFETY: a map definition: the loader reads its type, the programs only its address.
-unsafe impl<T> Sync for ClonedSocketStorage<T> {}
+/// Socket storage that accepted sockets inherit: `BPF_F_NO_PREALLOC | BPF_F_CLONE`.
+pub type ClonedSocketStorage<T> = Storage<T, 0x201>;
+/// Socket storage of one socket: `BPF_F_NO_PREALLOC`.
+pub type SocketStorage<T> = Storage<T, 1>;
 
-impl<T> ClonedSocketStorage<T> {
+// SAFETY: a map definition: the loader reads its type, the programs only its address.
+unsafe impl<T, const FLAGS: usize> Sync for Storage<T, FLAGS> {}
+
+impl<T, const FLAGS: usize> Storage<T, FLAGS> {
     pub const fn new() -> Self {
         Self { r#type: null(), key: null(), value: null(), max_entries: null(), map_flags: null() }
     }

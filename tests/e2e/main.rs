@@ -8,6 +8,7 @@ mod commands;
 mod confined;
 mod control;
 mod daemon;
+mod hello;
 mod lifecycle;
 mod metrics;
 mod names;
@@ -38,6 +39,7 @@ fn main() {
         confined::trials(),
         network::trials(),
         names::trials(),
+        hello::trials(),
         control::trials(),
         lifecycle::trials(),
         survival::trials(),

@@ -67,7 +67,7 @@ fn net() -> Result<()> {
 }
 
 /// A daemon whose resolver asks the zone.
-fn daemon(profile: &str, more: &[&str]) -> Result<(Daemon, Zone)> {
+pub fn daemon(profile: &str, more: &[&str]) -> Result<(Daemon, Zone)> {
     net()?;
     let zone = Zone::serve(Ipv4Addr::LOCALHOST.into())?;
     let server = zone.address.to_string();
@@ -76,21 +76,21 @@ fn daemon(profile: &str, more: &[&str]) -> Result<(Daemon, Zone)> {
 }
 
 /// An agent that does as it is told.
-struct Asker(Talker);
+pub struct Asker(Talker);
 
 impl Asker {
-    fn start(daemon: &Daemon) -> Result<Self> {
+    pub fn start(daemon: &Daemon) -> Result<Self> {
         let mut talker = daemon.agent_in_background(&["names"])?;
         ensure!(talker.line()? == "ready");
         Ok(Asker(talker))
     }
 
-    fn does(&mut self, words: &str) -> Result<String> {
+    pub fn does(&mut self, words: &str) -> Result<String> {
         self.0.tell(words)?;
         self.0.line()
     }
 
-    fn must(&mut self, words: &str, wanted: &str) -> Result<()> {
+    pub fn must(&mut self, words: &str, wanted: &str) -> Result<()> {
         let said = self.does(words)?;
         ensure!(said == wanted, "{words}: {said}, not {wanted}");
         Ok(())

@@ -37,6 +37,8 @@ pub fn act(words: &[&str]) -> String {
                 ends.first().cloned().unwrap_or_else(|| "none".to_owned())
             }
         },
+        ["greet", address, form, name] => crate::greeter::greet(address, form, name),
+        ["go-on"] => crate::greeter::go_on(),
         ["bind", address] => match UdpSocket::bind(*address) {
             Ok(_) => "bound".to_owned(),
             Err(error) => error.raw_os_error().unwrap_or(-1).to_string(),

@@ -11,6 +11,7 @@ pub mod attempt;
 pub mod bpf;
 pub mod cgroup;
 pub mod child;
+pub mod greeter;
 pub mod monitor;
 pub mod netlink;
 pub mod peer;

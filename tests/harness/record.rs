@@ -2,8 +2,8 @@
 
 use agent_monitor_common::counters::Effect;
 use agent_monitor_common::event::{
-    ExecBody, ExitBody, FileBody, ForkBody, Header, Hook, Kind, NetBody, PrivilegeBody, Reason, SocketBody,
-    SyscallBody,
+    ExecBody, ExitBody, FileBody, ForkBody, Header, HelloBody, Hook, Kind, NetBody, PrivilegeBody, Reason,
+    SocketBody, SyscallBody,
 };
 use agent_monitor_common::wire::Wire;
 use anyhow::{Context, Result, bail, ensure};
@@ -19,6 +19,7 @@ pub struct Record {
 #[derive(Clone, Debug)]
 pub enum Body {
     Network(NetBody),
+    Hello(Box<HelloBody>),
     Socket(SocketBody),
     Syscall(SyscallBody),
     File { body: FileBody, path: Vec<u8> },
@@ -44,6 +45,7 @@ impl Record {
         let rest = &bytes[size_of::<Header>()..];
         let body = match Kind::from_code(header.kind) {
             Some(Kind::Network) => Body::Network(read(rest)?),
+            Some(Kind::Hello) => Body::Hello(Box::new(read(rest)?)),
             Some(Kind::Socket) => Body::Socket(read(rest)?),
             Some(Kind::Syscall) => Body::Syscall(read(rest)?),
             Some(Kind::Privilege) => Body::Privilege(read(rest)?),
@@ -83,6 +85,7 @@ impl Record {
     pub fn reason(&self) -> Option<Reason> {
         match &self.body {
             Body::Network(b) => Reason::from_code(b.reason),
+            Body::Hello(b) => Reason::from_code(b.net.reason),
             Body::Socket(b) => u8::try_from(b.reason).ok().and_then(Reason::from_code),
             Body::File { body, .. } => u8::try_from(body.reason).ok().and_then(Reason::from_code),
             Body::Privilege(b) => u8::try_from(b.reason).ok().and_then(Reason::from_code),
@@ -94,6 +97,7 @@ impl Record {
     pub fn port(&self) -> Option<u16> {
         match &self.body {
             Body::Network(b) => Some(b.port),
+            Body::Hello(b) => Some(b.net.port),
             _ => None,
         }
     }

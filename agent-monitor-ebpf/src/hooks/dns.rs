@@ -5,10 +5,10 @@
 //! tells the resolver who asks, before the question is delivered.
 
 use agent_monitor_common::counters::{Domain, Effect, Mode, Site};
-use agent_monitor_common::decide::{decide_name, forget};
+use agent_monitor_common::decide::{forget, name_answer};
 use agent_monitor_common::event::Reason;
 use agent_monitor_common::image::{Class, HAS_NAMES};
-use agent_monitor_common::label::{Label, SOCKET_ASKS, SocketLabel, flow_tag};
+use agent_monitor_common::label::{AWAITS_HELLO, Label, SOCKET_ASKS, SocketLabel, flow_tag};
 use agent_monitor_common::name::{
     Asker, AskerKey, DNS_PORT, NAMES_OF_ADDRESS, NamedKey, Resolver, SERVERS_OF_SOCKET, Servers,
 };
@@ -48,42 +48,46 @@ pub fn is_question(policy: &Policy, request: NetRequest) -> bool {
         && matches!(request.protocol, Protocol::Tcp | Protocol::Udp)
 }
 
-/// The name class by which `policy` grants a request whose address no rule grants or denies; 0: none. `held`: the flow
-/// was granted by a name before, so that it goes on although no answer holds any more.
+/// The name class by which `policy` grants a request whose address no rule grants or denies, with [`AWAITS_HELLO`] where
+/// every rule that grants it asks for the name in the client's hello; 0: none. `held`: the flow was granted by a name
+/// before and awaits nothing, so that it goes on although no answer holds any more.
 #[inline(always)]
-pub fn granting_name(policy: &Policy, profile: u32, request: NetRequest, held: bool) -> u16 {
+pub fn granting_name(policy: &Policy, profile: u32, request: NetRequest, held: bool) -> u32 {
     if policy.flags & HAS_NAMES == 0 || !matches!(request.direction, Direction::Out) {
         return 0;
     }
     let key = NamedKey { profile, generation: policy.generation, address: request.address.0 };
     let Some(named) = NAMED.get_ptr(key) else { return 0 };
+    // A flow that goes on has said what it must.
     // SAFETY: a helper without arguments.
-    let now = if held { 0 } else { unsafe { bpf_ktime_get_ns() } };
-    let mut granting = 0;
+    let (now, asks) = if held { (0, 0) } else { (unsafe { bpf_ktime_get_ns() }, 2) };
+    let mut granting: u32 = 0;
     let mut i = 0;
     while i < NAMES_OF_ADDRESS {
         // SAFETY: an element of the map; the daemon replaces it whole, and it is freed after this program.
         let (until, class) = unsafe { ((*named).until[i], (*named).class[i]) };
-        if until > now
-            && granting == 0
-            && decide_name(&policy.table, policy.class, class, request.protocol, request.port).allowed()
-        {
-            granting = class as u32;
+        // Looked for as long as there is none, or one that asks for a hello: another may grant more.
+        if until > now && granting.wrapping_sub(1) >= AWAITS_HELLO - 1 {
+            let answer = name_answer(&policy.table, policy.class, class, request.protocol, request.port);
+            // VERIFIER: one branch for both grants, whose codes are odd; which of them it is is arithmetic. Every way
+            // out of here is walked to the end of egress.
+            if answer < 4 && answer & 1 == 1 {
+                granting = class as u32 | (answer & asks) << 15;
+            }
         }
         granting = forget(granting);
         i += 1;
     }
-    granting as u16
+    granting
 }
 
-/// Remembers that a name grants the flow.
+/// Remembers that a name grants the flow: what [`granting_name`] gave.
 ///
 /// # Safety
 /// `s` is socket storage.
 #[inline(always)]
-pub unsafe fn remember(s: *mut SocketLabel, request: NetRequest, generation: u32, name: u16) {
-    let flow =
-        flow_tag(name as u32, request.port, Direction::Out.code(), request.protocol.code(), generation);
+pub unsafe fn remember(s: *mut SocketLabel, request: NetRequest, generation: u32, name: u32) {
+    let flow = flow_tag(name, request.port, Direction::Out.code(), request.protocol.code(), generation);
     // SAFETY: the caller's promise. Two threads that send on one socket could mix two granted addresses; each send was
     // judged before by its own address.
     unsafe {
@@ -101,10 +105,20 @@ pub unsafe fn remember(s: *mut SocketLabel, request: NetRequest, generation: u32
 pub enum Held {
     /// It is another flow, or none.
     No,
-    /// A name granted it, by an older image.
+    /// A name granted it, by an older image, and it said what that image asked for.
     Older,
     /// A name granted it, by the image in force.
     Now,
+}
+
+/// Whether the flow that a socket remembers must still say a granted name.
+///
+/// # Safety
+/// `s` is socket storage.
+#[inline(always)]
+pub unsafe fn awaits_hello(s: *const SocketLabel) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { read_volatile(&raw const (*s).named) as u32 & AWAITS_HELLO != 0 }
 }
 
 /// Whether a name granted this flow before.
@@ -138,6 +152,8 @@ pub unsafe fn held(s: *const SocketLabel, request: NetRequest, generation: u32) 
         Held::No
     } else if differs == 0 {
         Held::Now
+    } else if named as u32 & AWAITS_HELLO != 0 {
+        Held::No
     } else {
         Held::Older
     }

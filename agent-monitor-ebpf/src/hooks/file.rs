@@ -355,6 +355,8 @@ unsafe fn judged_once<K: Known>(
                     }
                     _ if marked != 0 => Reason::OtherName.code(),
                     Decision::Allow => ALLOWED,
+                    // No path ends so.
+                    Decision::AllowHello => Reason::Default.code(),
                     Decision::DenyDefault => return Judged { deny: 0, state: end.state },
                 };
                 (reason, end)

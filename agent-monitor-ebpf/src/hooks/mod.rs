@@ -7,6 +7,7 @@ mod digest;
 mod dns;
 mod exec;
 mod file;
+pub mod hello;
 mod iterate;
 mod lsm;
 mod mount;

@@ -9,7 +9,7 @@ use agent_monitor_common::decide::{Decision, decide, decide_socket, forget};
 use agent_monitor_common::event::{Hook, Kind, Reason, SocketBody};
 use agent_monitor_common::image::Class;
 use agent_monitor_common::label::{
-    Label, SOCKET_ASKS, SOCKET_SERVER, SocketLabel, class_cell, class_of_cell, flow_tag,
+    AWAITS_HELLO, Label, SOCKET_ASKS, SOCKET_SERVER, SocketLabel, class_cell, class_of_cell, flow_tag,
 };
 use agent_monitor_common::name::DNS_PORT;
 use agent_monitor_common::request::{Address, Direction, NetRequest, Protocol, socket_kind};
@@ -22,13 +22,14 @@ use core::ptr::{read_volatile, write_volatile};
 use crate::emit::{self, Flow, Outcome, Record};
 use crate::fail;
 use crate::hooks::dns::{self, Held};
+use crate::hooks::hello;
 use crate::maps::SOCKETS;
 use crate::subject::{Policy, Standing, current_tgid, has_bit, label_of, policy, socket_cell, standing};
 
 /// The operation goes on.
 pub const PASS: i32 = 1;
 /// The operation ends with the errno of `bpf_set_retval`, else EPERM.
-const DENY: i32 = 0;
+pub const DENY: i32 = 0;
 
 pub const EPERM: u16 = 1;
 pub const EACCES: u16 = 13;
@@ -177,12 +178,14 @@ fn address_hook(ctx: &SockAddrContext, hook: Hook, act: Act, v6: bool) -> i32 {
     }
     // SAFETY: as above.
     let unconnected = unsafe { read_volatile(&raw const (*sk).state) } == CLOSE;
-    end_with(judge(storage, &label, standing, flow, request, act, unconnected))
+    end_with(judge(Some(sk), storage, &label, standing, flow, request, act, unconnected))
 }
 
-/// Judges a request on a socket and reports it; the errno to deny it with, 0: it goes on.
+/// Judges a request on a socket and reports it; the errno to deny it with, 0: it goes on. `sk`: the socket, where its
+/// packets come to egress.
 #[inline(always)]
 pub fn judge(
+    sk: Option<*mut bpf_sock>,
     s: *mut SocketLabel,
     label: &Label,
     standing: Standing,
@@ -224,8 +227,21 @@ pub fn judge(
     if protected {
         decision = Decision::DenyRule;
     }
+    let mut name = 0;
     if matches!(decision, Decision::DenyDefault) {
-        flow.name = dns::granting_name(&policy, label.profile, request, false);
+        name = dns::granting_name(&policy, label.profile, request, false);
+        if name & AWAITS_HELLO != 0 {
+            match sk {
+                // SAFETY: the hook's own socket.
+                Some(sk) if !unsafe { hello::expect(sk) } => {
+                    return unjudged(label, flow, request, Site::SocketStorage, policy.mode);
+                }
+                Some(_) => {}
+                // No packet of such a socket is looked at: what it says can't be known.
+                None => name = 0,
+            }
+        }
+        flow.name = name as u16;
     }
     let flow = flow;
     if decision.allowed() || flow.name != 0 {
@@ -233,7 +249,7 @@ pub fn judge(
         claim_socket(s, label, standing.generation, class);
         let (tag, reason) = if flow.name != 0 {
             // SAFETY: socket storage. Not by its tag: with the next address the name's answers are asked for again.
-            unsafe { dns::remember(s, request, standing.generation, flow.name) };
+            unsafe { dns::remember(s, request, standing.generation, name) };
             (0, Reason::Name)
         } else {
             (tag, Reason::Rule)
@@ -665,11 +681,9 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
     }
     // SAFETY: the caller's promise.
     let held = unsafe { dns::held(s, request, standing.generation) };
-    if held == Held::Now && refused == 0 {
-        return PASS;
-    }
+    let mut named = held == Held::Now && refused == 0;
     let mut reason = refused;
-    if refused == 0 {
+    if refused == 0 && !named {
         let Some(policy) = standing.policy(class) else {
             return without_image(agent);
         };
@@ -690,10 +704,14 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
             if name != 0 {
                 // SAFETY: storage of the packet's socket.
                 unsafe { dns::remember(s, request, standing.generation, name) };
-                return PASS;
+                named = true;
             }
         }
         reason = if matches!(decision, Decision::DenyRule) { Reason::Rule } else { Reason::Default }.code();
+    }
+    if forget(named as u32) != 0 {
+        // SAFETY: the caller's promise.
+        return unsafe { if dns::awaits_hello(s) { hello::judge(skb, mode) } else { PASS } };
     }
     let reason = forget(reason as u32) as u8;
     let enforce = matches!(mode, Mode::Enforce);

@@ -165,7 +165,7 @@ unsafe fn judge(
     {
         return 0;
     }
-    code(forget(network::judge(s, &label, standing, flow, request, act, false) as u32) as u16)
+    code(forget(network::judge(None, s, &label, standing, flow, request, act, false) as u32) as u16)
 }
 
 /// `int socket_connect(struct socket *sock, struct sockaddr *address, int addrlen)`.

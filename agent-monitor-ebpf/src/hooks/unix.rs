@@ -131,7 +131,8 @@ unsafe fn denies(subject: &Subject, hook: Hook, other: *const c_void) -> bool {
                 match decide_answer(forget(accept(&policy.table, state)), CONNECT) {
                     Decision::Allow => ALLOWED,
                     Decision::DenyRule => Reason::Rule.code(),
-                    Decision::DenyDefault => Reason::Default.code(),
+                    // No path ends in a hello.
+                    Decision::DenyDefault | Decision::AllowHello => Reason::Default.code(),
                 }
             }
         };

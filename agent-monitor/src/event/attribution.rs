@@ -69,7 +69,7 @@ impl Question {
     ) -> Option<Self> {
         match reason {
             Reason::Rule => Some(Self::Network { address, port, direction, protocol }),
-            Reason::Name => Some(Self::Name { name, port, protocol }),
+            Reason::Name | Reason::Sni => Some(Self::Name { name, port, protocol }),
             Reason::Default => Some(Self::NetworkDefault),
             Reason::SocketKind => Some(Self::Socket),
             Reason::IpOptions

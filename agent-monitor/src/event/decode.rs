@@ -4,12 +4,15 @@
 //! own programs, yet they are read as if anybody had written them: a record that is short, of another ABI or of an
 //! unknown kind is an error to count, never a panic and never a guess.
 
+use std::mem::offset_of;
+
 use agent_monitor_common::ABI_VERSION;
 use agent_monitor_common::counters::{Effect, Mode};
 use agent_monitor_common::event::{
-    ExecBody, ExitBody, FileBody, ForkBody, Header, Hook, Kind, NetBody, PrivilegeBody, Reason, SocketBody,
-    SyscallBody,
+    ExecBody, ExitBody, FileBody, ForkBody, Header, HelloBody, Hook, Kind, NetBody, PrivilegeBody, Reason,
+    SocketBody, SyscallBody,
 };
+use agent_monitor_common::name::{Hello, NAME_BYTES, SpokenKey};
 use agent_monitor_common::privilege::Privilege;
 use agent_monitor_common::request::{Direction, Protocol};
 use agent_monitor_common::wire::Wire;
@@ -27,14 +30,43 @@ pub struct Record<'a> {
 /// What a record is about; the codes inside are decoded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Body<'a> {
-    Network { body: NetBody, direction: Direction, protocol: Protocol, reason: Reason },
-    Socket { body: SocketBody, reason: Reason },
+    Network {
+        body: NetBody,
+        direction: Direction,
+        protocol: Protocol,
+        reason: Reason,
+        said: Option<Said<'a>>,
+    },
+    Socket {
+        body: SocketBody,
+        reason: Reason,
+    },
     Syscall(SyscallBody),
-    File { body: FileBody, reason: Reason, path: &'a [u8] },
-    Privilege { body: PrivilegeBody, privilege: Privilege, reason: Reason },
-    Exec { body: ExecBody, path: &'a [u8], argv: &'a [u8] },
+    File {
+        body: FileBody,
+        reason: Reason,
+        path: &'a [u8],
+    },
+    Privilege {
+        body: PrivilegeBody,
+        privilege: Privilege,
+        reason: Reason,
+    },
+    Exec {
+        body: ExecBody,
+        path: &'a [u8],
+        argv: &'a [u8],
+    },
     Fork(ForkBody),
     Exit(ExitBody),
+}
+
+/// What a connection said first, where it had to say a name.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Said<'a> {
+    pub hello: Hello,
+    /// The agent's bytes; empty where it said none.
+    pub name: &'a [u8],
 }
 
 /// Why bytes are no record.
@@ -85,14 +117,14 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     let effect = code("effect", header.effect, Effect::from_code)?;
     let mode = code("mode", header.mode, Mode::from_code)?;
     let body = match kind {
-        Kind::Network => {
-            let body: NetBody = read(rest, bytes)?;
-            Body::Network {
-                direction: code("direction", body.direction, Direction::from_code)?,
-                protocol: code("protocol", body.protocol, Protocol::from_code)?,
-                reason: code("reason", body.reason, Reason::from_code)?,
-                body,
-            }
+        Kind::Network => network(read(rest, bytes)?, None)?,
+        Kind::Hello => {
+            let HelloBody { net, said, hello, .. } = read(rest, bytes)?;
+            let at = offset_of!(HelloBody, said) + offset_of!(SpokenKey, name);
+            let name = rest.get(at..).and_then(|tail| tail.get(..said.length as usize));
+            let name = name.filter(|name| name.len() <= NAME_BYTES);
+            let hello = code("hello", hello, Hello::from_code)?;
+            network(net, Some(Said { hello, name: name.ok_or(short(said.length as usize))? }))?
         }
         Kind::Socket => {
             let body: SocketBody = read(rest, bytes)?;
@@ -138,6 +170,16 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         Kind::Exit => Body::Exit(read(rest, bytes)?),
     };
     Ok(Record { header, hook, effect, mode, body })
+}
+
+fn network(body: NetBody, said: Option<Said<'_>>) -> Result<Body<'_>, DecodeError> {
+    Ok(Body::Network {
+        direction: code("direction", body.direction, Direction::from_code)?,
+        protocol: code("protocol", body.protocol, Protocol::from_code)?,
+        reason: code("reason", body.reason, Reason::from_code)?,
+        body,
+        said,
+    })
 }
 
 fn read<T: Wire>(rest: &[u8], whole: &[u8]) -> Result<T, DecodeError> {
@@ -194,6 +236,29 @@ mod tests {
         assert_eq!((record.hook, record.effect, record.mode), (Hook::Connect4, Effect::Deny, Mode::Enforce));
         let Body::Network { body, reason: Reason::Rule, .. } = record.body else { panic!("{record:?}") };
         assert_eq!(body.port, 443);
+    }
+
+    #[test]
+    fn a_hello_has_the_name_that_it_says_and_no_more() {
+        let mut said = SpokenKey { length: 5, ..SpokenKey::ZERO };
+        said.name[..8].copy_from_slice(b"evil\x1brest"[..8].try_into().unwrap());
+        let net = NetBody { port: 443, reason: 18, ..NetBody::ZERO };
+        let bytes = record(Kind::Hello, HEADER, &HelloBody { net, said, ..HelloBody::ZERO }, &[]);
+        let Body::Network { body, reason: Reason::Sni, said: Some(found), .. } = decode(&bytes).unwrap().body
+        else {
+            panic!("{bytes:?}")
+        };
+        assert_eq!((body.port, found.hello, found.name), (443, Hello::Named, &b"evil\x1b"[..]));
+        for length in [257, 264, u32::MAX] {
+            let said = SpokenKey { length, ..said };
+            let bytes = record(Kind::Hello, HEADER, &HelloBody { net, said, ..HelloBody::ZERO }, &[]);
+            assert!(matches!(decode(&bytes), Err(DecodeError::Length { .. })), "{length}");
+        }
+        let unknown = HelloBody { net, hello: 9, ..HelloBody::ZERO };
+        assert_eq!(
+            decode(&record(Kind::Hello, HEADER, &unknown, &[])),
+            Err(DecodeError::Code { field: "hello", code: 9 })
+        );
     }
 
     #[test]
@@ -263,7 +328,7 @@ mod tests {
         /// Bytes that pass the first gates and are arbitrary behind them.
         #[test]
         fn plausible_bytes_never_panic(
-            kind in prop_oneof![Just(1_u16), Just(2), Just(3), Just(5), Just(16), Just(17), Just(18), any::<u16>()],
+            kind in prop_oneof![Just(1_u16), Just(2), Just(3), Just(5), Just(6), Just(16), Just(17), Just(18), any::<u16>()],
             cut in 0_usize..200,
             claimed: u32,
             mut tail in proptest::collection::vec(any::<u8>(), 152..300),

@@ -22,7 +22,7 @@ use ulid::{Generator, Ulid};
 
 use super::attribution::{Attributor, DecidedBy, Question, address_of};
 use super::clock::Clock;
-use super::decode::{Body, Record};
+use super::decode::{Body, Record, Said};
 use super::escape;
 use super::generations::Generations;
 use super::model::{
@@ -155,12 +155,12 @@ impl Enricher {
         event.process =
             (header.tgid != 0).then(|| this.processes.describe(header.tgid, header.tid, header.cgroup));
         match record.body {
-            Body::Network { body, direction, protocol, .. } => {
+            Body::Network { body, direction, protocol, said, .. } => {
                 let host = |address| {
                     let names = this.names.as_ref()?;
                     Some(names.host_of(u32::from(header.profile), address)?.to_string())
                 };
-                event.network = Some(network(&body, direction, protocol, host));
+                event.network = Some(network(&body, direction, protocol, said, host));
             }
             Body::Socket { body, .. } => {
                 event.socket = Some(Socket {
@@ -260,7 +260,7 @@ impl Enricher {
             self.attributor.profile(slot, generation);
         }
         let (kind, question, reason) = match record.body {
-            Body::Network { body, direction, protocol, reason } => {
+            Body::Network { body, direction, protocol, reason, .. } => {
                 let question =
                     Question::network(body.address, body.port, direction, protocol, reason, body.name);
                 (EventType::Network, question, reason.name())
@@ -301,6 +301,7 @@ fn network(
     body: &NetBody,
     direction: Direction,
     protocol: Protocol,
+    said: Option<Said<'_>>,
     host: impl FnOnce(IpAddr) -> Option<String>,
 ) -> Network {
     let address = address_of(Address::from_bytes(body.address));
@@ -311,6 +312,8 @@ fn network(
         port: body.port,
         protocol: protocol.name().into(),
         local_port: (body.local_port != 0).then_some(body.local_port),
+        hello: said.map(|said| said.hello.name().into()),
+        sni: said.filter(|said| !said.name.is_empty()).map(|said| escape::text(said.name).into_owned()),
     }
 }
 

@@ -24,6 +24,7 @@ pub(crate) fn profile(name: &str) -> Arc<ResolvedProfile> {
         source: source(line),
         nets: vec![net.parse().unwrap()],
         hosts: Vec::new(),
+        sni: false,
         ports: vec![ports],
         protocols: ProtocolSet::ANY,
         programs: Condition::default(),
@@ -92,6 +93,8 @@ pub(crate) fn full_event() -> Event<'static> {
             port: 22,
             protocol: "tcp".into(),
             local_port: Some(4_000),
+            hello: Some("named".into()),
+            sni: Some("evil.test".to_owned()),
         }),
         lookup: Some(Lookup {
             name: "git.example.com".into(),

@@ -237,6 +237,13 @@ pub struct Network {
     /// The packet's own port, where a packet was judged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local_port: Option<u16>,
+    /// What a connection said first that had to say a granted name (`sni: require`): `named`, `not-tls`, `no-name` or
+    /// `cut` (the name was not whole in the first packet and record).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hello: Option<Cow<'static, str>>,
+    /// The name that it said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
 }
 
 /// A question about a name, and what became of it.
@@ -432,6 +439,8 @@ mod tests {
             port: 22,
             protocol: "tcp".into(),
             local_port: None,
+            hello: None,
+            sni: None,
         });
         event.process = Some(Process {
             pid: 4,

@@ -68,6 +68,12 @@ fn details(event: &Event<'_>, out: &mut String) {
         if let Some(host) = &network.host {
             let _ = write!(out, " ({host})");
         }
+        if let Some(hello) = &network.hello {
+            let _ = match &network.sni {
+                Some(name) => write!(out, " as {name}"),
+                None => write!(out, " hello {hello}"),
+            };
+        }
     }
     if let Some(lookup) = &event.lookup {
         let _ = write!(out, " look up {} {}", lookup.r#type, lookup.name);
@@ -180,6 +186,8 @@ mod tests {
             port: 22,
             protocol: "tcp".into(),
             local_port: None,
+            hello: None,
+            sni: None,
         });
         event.verdict = Some(Verdict {
             effect: VerdictEffect::Deny,

@@ -5,7 +5,7 @@ use agent_monitor_common::agent::{AgentState, AttachRequest};
 use agent_monitor_common::counters::RingCounters;
 use agent_monitor_common::label::Label;
 use agent_monitor_common::mark::{Mark, MarkKey};
-use agent_monitor_common::name::{Asker, AskerKey, Named, NamedKey};
+use agent_monitor_common::name::{Asker, AskerKey, Named, NamedKey, Spoken, SpokenKey};
 use agent_monitor_common::pin::{Checked, FileKey, HashTrial};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 
@@ -33,6 +33,8 @@ pod! {
     UsedPod = UsedKey;
     NamedKeyPod = NamedKey;
     NamedPod = Named;
+    SpokenKeyPod = SpokenKey;
+    SpokenPod = Spoken;
     AskerKeyPod = AskerKey;
     AskerPod = Asker;
 }

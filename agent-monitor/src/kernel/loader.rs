@@ -11,9 +11,10 @@ use std::thread;
 
 use agent_monitor_common::counters::Ring;
 use agent_monitor_common::image::{InForce, PROFILE_ROWS};
+use agent_monitor_common::name::HELLO_EGRESS;
 use agent_monitor_common::pin::FileKey;
 use agent_monitor_common::wire::Wire;
-use aya::maps::{Map, MapData, MapError, RingBuf};
+use aya::maps::{Map, MapData, MapError, ProgramArray, RingBuf};
 use aya::pin::PinError as AyaPinError;
 use aya::programs::links::{CgroupAttachMode, FdLink, LinkError};
 use aya::programs::{
@@ -80,6 +81,8 @@ pub enum LoadError {
     NoProgram(&'static str),
     #[error("the kernel refused {mechanism}, without which {blind} would go unseen: {}", brief(source))]
     Required { mechanism: &'static str, blind: &'static str, source: ProgramError },
+    #[error("cannot tell one program of another: {0}")]
+    Called(#[source] ProgramError),
     #[error(transparent)]
     Pin(#[from] PinError),
     #[error("cannot pin {mechanism}: {source}")]
@@ -253,6 +256,9 @@ impl Kernel {
                 }
             };
             posture.mechanisms.push(Mechanism::new(entry, state));
+        }
+        if missing.iter().any(|entry| entry.kind == Kind::Called) {
+            put_called(&mut object)?;
         }
         let called =
             || program_info(&object, set, "network_socket_create").map_or(0, |info| info.run_count());
@@ -478,6 +484,9 @@ fn map_ids(object: &Ebpf) -> Result<HashSet<u32>, LoadError> {
 /// Whether an adopted set has this program attached where it belongs, over the adopted maps. A link that was cut off
 /// is unpinned, so that the program is attached anew.
 fn is_attached(set: &Set, entry: &Entry, cgroup: u64, own_maps: &HashSet<u32>) -> Result<bool, LoadError> {
+    if entry.kind == Kind::Called {
+        return Ok(set.program(entry.name).exists());
+    }
     let path = set.link(entry.name);
     if matches!(entry.kind, Kind::Iterator | Kind::RawTracepoint) {
         return Ok(false);
@@ -579,7 +588,7 @@ fn load(program: &mut Program, entry: &Entry, btf: &Btf) -> Result<bool, Program
     let loaded = match entry.kind {
         Kind::CgroupSockAddr => <&mut CgroupSockAddr>::try_from(program)?.load(),
         Kind::CgroupSock => <&mut CgroupSock>::try_from(program)?.load(),
-        Kind::CgroupSkb => <&mut CgroupSkb>::try_from(program)?.load(),
+        Kind::CgroupSkb | Kind::Called => <&mut CgroupSkb>::try_from(program)?.load(),
         Kind::Tracepoint => <&mut BtfTracePoint>::try_from(program)?.load(entry.hook, btf),
         Kind::Lsm => <&mut Lsm>::try_from(program)?.load(entry.hook, btf),
         Kind::FunctionEntry => <&mut FEntry>::try_from(program)?.load(entry.hook, btf),
@@ -613,6 +622,8 @@ fn attach(program: &mut Program, entry: &Entry, cgroup: &File, set: Option<&Set>
         Kind::CgroupSockAddr => attach!(CgroupSockAddr, cgroup, mode),
         Kind::CgroupSock => attach!(CgroupSock, cgroup, mode),
         Kind::CgroupSkb => attach!(CgroupSkb, cgroup, CgroupSkbAttachType::Egress, mode),
+        // Where it is called from, `put_called` says.
+        Kind::Called => {}
         Kind::Tracepoint => attach!(BtfTracePoint,),
         Kind::Lsm => attach!(Lsm,),
         Kind::FunctionEntry => attach!(FEntry,),
@@ -622,6 +633,19 @@ fn attach(program: &mut Program, entry: &Entry, cgroup: &File, set: Option<&Set>
         program.pin(set.program(entry.name)).map_err(BringUp::Pin)?;
     }
     Ok(State::Active)
+}
+
+/// Tells the programs that call others where these are.
+fn put_called(object: &mut Ebpf) -> Result<(), LoadError> {
+    let program: &CgroupSkb = object
+        .program("hello_egress")
+        .ok_or(LoadError::NoProgram("hello_egress"))?
+        .try_into()
+        .map_err(LoadError::Called)?;
+    let program = program.fd().map_err(LoadError::Called)?;
+    let program = program.try_clone().map_err(|error| LoadError::Called(error.into()))?;
+    let map = object.map_mut("CALLED").ok_or(LoadError::NoMap("CALLED"))?;
+    Ok(ProgramArray::try_from(map)?.set(HELLO_EGRESS, &program, 0)?)
 }
 
 /// LSM programs load and attach on kernels that never call them. So: ask the kernel's list, then make a socket and

@@ -43,7 +43,7 @@ pub use install::InstallError;
 pub use labels::{LabelError, Labelled};
 pub use loader::{Kernel, LoadError, LoadOptions};
 pub use marks::{DeniedObject, MarkError};
-pub use names::NameMaps;
+pub use names::{NameMaps, spoken_key};
 pub use pins::{AgentNote, Origin, PinError, PinnedProfile, Pinning, detach, is_noted_as};
 pub use posture::{Gap, IMA, Mechanism, Posture, State};
 pub use probe::{ProbeError, ProbeRun};

@@ -2,22 +2,34 @@
 //!
 //! Taken from the kernel side once, by the resolver, which must not wait for whoever reloads a profile.
 
-use agent_monitor_common::name::{Asker, AskerKey, Named, NamedKey, Resolver};
+use agent_monitor_common::name::{Asker, AskerKey, NAME_BYTES, Named, NamedKey, Resolver, Spoken, SpokenKey};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 
-use super::control::{AskerKeyPod, AskerPod, NamedKeyPod, NamedPod};
+use super::control::{AskerKeyPod, AskerPod, NamedKeyPod, NamedPod, SpokenKeyPod, SpokenPod};
 use super::loader::LoadError;
 
 /// See the module.
 pub struct NameMaps {
     askers: HashMap<MapData, AskerKeyPod, AskerPod>,
     named: Entries,
+    spoken: SpokenEntries,
     resolver: Array<MapData, u64>,
 }
 
 /// What addresses stand for.
 pub(super) type Entries = HashMap<MapData, NamedKeyPod, NamedPod>;
+
+/// The names that TLS clients may say.
+pub(super) type SpokenEntries = HashMap<MapData, SpokenKeyPod, SpokenPod>;
+
+/// How the kernel knows a name; `None`: it is longer than any.
+#[must_use]
+pub fn spoken_key(profile: u32, generation: u32, name: &str) -> Option<SpokenKey> {
+    let mut key = SpokenKey { profile, generation, length: name.len() as u32, ..SpokenKey::ZERO };
+    key.name.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+    (name.len() < NAME_BYTES).then_some(key)
+}
 
 impl NameMaps {
     pub(super) fn take(object: &mut Ebpf) -> Result<Self, LoadError> {
@@ -28,6 +40,7 @@ impl NameMaps {
         Ok(NameMaps {
             askers,
             named: take(object, "NAMED")?.try_into()?,
+            spoken: take(object, "SPOKEN")?.try_into()?,
             resolver: take(object, "RESOLVER")?.try_into()?,
         })
     }
@@ -70,6 +83,23 @@ impl NameMaps {
     pub fn remove_named(&mut self, key: NamedKey) {
         // A missing entry is what we want.
         let _ = self.named.remove(&NamedKeyPod(key));
+    }
+
+    /// Says of which class a name is that TLS clients may say.
+    ///
+    /// # Errors
+    /// When the map is full.
+    pub fn set_spoken(&mut self, key: SpokenKey, spoken: Spoken) -> Result<(), MapError> {
+        self.spoken.insert(SpokenKeyPod(key), SpokenPod(spoken), 0)
+    }
+
+    /// Takes out the names that are `gone`.
+    pub fn sweep_spoken(&mut self, gone: impl Fn(&SpokenKey, &Spoken) -> bool) {
+        let all = self.spoken.iter().flatten().map(|(SpokenKeyPod(key), SpokenPod(spoken))| (key, spoken));
+        for (key, _) in all.filter(|(key, spoken)| gone(key, spoken)).collect::<Vec<_>>() {
+            // A missing entry is what we want.
+            let _ = self.spoken.remove(&SpokenKeyPod(key));
+        }
     }
 
     /// Everything that stands for a name.

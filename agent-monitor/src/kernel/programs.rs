@@ -8,6 +8,8 @@ pub enum Kind {
     CgroupSockAddr,
     CgroupSock,
     CgroupSkb,
+    /// Of the same kind, never attached: another program calls it.
+    Called,
     /// A BTF tracepoint, by its name.
     Tracepoint,
     Lsm,
@@ -74,6 +76,14 @@ pub const PROGRAMS: &[Entry] = &[
         "tp_btf/sched_process_exec",
         true,
         "programs that agents start",
+    ),
+    entry(
+        "hello_egress",
+        Kind::Called,
+        "egress",
+        "cgroup_skb/egress (hello)",
+        true,
+        "names that TLS clients say (`sni: require`)",
     ),
     entry(
         "network_egress",

@@ -15,12 +15,12 @@ use agent_monitor_common::name::Resolver;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya::programs::ProgramError;
 
-use super::control::{AgentPod, LabelPod, NamedKeyPod, NamedPod};
+use super::control::{AgentPod, LabelPod, NamedKeyPod, NamedPod, SpokenKeyPod, SpokenPod};
 use super::install::InstallError;
 use super::labels::LabelError;
 use super::loader::Kernel;
 use super::marks::Marks;
-use super::names::Entries;
+use super::names::{Entries, SpokenEntries};
 use super::pins::{PinError, Set, agent_ids, read_agents};
 use super::syscalls::{read_inner, read_words};
 
@@ -113,6 +113,19 @@ fn adopt_names(kernel: &mut Kernel, old: &Set) -> Result<(), TransferError> {
         Ok(named) => {
             for (NamedKeyPod(key), NamedPod(what)) in named.iter().flatten() {
                 names.set_named(key, what)?;
+            }
+        }
+        Err(MapError::InvalidKeySize { .. } | MapError::InvalidValueSize { .. }) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    if !old.map("SPOKEN").exists() {
+        return Ok(());
+    }
+    let spoken: Result<SpokenEntries, MapError> = Map::from_map_data(map("SPOKEN")?)?.try_into();
+    match spoken {
+        Ok(spoken) => {
+            for (SpokenKeyPod(key), SpokenPod(what)) in spoken.iter().flatten() {
+                names.set_spoken(key, what)?;
             }
             Ok(())
         }

@@ -221,7 +221,7 @@ impl Attributor {
             .filter(|rule| rule.programs.grants(program))
             .filter(|rule| rule.protocols.contains(naive::protocol(protocol)))
             .filter(|rule| rule.ports.iter().any(|range| range.contains(&port)))
-            .min_by_key(|rule| (naive::port_count(rule), &rule.id))
+            .min_by_key(|rule| (rule.sni, naive::port_count(rule), &rule.id))
     }
 
     /// What decides about a path; see [`path`].

@@ -18,7 +18,7 @@ use super::model::{
     AccessWord, AgentClaim, BaseName, DeniedFile, DeniedProgram, DeniedSocket, DeniedWord, ExecSection,
     FilesSection, GrantedPath, GrantedSocket, ListenProtocolWord, ListenRule, ModeWord, Name, NetworkSection,
     OneOrMany, PathGlob, PathItem, PeerRule, PinnedProgram, Ports, PrivilegesSection, ProfileFile, Program,
-    ProtocolWord, PtraceWord, SignalsWord, Spanned, Syscall, SyscallSection, UnixGlob, UnixSection,
+    ProtocolWord, PtraceWord, SignalsWord, SniWord, Spanned, Syscall, SyscallSection, UnixGlob, UnixSection,
 };
 use super::names::HostPattern;
 use super::programs::{Condition, ProgramRef, Programs};
@@ -446,6 +446,7 @@ impl FileChecker<'_> {
                     .hint("leave the name out of `allow`; what answers to it may answer to other names too, so deny its addresses only by `cidr`"),
                 );
             }
+            let sni = rule.sni.as_ref().is_some_and(|sni| self.sni(sni, &rule, list));
             let hosts: Vec<HostPattern> = rule.host.0.into_iter().map(|host| host.value.0).collect();
             let protocols = rule.protocol.0.iter().map(|&word| ProtocolSet::from(word));
             let programs = self.condition(rule.exe, rule.except);
@@ -456,6 +457,7 @@ impl FileChecker<'_> {
                     source: self.source.place(span),
                     nets: nets.chain(addresses).collect(),
                     hosts,
+                    sni,
                     ports: port_ranges(rule.ports.map(|ports| ports.value)),
                     protocols: protocols_or_tcp(protocols),
                 },
@@ -463,6 +465,35 @@ impl FileChecker<'_> {
             });
         }
         resolved
+    }
+
+    /// Whether a rule looks at hellos; `require` is all that it can say. It is about TCP flows that a name grants, and
+    /// nothing else of a rule may look as if it were about more.
+    fn sni(&mut self, sni: &Spanned<SniWord>, rule: &PeerRule, list: &str) -> bool {
+        let SniWord::Require = sni.value;
+        let (message, hint) = if list == "network.deny" {
+            ("`sni` belongs to an `allow`", "remove it: a `deny` has no names")
+        } else if rule.host.0.is_empty() {
+            (
+                "`sni` is about names, and this rule has no `host`",
+                "add the names that TLS clients may say under `host`, or remove `sni`",
+            )
+        } else if !rule.cidr.0.is_empty() || !rule.address.0.is_empty() {
+            (
+                "`sni` would not hold for the addresses of this rule: they are granted by number",
+                "write two rules: one with `host` and `sni`, one with `cidr` or `address`",
+            )
+        } else if rule.protocol.0.iter().any(|&word| word != ProtocolWord::Tcp) {
+            (
+                "`sni` is about TLS over TCP: of QUIC and other protocols the name can't be read",
+                "write two rules: one for `tcp` with `sni`, one for the other protocols without",
+            )
+        } else {
+            return true;
+        };
+        self.diagnostics
+            .push(Diagnostic::error(Code::SniMisplaced, self.source, sni.span, message).hint(hint));
+        false
     }
 
     fn warn_if_unspecified(&mut self, address: IpAddr, span: Span) {
@@ -495,6 +526,7 @@ impl FileChecker<'_> {
                     source: self.source.place(span),
                     nets: if nets.is_empty() { loopback() } else { nets },
                     hosts: Vec::new(),
+                    sni: false,
                     ports: port_ranges(rule.ports),
                     protocols: protocols_or_tcp(protocols),
                 },

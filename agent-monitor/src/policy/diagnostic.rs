@@ -78,6 +78,8 @@ codes! {
     BadHost = "bad-host",
     /// A name where only addresses can stand.
     HostOnDeny = "host-on-deny",
+    /// `sni` at a rule that does not grant names to TCP.
+    SniMisplaced = "sni-misplaced",
     BadCidr = "bad-cidr",
     /// A network with bits set behind its prefix length.
     HostBits = "host-bits",

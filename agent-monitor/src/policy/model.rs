@@ -192,6 +192,14 @@ pub struct PeerRule {
     #[serde(default)]
     #[schemars(extend("examples" = ["api.example.com", ["example.com", "*.example.com"]]))]
     pub host: OneOrMany<Spanned<Host>>,
+    /// With `host` and `tcp` only. `require`: what a connection sends first must be the
+    /// hello of a TLS client, whole in one packet and one record, that says a name
+    /// (server name indication) which rules grant at this port and which the agent has looked
+    /// up; else it is dropped. So what lives at the same address under another name
+    /// is not reached. Without it nobody looks. A rule without it that grants the same
+    /// wins.
+    #[schemars(extend("examples" = ["require"]))]
+    pub sni: Option<Spanned<SniWord>>,
     /// Ports and ranges of ports; every port if left out.
     #[schemars(extend("examples" = [[443, "8000-8100"]]))]
     pub ports: Option<Spanned<OneOrMany<Ports>>>,
@@ -213,6 +221,14 @@ pub struct PeerRule {
     #[schemars(extend("examples" = ["our model proxy"]))]
     #[expect(dead_code, reason = "part of the language, for people who read the file")]
     pub comment: Option<String>,
+}
+
+/// What is asked of the name that a TLS client says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SniWord {
+    /// It is there, and granted.
+    Require,
 }
 
 /// Transport protocols.

@@ -53,6 +53,7 @@ pub fn decide_name<'p>(
     protocol: request::Protocol,
     port: u16,
 ) -> (Decision, Option<&'p NetRule>) {
+    // A rule that asks for no hello grants more, so the name of one that does is told only where there is no such rule.
     let granting = policy
         .allow
         .iter()
@@ -60,8 +61,9 @@ pub fn decide_name<'p>(
         .filter(|rule| rule.hosts.iter().any(|host| host.matches(name)))
         .filter(|rule| rule.ports.iter().any(|range| range.contains(&port)))
         .filter(|rule| rule.protocols.contains(self::protocol(protocol)))
-        .min_by_key(|rule| (port_count(rule), &rule.id));
+        .min_by_key(|rule| (rule.sni, port_count(rule), &rule.id));
     match granting {
+        Some(rule) if rule.sni => (Decision::AllowHello, Some(rule)),
         Some(rule) => (Decision::Allow, Some(rule)),
         None => (Decision::DenyDefault, None),
     }

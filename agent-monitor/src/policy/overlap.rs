@@ -102,6 +102,7 @@ fn same_programs(wide: &NetRule, narrow: &NetRule) -> bool {
 /// Whether `wide` matches every request that `narrow` matches.
 fn covers(wide: &NetRule, narrow: &NetRule) -> bool {
     same_programs(wide, narrow)
+        && (narrow.sni || !wide.sni)
         && wide.protocols.covers(narrow.protocols)
         && narrow.nets.iter().all(|net| wide.nets.iter().any(|other| other.contains(net)))
         && narrow.hosts.iter().all(|host| wide.hosts.iter().any(|other| other.covers(host)))
@@ -125,6 +126,7 @@ mod tests {
             source: Source { file: Path::new("p").into(), line: 1, column: 1 },
             nets: nets.iter().map(|net| net.parse().unwrap()).collect(),
             hosts: Vec::new(),
+            sni: false,
             ports: vec![ports],
             protocols,
             programs: Condition::default(),
@@ -161,6 +163,10 @@ mod tests {
         let both =
             NetRule { hosts: named(&["b.net"]).hosts, ..rule(&["10.0.0.1/32"], 443..=443, ProtocolSet::ANY) };
         assert_eq!(coverage.of(&both, None), None);
+        let asking = |hosts: &[&str]| NetRule { sni: true, ..named(hosts) };
+        assert_eq!(coverage.of(&asking(&["a.example.com"]), None), Some(0));
+        let star = asking(&["*.example.com"]);
+        assert_eq!(Coverage::new([&star]).of(&named(&["a.example.com"]), None), None);
     }
 
     #[test]

@@ -101,6 +101,7 @@ impl Protected {
             source: source(),
             nets,
             hosts: Vec::new(),
+            sni: false,
             ports: vec![port..=port],
             protocols: ProtocolSet::of(Protocol::Tcp),
             programs: Condition::default(),

@@ -212,6 +212,8 @@ pub struct NetRule {
     pub nets: Vec<IpNet>,
     /// Names whose addresses the rule grants; only in `allow`.
     pub hosts: Vec<HostPattern>,
+    /// What `hosts` grant holds for TLS clients that say a granted name first.
+    pub sni: bool,
     /// Never empty; sorted, disjoint, not adjacent. A rule without `ports:` has
     /// `0..=65535`, which includes requests without a port.
     pub ports: Vec<RangeInclusive<u16>>,

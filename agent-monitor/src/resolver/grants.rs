@@ -15,6 +15,7 @@ use agent_monitor_common::request::Address;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::filter;
+use super::spoken::{self, Room};
 use crate::kernel::NameMaps;
 use crate::policy::{Membership, Mode, NameClasses, ResolvedProfile, compile};
 
@@ -35,6 +36,8 @@ pub struct InForce {
     pub names: NameClasses,
     /// By class of program.
     programs: Vec<Membership>,
+    /// A rule asks for the name in a TLS client's hello.
+    asks_hello: bool,
 }
 
 impl InForce {
@@ -43,6 +46,7 @@ impl InForce {
             generation,
             names: NameClasses::of(&profile.network).unwrap_or_default(),
             programs: compile::memberships(&profile).unwrap_or_default(),
+            asks_hello: profile.network.allow.iter().any(|rule| rule.sni),
             profile,
         }
     }
@@ -133,6 +137,7 @@ pub struct Names {
     maps: Mutex<NameMaps>,
     slots: Mutex<Vec<Slot>>,
     addresses: Mutex<Addresses>,
+    room: Mutex<Room>,
     pub counts: Counts,
 }
 
@@ -181,6 +186,7 @@ impl Names {
             maps: Mutex::new(maps),
             slots: Mutex::new(vec![Slot::default(); MAX_PROFILES]),
             addresses: Mutex::default(),
+            room: Mutex::default(),
             counts: Counts::default(),
         }
     }
@@ -246,6 +252,9 @@ impl Names {
         for (key, _) in maps.all_named().into_iter().filter(|(key, _)| gone(key)) {
             maps.remove_named(key);
         }
+        maps.sweep_spoken(|said, _| {
+            gone(&NamedKey { profile: said.profile, generation: said.generation, ..NamedKey::ZERO })
+        });
     }
 
     /// Takes out of the kernel what is expired and of no generation in force, or not in the table.
@@ -254,10 +263,13 @@ impl Names {
         let addresses = locked(&self.addresses);
         let mut maps = locked(&self.maps);
         let now = monotonic();
+        let current = |profile: u32, generation: u32| {
+            let slot = slots.get(profile as usize);
+            slot.is_some_and(|slot| slot.all().any(|held| held.generation == generation))
+        };
+        spoken::tidy(&mut maps, |key| current(key.profile, key.generation));
         for (key, named) in maps.all_named() {
-            let current = slots
-                .get(key.profile as usize)
-                .is_some_and(|slot| slot.all().any(|held| held.generation == key.generation));
+            let current = current(key.profile, key.generation);
             let known = addresses.contains_key(&(key.profile, key.address));
             // What an earlier daemon told is in no table here.
             if !(current && known) && named.until.iter().all(|&until| until < now) {
@@ -313,6 +325,12 @@ impl Names {
         let denied = filter::denied_inside(&held.profile.network, &Membership::Unknown, plain);
         for standing in names.iter().filter(|_| !denied) {
             let Some(class) = held.names.class_of(&standing.name) else { continue };
+            if held.asks_hello
+                && !locked(&self.room).tell(maps, key.profile, held, &standing.name, class, standing.until)
+            {
+                self.counts.full.fetch_add(1, Ordering::Relaxed);
+                return false;
+            }
             match cells.iter_mut().find(|(_, known)| *known == class) {
                 Some(cell) => cell.0 = cell.0.max(standing.until),
                 None => cells.push((standing.until, class)),

@@ -12,6 +12,7 @@ pub mod filter;
 pub mod grants;
 pub mod server;
 pub mod sockets;
+pub mod spoken;
 pub mod told;
 pub mod upstream;
 pub mod volume;

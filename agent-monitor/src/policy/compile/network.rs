@@ -176,7 +176,8 @@ fn named(policy: &NetworkPolicy, names: &NameClasses, holding: &[bool], maps: &m
         // `allow` comes first in the order of `rules`.
         for &position in names.rules(class).iter().filter(|&&position| holding[position as usize]) {
             let rule = &policy.allow[position as usize];
-            let ports = maps.of(&rule.ports, Decision::Allow);
+            let granted = if rule.sni { Decision::AllowHello } else { Decision::Allow };
+            let ports = maps.of(&rule.ports, granted);
             let protocols = rule.protocols.bits();
             entries.push(Entry { network, bits: 16, protocols, ports, rule: position });
         }

@@ -2,7 +2,7 @@
 //!
 //! The network builder keeps one such map per address range: equal maps have equal ids, so "the same ports are
 //! granted here" is one comparison, and the union of two maps is computed once.
-//! A union takes the stronger decision per port (a deny rule over an allow over nothing), so neither the order nor the
+//! A union takes the stronger decision per port (`Decision::stronger`), so neither the order nor the
 //! number of repetitions of rules matters. That is the whole semantics of "order-free, deny wins".
 
 use std::collections::HashMap;
@@ -85,7 +85,7 @@ impl PortMaps {
         let (mut i, mut j) = (0, 0);
         loop {
             let start = x[i].0.max(y[j].0);
-            let decision = x[i].1.max(y[j].1);
+            let decision = x[i].1.stronger(y[j].1);
             if runs.last().is_none_or(|&(_, last)| last != decision) {
                 runs.push((start, decision));
             }
@@ -133,7 +133,7 @@ impl PortMaps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Decision::{Allow, DenyDefault, DenyRule};
+    use Decision::{Allow, AllowHello, DenyDefault, DenyRule};
 
     #[test]
     fn runs_are_canonical_whatever_the_ranges_look_like() {
@@ -168,5 +168,11 @@ mod tests {
         assert_eq!(maps.union(both, allow), both);
         let all = maps.of(&[0..=65535], DenyRule);
         assert_eq!(maps.union(both, all), all);
+        let hello = maps.of(&[0..=443], AllowHello);
+        let plain = maps.of(&[80..=80], Allow);
+        let union = maps.union(hello, plain);
+        assert_eq!(maps.runs(union), [(0, AllowHello), (80, Allow), (81, AllowHello), (444, DenyDefault)]);
+        assert_eq!(maps.union(plain, hello), union);
+        assert_eq!(maps.union(union, all), all);
     }
 }

@@ -38,6 +38,7 @@ pub fn network_profile(rules: usize, seed: u64) -> ResolvedProfile {
             source: Source { file: file.clone(), line: index as u32 + 1, column: 1 },
             nets: vec![net],
             hosts: Vec::new(),
+            sni: false,
             ports: random.ports(),
             protocols: random.protocols(),
             programs: Condition::default(),

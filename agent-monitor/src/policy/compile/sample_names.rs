@@ -2,7 +2,7 @@
 
 use super::sample::{Random, network_profile};
 use crate::policy::names::host;
-use crate::policy::{HostPattern, ResolvedProfile};
+use crate::policy::{HostPattern, Protocol, ProtocolSet, ResolvedProfile};
 
 /// Labels of names, few enough that rules overlap.
 const LABELS: [&str; 8] = ["a", "b", "api", "cdn", "x-1", "_dmarc", "xn--bcher-kva", "long-long-label"];
@@ -19,6 +19,9 @@ pub fn named_profile(rules: usize, seed: u64) -> ResolvedProfile {
         rule.hosts = (0..count).filter_map(|_| pattern(&mut random)).collect();
         if random.below(3) != 0 {
             rule.nets.clear();
+            if random.below(3) == 0 {
+                (rule.sni, rule.protocols) = (true, ProtocolSet::of(Protocol::Tcp));
+            }
         }
     }
     profile

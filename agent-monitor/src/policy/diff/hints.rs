@@ -76,8 +76,8 @@ impl Rule<'_> {
                 format!("{list} {} {:?} {}", rule.glob, rule.access, sets(&rule.programs))
             }
             Self::Net(list, rule) => {
-                let NetRule { nets, hosts, ports, protocols, programs, .. } = rule;
-                format!("{list} {nets:?} {hosts:?} {ports:?} {protocols:?} {}", sets(programs))
+                let NetRule { nets, hosts, sni, ports, protocols, programs, .. } = rule;
+                format!("{list} {nets:?} {hosts:?} {sni} {ports:?} {protocols:?} {}", sets(programs))
             }
         }
     }

@@ -44,7 +44,8 @@ impl Judged {
         }
         match decide_answer(answer, right as Rights) {
             Decision::Allow => true,
-            Decision::DenyRule => false,
+            // No path ends in a hello.
+            Decision::DenyRule | Decision::AllowHello => false,
             Decision::DenyDefault => right == Right::Write && !self.files,
         }
     }

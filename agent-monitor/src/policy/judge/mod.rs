@@ -362,7 +362,8 @@ impl Judge {
             Decision::Allow => {
                 spoken.iter().filter(|s| s.granted & needed != 0 && holds(s)).min_by_key(|s| &s.rule.id)
             }
-            Decision::DenyDefault => None,
+            // No path ends in a hello.
+            Decision::DenyDefault | Decision::AllowHello => None,
         };
         let rule = match deciding {
             Some(s) => Some((s.rule.id.clone(), s.rule.source.clone())),
@@ -442,7 +443,8 @@ fn answer(decision: Decision, rule: Option<(String, Source)>, mut others: Vec<Sp
         rank(a).cmp(&rank(b)).then_with(|| a.id.cmp(&b.id))
     });
     let (effect, reason) = match decision {
-        Decision::Allow => (Effect::Allow, Reason::Granted),
+        // What the client then says, egress asks.
+        Decision::Allow | Decision::AllowHello => (Effect::Allow, Reason::Granted),
         Decision::DenyRule => (Effect::Deny, Reason::DeniedByRule),
         Decision::DenyDefault => (Effect::Deny, Reason::NotGranted),
     };

@@ -38,6 +38,7 @@ fn rule(
         source: Source { file: Arc::from(Path::new("t.yaml")), line: index as u32 + 1, column: 3 },
         nets: nets.iter().map(|net| net.parse().unwrap()).collect(),
         hosts: Vec::new(),
+        sni: false,
         ports: ports.to_vec(),
         protocols,
         programs: Condition::default(),
@@ -131,6 +132,7 @@ fn net_rules(list: usize, most: usize) -> impl Strategy<Value = Vec<NetRule>> {
             .map(|(index, (nets, ports, protocols))| NetRule {
                 nets,
                 hosts: Vec::new(),
+                sni: false,
                 ..rule(list, index, &[], &ports, protocols.into_iter().collect())
             })
             .collect()
