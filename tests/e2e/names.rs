@@ -33,6 +33,7 @@ pub fn trials() -> Vec<Trial> {
         trial("names_hold_for_the_programs_of_their_rules", programs),
         trial("a_reload_keeps_what_names_grant_and_takes_what_they_do_not", reload),
         trial("a_killed_daemon_leaves_no_name_and_addresses_that_expire", killed),
+        trial("doctor_status_and_metrics_say_whether_names_resolve", outlook),
         trial("common_clients_resolve_granted_names_unchanged", clients),
         trial("N29_with_enforcement_off_an_ungranted_name_is_asked_for_and_reached", unenforced),
     ]
@@ -527,6 +528,24 @@ fn killed() -> Result<()> {
     })?;
     daemon.launch()?;
     agent.must("reach api.example.test 18443", "connected")
+}
+
+fn outlook() -> Result<()> {
+    let (daemon, zone) = daemon(PROFILE, &[])?;
+    let status = daemon.status()?;
+    let server = zone.address.to_string();
+    ensure!(status["names"]["servers"] == serde_json::json!([server]), "{}", status["names"]);
+    ensure!(status["names"]["source"] == "--name-server", "{}", status["names"]);
+    let resolver = status["posture"].as_array().into_iter().flatten().find(|one| one["name"] == "resolver");
+    ensure!(resolver.is_some_and(|one| one["state"] == "active" && one["works"] == true), "{resolver:?}");
+    let series = "agent_monitor_posture{mechanism=\"resolver\",state=\"active\"}";
+    ensure!(daemon.metric(series)? == Some(1.0), "{}", daemon.page("/metrics")?);
+    let text = String::from_utf8(daemon.ask(&["status"])?.stdout)?;
+    ensure!(text.contains(&format!("asked from {server} (--name-server)")), "{text}");
+    let doctor: Value = serde_json::from_slice(&daemon.ask(&["doctor", "--json"])?.stdout)?;
+    ensure!(doctor["names"]["redirected"] == true, "{}", doctor["names"]);
+    ensure!(!doctor["names"]["servers"].as_array().is_none_or(Vec::is_empty), "{}", doctor["names"]);
+    Ok(())
 }
 
 fn clients() -> Result<()> {

@@ -15,6 +15,8 @@ use crate::control::protocol::MechanismStatus;
 use crate::daemon::report;
 use crate::exit::Exit;
 use crate::kernel::{Features, Kernel, LoadOptions, Posture, check_privileges};
+use crate::resolver::outlook::{self, Servers};
+use crate::resolver::server;
 
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
@@ -30,10 +32,46 @@ struct Findings {
     checks: Vec<Check>,
     /// Empty where the programs could not be tried.
     mechanisms: Vec<MechanismStatus>,
+    /// Whether names that rules grant can be resolved.
+    names: Names,
     /// What stands in for commands that `run` starts where LSM programs are not to be had.
     stand_ins: StandIns,
     /// Whether a profile that uses everything could be enforced.
     enforces_everything: bool,
+}
+
+/// See [`Findings::names`].
+#[derive(Debug, Serialize)]
+struct Names {
+    /// The kernel leads agents' questions to the resolver; `None`: not tried.
+    redirected: Option<bool>,
+    #[serde(flatten)]
+    servers: Servers,
+}
+
+impl Names {
+    fn find(mechanisms: &[MechanismStatus]) -> Self {
+        let works = |name: &&str| mechanisms.iter().any(|found| found.name == **name && found.works);
+        Names {
+            redirected: (!mechanisms.is_empty()).then(|| outlook::REDIRECT.iter().all(|name| works(&name))),
+            servers: Servers::of(&server::Options::default()),
+        }
+    }
+
+    fn describe(&self) -> Vec<Vec<String>> {
+        let redirect = match self.redirected {
+            Some(true) => "what agents send to port 53 goes to the daemon's resolver",
+            Some(false) => "the kernel refused a program above, so no name exists for agents",
+            None => "not tried",
+        };
+        let row = |ok: bool, what: &str, found: String| {
+            vec![if ok { "ok" } else { "MISSING" }.to_owned(), what.to_owned(), found]
+        };
+        vec![
+            row(self.redirected == Some(true), "questions", redirect.to_owned()),
+            row(self.servers.source.is_some(), "servers", self.servers.describe()),
+        ]
+    }
 }
 
 /// See [`Findings::stand_ins`].
@@ -118,6 +156,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let findings = Findings {
         kernel: features.release.clone(),
         checks,
+        names: Names::find(&mechanisms),
         mechanisms,
         stand_ins: StandIns::find(),
         enforces_everything,
@@ -241,6 +280,9 @@ fn describe(findings: &Findings, features: &Features) -> String {
             .collect();
         text.push_str(&table::render(&rows));
     }
+    text.push_str("\nNames (rules by `host`)\n");
+    text.push_str(&table::render(&findings.names.describe()));
+    text.extend(findings.names.servers.next.iter().map(|next| format!("  next: {next}\n")));
     text.push_str("\nStand-ins\n");
     text.push_str(&table::render(&findings.stand_ins.describe()));
     let mut steps: Vec<String> = findings.checks.iter().filter_map(|check| check.next.clone()).collect();

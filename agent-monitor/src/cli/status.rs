@@ -39,6 +39,10 @@ fn describe(status: &Status) -> String {
             text.push_str(&format!("{what} {place}\n"));
         }
     }
+    if let Some(names) = &status.names {
+        text.push_str(&format!("{}\n", names.describe()));
+        text.extend(names.next.iter().map(|next| format!("  next: {next}\n")));
+    }
     profiles(status, &mut text);
     agents(status, &mut text);
     posture(status, &mut text);

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::resolver::outlook::Servers;
 use crate::sink::follow::Filter;
 
 /// Version of the protocol.
@@ -217,6 +218,9 @@ pub struct Status {
     pub profiles: Vec<ProfileStatus>,
     pub agents: Vec<AgentStatus>,
     pub posture: Vec<MechanismStatus>,
+    /// Who is asked for names that rules grant.
+    #[serde(default)]
+    pub names: Option<Servers>,
     /// Whether the system call hook is attached.
     pub syscall_hook: bool,
     pub losses: Losses,

@@ -7,10 +7,12 @@ use agent_monitor_common::counters::{Effect, Mode};
 
 use super::core::Core;
 use super::pipeline::own_event;
+use crate::control::protocol::MechanismStatus;
 use crate::event::escape;
 use crate::event::model::{Agent, EventType, Id, Lookup, Process, Verdict, VerdictEffect};
 use crate::metrics::names::NamesSample;
 use crate::policy;
+use crate::resolver::outlook;
 use crate::resolver::server::{self, Why};
 
 /// Starts to resolve names. Without it the rest works, and no name exists for any agent.
@@ -36,6 +38,12 @@ pub fn end(core: &Core) {
 }
 
 impl Core {
+    /// Whether it runs.
+    pub fn resolver_status(&self) -> MechanismStatus {
+        let resolver = self.resolver.lock().unwrap_or_else(PoisonError::into_inner);
+        outlook::mechanism(resolver.as_ref().map(|resolver| resolver.place.port))
+    }
+
     /// What the resolver counted.
     pub fn names_sample(&self) -> NamesSample {
         let read = |total: &AtomicU64| total.load(Ordering::Relaxed);

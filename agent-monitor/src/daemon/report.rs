@@ -16,6 +16,7 @@ use crate::http::Pages;
 use crate::kernel::{Counters, Gap, Mechanism, Posture, State};
 use crate::metrics::{AgentSample, ProfileSample, ProgramSample, SinkSample, Snapshot};
 use crate::policy::syscalls;
+use crate::resolver::outlook::Servers;
 
 impl Core {
     /// The answer to `status`.
@@ -25,9 +26,10 @@ impl Core {
         let kernel = self.kernel();
         let counters = kernel.counters();
         let states: HashMap<u32, AgentState> = kernel.agents().into_iter().collect();
-        let posture = mechanisms(kernel.posture());
+        let mut posture = mechanisms(kernel.posture());
         let syscall_hook = kernel.syscall_hook();
         drop(kernel);
+        posture.push(self.resolver_status());
         let profiles = table.slots.iter().map(|(slot, held)| ProfileStatus {
             name: held.profile.name.clone(),
             mode: held.profile.mode.to_string(),
@@ -68,6 +70,7 @@ impl Core {
             profiles: profiles.collect(),
             agents: agents.collect(),
             posture,
+            names: Some(Servers::of(&self.settings.resolver())),
             syscall_hook,
             losses: self.losses(&counters),
             helper_failures: counters
@@ -103,9 +106,10 @@ impl Core {
         let counts = kernel.syscall_counts();
         let ended = self.totals.ended_syscalls.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let programs = if kernel.stats_enabled() { kernel.program_stats() } else { Vec::new() };
-        let posture = mechanisms(kernel.posture());
+        let mut posture = mechanisms(kernel.posture());
         let syscall_hook = kernel.syscall_hook();
         drop(kernel);
+        posture.push(self.resolver_status());
         let mut calls: BTreeMap<(String, String), u64> = BTreeMap::new();
         // An agent that the registry does not know yet is counted in the next scrape.
         let living = counts.into_iter().filter_map(|(agent, nr, count)| {

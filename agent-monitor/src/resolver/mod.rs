@@ -10,6 +10,7 @@
 pub mod cache;
 pub mod filter;
 pub mod grants;
+pub mod outlook;
 pub mod server;
 pub mod sockets;
 pub mod spoken;

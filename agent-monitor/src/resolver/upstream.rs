@@ -65,7 +65,7 @@ impl Upstream {
             _ => {
                 let modified = changed();
                 let text = fs::read_to_string(&self.file).unwrap_or_default();
-                self.found = servers_in(&text);
+                self.found = servers_in(&text).0;
                 self.read = Some((now, modified));
             }
         }
@@ -73,18 +73,19 @@ impl Upstream {
     }
 }
 
-/// The servers that a resolv.conf names; without any, the host's own (resolv.conf(5)).
-fn servers_in(text: &str) -> Vec<SocketAddr> {
+/// The servers that a resolv.conf names, and true; without any, the host's own (resolv.conf(5)), and false.
+pub fn servers_in(text: &str) -> (Vec<SocketAddr>, bool) {
     let server = |line: &str| {
         let rest = line.trim_start().strip_prefix("nameserver")?;
         let address = rest.strip_prefix([' ', '\t'])?.split_whitespace().next()?;
         parse_server(address)
     };
     let mut servers: Vec<SocketAddr> = text.lines().filter_map(server).take(MAX_SERVERS).collect();
-    if servers.is_empty() {
+    let named = !servers.is_empty();
+    if !named {
         servers.push(SocketAddr::from((Ipv4Addr::LOCALHOST, 53)));
     }
-    servers
+    (servers, named)
 }
 
 /// An address with or without a zone.
@@ -184,8 +185,8 @@ mod tests {
     fn a_resolv_conf_is_read_as_the_c_library_does() {
         let text = "# nameserver 1.1.1.1\nsearch corp\n nameserver\t192.0.2.1  # comment\nnameserver 2001:db8::1\n\
             nameserver fe80::1%3\nnameserver nonsense\nnameservers 9.9.9.9\noptions edns0\n";
-        let found: Vec<String> = servers_in(text).iter().map(ToString::to_string).collect();
+        let found: Vec<String> = servers_in(text).0.iter().map(ToString::to_string).collect();
         assert_eq!(found, ["192.0.2.1:53", "[2001:db8::1]:53", "[fe80::1%3]:53"]);
-        assert_eq!(servers_in("search corp"), ["127.0.0.1:53".parse().unwrap()]);
+        assert_eq!(servers_in("search corp"), (vec!["127.0.0.1:53".parse().unwrap()], false));
     }
 }
