@@ -4,6 +4,7 @@
 //! program, called again with `--agent`, so that a virtual machine needs no other. Waits have predicates and
 //! deadlines. `AGENT_MONITOR_BIN` names the binary under test; without it the tests say so and fail.
 
+mod clients;
 mod commands;
 mod confined;
 mod control;
@@ -39,6 +40,7 @@ fn main() {
         confined::trials(),
         network::trials(),
         names::trials(),
+        clients::trials(),
         hello::trials(),
         control::trials(),
         lifecycle::trials(),

@@ -51,9 +51,9 @@ struct Names {
 
 impl Names {
     fn find(mechanisms: &[MechanismStatus]) -> Self {
-        let works = |name: &&str| mechanisms.iter().any(|found| found.name == **name && found.works);
+        let works = |name: &str| mechanisms.iter().any(|found| found.name == name && found.works);
         Names {
-            redirected: (!mechanisms.is_empty()).then(|| outlook::REDIRECT.iter().all(|name| works(&name))),
+            redirected: (!mechanisms.is_empty()).then(|| outlook::REDIRECT.iter().all(|name| works(name))),
             servers: Servers::of(&server::Options::default()),
         }
     }

@@ -53,6 +53,11 @@ const GROUPS: &[Group] = &[
         ],
     },
     Group {
+        why: "programs that look names up, each in its own way, for the tests of names",
+        only_for_tests: true,
+        packages: &["bind9-dnsutils", "curl", "golang-go", "musl-tools", "nodejs", "openssl"],
+    },
+    Group {
         why: "network namespaces for the demo and the kernel tests",
         only_for_tests: false,
         packages: &["iproute2"],
