@@ -139,6 +139,9 @@ wire_codes! {
         NoResolver = 17 "no-resolver",
         /// A rule grants the name if the TLS client says one that is granted, and it did not.
         Sni = 18 "sni",
+        /// A question about a name that can't come to the resolver's loopback: its socket is in another network namespace,
+        /// or bound to a device.
+        OtherNetwork = 19 "other-network",
     }
 }
 

@@ -18,6 +18,12 @@ pub const SERVERS_OF_SOCKET: usize = 4;
 pub const MAX_SPOKEN: usize = 32_768;
 /// Bytes for a name as text, of which 253 are used at most.
 pub const NAME_BYTES: usize = 256;
+/// The element of `RESOLVER` that says where it listens ([`Resolver`]) …
+pub const RESOLVER_PLACE: u32 = 0;
+/// … and in which network namespace, as the kernel's cookie.
+pub const RESOLVER_NETWORK: u32 = 1;
+/// The loopback's index, in every network namespace (`LOOPBACK_IFINDEX`).
+pub const LOOPBACK_INDEX: u32 = 1;
 /// Where `hello_egress` lies among the programs that others call.
 pub const HELLO_EGRESS: u32 = 0;
 /// Port on which questions are asked.

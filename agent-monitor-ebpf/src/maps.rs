@@ -63,9 +63,10 @@ pub static SOCKETS: ClonedSocketStorage<SocketLabel> = ClonedSocketStorage::new(
 #[btf_map]
 pub static SERVERS: ClonedSocketStorage<Servers> = ClonedSocketStorage::new();
 
-/// Where the resolver listens ([`agent_monitor_common::name::Resolver`]). Writer: the daemon. Readers: the name hooks.
+/// Where the resolver listens ([`agent_monitor_common::name::RESOLVER_PLACE`], `…_NETWORK`). Writer: the daemon. Readers:
+/// the name hooks.
 #[btf_map]
-pub static RESOLVER: Array<u64, 1> = Array::new();
+pub static RESOLVER: Array<u64, 2> = Array::new();
 
 /// Who asks, by the way the question comes. Writer: egress. Reader: the resolver. It may evict: a question whose asker
 /// is not known is refused, and asked again.

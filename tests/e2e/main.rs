@@ -14,6 +14,7 @@ mod lifecycle;
 mod metrics;
 mod names;
 mod network;
+mod roaming;
 mod survival;
 
 use agent_monitor_tests::agent;
@@ -42,6 +43,7 @@ fn main() {
         names::trials(),
         clients::trials(),
         hello::trials(),
+        roaming::trials(),
         control::trials(),
         lifecycle::trials(),
         survival::trials(),

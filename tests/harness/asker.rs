@@ -12,7 +12,7 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use crate::Socket;
 
 /// How long an answer may take. The resolver itself gives up before.
-const PATIENCE: Duration = Duration::from_secs(8);
+pub const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Does what the words say; what came of it.
 #[must_use]
@@ -38,6 +38,7 @@ pub fn act(words: &[&str]) -> String {
             }
         },
         ["greet", address, form, name] => crate::greeter::greet(address, form, name),
+        ["roam", how, device, server, name] => crate::roamer::ask(how, device, server, name),
         ["go-on"] => crate::greeter::go_on(),
         ["bind", address] => match UdpSocket::bind(*address) {
             Ok(_) => "bound".to_owned(),
@@ -122,7 +123,7 @@ fn name_of(text: &str) -> Option<Name> {
     Name::from_labels(labels.iter().filter(|label| !label.is_empty()).map(Vec::as_slice)).ok()
 }
 
-fn question(name: &str, kind: &str, payload: Option<u16>) -> Option<Vec<u8>> {
+pub fn question(name: &str, kind: &str, payload: Option<u16>) -> Option<Vec<u8>> {
     let kind: RecordType = kind.parse().ok()?;
     let mut message = Message::new(0x5157, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
@@ -233,7 +234,7 @@ fn by_stream(server: &str, name: &str, kind: &str) -> Answered {
 }
 
 /// `CODE from SERVER: data data …`, or the errno.
-fn answer(answered: Answered) -> String {
+pub fn answer(answered: Answered) -> String {
     let (bytes, from) = match answered {
         Ok(answered) => answered,
         Err(error) => {

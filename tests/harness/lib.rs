@@ -17,6 +17,7 @@ pub mod netlink;
 pub mod peer;
 pub mod program;
 pub mod record;
+pub mod roamer;
 pub mod socket;
 pub mod talker;
 pub mod uring;

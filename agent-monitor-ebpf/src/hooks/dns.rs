@@ -10,11 +10,12 @@ use agent_monitor_common::event::Reason;
 use agent_monitor_common::image::{Class, HAS_NAMES};
 use agent_monitor_common::label::{AWAITS_HELLO, Label, SOCKET_ASKS, SocketLabel, flow_tag};
 use agent_monitor_common::name::{
-    Asker, AskerKey, DNS_PORT, NAMES_OF_ADDRESS, NamedKey, Resolver, SERVERS_OF_SOCKET, Servers,
+    Asker, AskerKey, DNS_PORT, LOOPBACK_INDEX, NAMES_OF_ADDRESS, NamedKey, RESOLVER_NETWORK, RESOLVER_PLACE,
+    Resolver, SERVERS_OF_SOCKET, Servers,
 };
 use agent_monitor_common::request::{Address, Direction, NetRequest, Protocol};
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_ns};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use core::ptr::{read_volatile, write_volatile};
@@ -32,11 +33,29 @@ const LOOPBACK6: Address = Address([0, 0, 0, 1_u32.to_be()]);
 
 #[inline(always)]
 fn resolver() -> Resolver {
-    match RESOLVER.get_ptr(0) {
+    match RESOLVER.get_ptr(RESOLVER_PLACE) {
         // SAFETY: an element of an array; the daemon writes it as one word.
         Some(word) => Resolver::from_word(unsafe { read_volatile(word) }),
         None => Resolver::from_word(0),
     }
+}
+
+/// Whether a socket can reach the resolver's loopback. On another one somebody else may listen, and a device that a socket
+/// is bound to carries what goes to a loopback address out.
+///
+/// # Safety
+/// `c` is the hook's context and `sk` its socket.
+#[inline(always)]
+unsafe fn reaches_loopback(c: *mut bpf_sock_addr, sk: *mut bpf_sock) -> bool {
+    // SAFETY: the caller's promise.
+    let (device, network) =
+        unsafe { (read_volatile(&raw const (*sk).bound_dev_if), bpf_get_netns_cookie(c.cast())) };
+    let own = match RESOLVER.get_ptr(RESOLVER_NETWORK) {
+        // SAFETY: an element of an array; the daemon writes it as one word.
+        Some(word) => unsafe { read_volatile(word) },
+        None => 0,
+    };
+    network == own && (device == 0 || device == LOOPBACK_INDEX)
 }
 
 /// Whether a request is a question about names that the resolver answers under this policy.
@@ -177,12 +196,16 @@ pub fn redirect(
     let resolver = resolver();
     let mapped = raw.as_v4().is_some();
     if resolver.port == 0 || (mapped && !resolver.v4) || (!mapped && !resolver.v6) {
-        return end_with(unanswered(label, policy, flow, request));
+        return end_with(unanswered(label, policy, flow, request, Reason::NoResolver));
+    }
+    // SAFETY: the hook's context and socket.
+    if !unsafe { reaches_loopback(c, sk) } {
+        return end_with(unanswered(label, policy, flow, request, Reason::OtherNetwork));
     }
     // SAFETY: a socket the verifier knows.
     let Some(servers) = (unsafe { SERVERS.get_or_create(sk.cast()) }) else {
         fail::count(Site::SocketStorage);
-        return end_with(unanswered(label, policy, flow, request));
+        return end_with(unanswered(label, policy, flow, request, Reason::HelperFailed));
     };
     // SAFETY: storage of the hook's own socket, and of this one.
     let slot = unsafe {
@@ -198,14 +221,14 @@ pub fn redirect(
     PASS
 }
 
-/// The resolver does not run, or the question can't be led to it: names fail. The errno, 0: it goes on.
+/// The question can't come to the resolver: names fail. The errno, 0: it goes on.
 #[inline(always)]
-pub fn unanswered(label: &Label, policy: &Policy, flow: Flow, request: NetRequest) -> u16 {
+pub fn unanswered(label: &Label, policy: &Policy, flow: Flow, request: NetRequest, reason: Reason) -> u16 {
     emit::decision(Domain::NetworkOut, Effect::Deny, policy.mode);
     let enforce = matches!(policy.mode, Mode::Enforce);
     let errno = if enforce { destination_errno(policy.errno) } else { 0 };
     let outcome = Outcome { effect: Effect::Deny, mode: policy.mode, generation: policy.generation, errno };
-    emit::network(label, flow, request, Reason::NoResolver.code(), outcome);
+    emit::network(label, flow, request, reason.code(), outcome);
     emit::denied(label.agent);
     errno
 }

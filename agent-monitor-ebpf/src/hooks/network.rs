@@ -11,7 +11,7 @@ use agent_monitor_common::image::Class;
 use agent_monitor_common::label::{
     AWAITS_HELLO, Label, SOCKET_ASKS, SOCKET_SERVER, SocketLabel, class_cell, class_of_cell, flow_tag,
 };
-use agent_monitor_common::name::DNS_PORT;
+use agent_monitor_common::name::{DNS_PORT, LOOPBACK_INDEX};
 use agent_monitor_common::request::{Address, Direction, NetRequest, Protocol, socket_kind};
 use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{bpf_set_retval, bpf_sk_fullsock, bpf_skb_load_bytes};
@@ -653,7 +653,14 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
     } else {
         NetRequest::out(parsed.destination, if ported { parsed.port } else { 0 }, protocol)
     };
-    let refused = forget(parsed.refused as u32) as u8;
+    let mut refused = parsed.refused as u32;
+    let asks = flags & SOCKET_ASKS != 0 && refused == 0 && dns::to_resolver(request);
+    // SAFETY: a context field.
+    if asks && unsafe { read_volatile(&raw const (*skb).ifindex) } != LOOPBACK_INDEX {
+        // A route or a device that was chosen since leads it out.
+        refused = Reason::OtherNetwork.code() as u32;
+    }
+    let refused = forget(refused) as u8;
     let tag = match request.address.as_v4() {
         Some(v4) if refused == 0 => {
             flow_tag(v4, request.port, request.direction.code(), protocol.code(), standing.generation)
@@ -663,7 +670,7 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
     if tag != 0 && allowed == tag {
         return PASS;
     }
-    if flags & SOCKET_ASKS != 0 && refused == 0 && dns::to_resolver(request) {
+    if asks && refused == 0 {
         // SAFETY: the hook's own socket.
         let told = unsafe {
             dns::tell_asker(

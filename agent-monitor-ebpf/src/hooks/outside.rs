@@ -156,7 +156,7 @@ unsafe fn judge(
         && let Some(policy) = standing.policy(standing.class_of(&label))
         && dns::is_question(&policy, request)
     {
-        return code(dns::unanswered(&label, &policy, flow, request));
+        return code(dns::unanswered(&label, &policy, flow, request, Reason::NoResolver));
     }
     // A name that granted the flow goes on granting it when its answer has expired, as in egress.
     // SAFETY: storage of this socket.

@@ -85,7 +85,8 @@ impl Question {
             | Reason::OtherName
             | Reason::Digest
             | Reason::DigestUnknown
-            | Reason::NoResolver => None,
+            | Reason::NoResolver
+            | Reason::OtherNetwork => None,
         }
     }
 

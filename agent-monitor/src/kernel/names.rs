@@ -2,7 +2,10 @@
 //!
 //! Taken from the kernel side once, by the resolver, which must not wait for whoever reloads a profile.
 
-use agent_monitor_common::name::{Asker, AskerKey, NAME_BYTES, Named, NamedKey, Resolver, Spoken, SpokenKey};
+use agent_monitor_common::name::{
+    Asker, AskerKey, NAME_BYTES, Named, NamedKey, RESOLVER_NETWORK, RESOLVER_PLACE, Resolver, Spoken,
+    SpokenKey,
+};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 
@@ -54,7 +57,7 @@ impl NameMaps {
     /// Where an earlier resolver listened; its sockets' peers know that port.
     #[must_use]
     pub fn resolver(&self) -> Resolver {
-        Resolver::from_word(self.resolver.get(&0, 0).unwrap_or(0))
+        Resolver::from_word(self.resolver.get(&RESOLVER_PLACE, 0).unwrap_or(0))
     }
 
     /// Tells the programs where the resolver listens.
@@ -62,7 +65,15 @@ impl NameMaps {
     /// # Errors
     /// When the map can't be written.
     pub fn set_resolver(&mut self, resolver: Resolver) -> Result<(), MapError> {
-        self.resolver.set(0, resolver.to_word(), 0)
+        self.resolver.set(RESOLVER_PLACE, resolver.to_word(), 0)
+    }
+
+    /// Tells the programs in which network namespace that is.
+    ///
+    /// # Errors
+    /// When the map can't be written.
+    pub fn set_network(&mut self, cookie: u64) -> Result<(), MapError> {
+        self.resolver.set(RESOLVER_NETWORK, cookie, 0)
     }
 
     /// What an address stands for now.

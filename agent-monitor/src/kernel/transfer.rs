@@ -11,7 +11,7 @@ use std::time::Duration;
 use agent_monitor_common::agent::AgentState;
 use agent_monitor_common::image::{CLAIMS_ROW, IMAGE_WORDS, InForce, PROFILE_ROWS, field, header};
 use agent_monitor_common::label::{BITMAP_WORDS, Label, LabelOrigin};
-use agent_monitor_common::name::Resolver;
+use agent_monitor_common::name::{RESOLVER_PLACE, Resolver};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya::programs::ProgramError;
 
@@ -107,7 +107,7 @@ fn adopt_names(kernel: &mut Kernel, old: &Set) -> Result<(), TransferError> {
     let Some(names) = kernel.names.as_mut() else { return Ok(()) };
     let map = |name: &str| MapData::from_pin(old.map(name));
     let resolver: Array<MapData, u64> = Map::from_map_data(map("RESOLVER")?)?.try_into()?;
-    names.set_resolver(Resolver::from_word(resolver.get(&0, 0)?))?;
+    names.set_resolver(Resolver::from_word(resolver.get(&RESOLVER_PLACE, 0)?))?;
     let named: Result<Entries, MapError> = Map::from_map_data(map("NAMED")?)?.try_into();
     match named {
         Ok(named) => {

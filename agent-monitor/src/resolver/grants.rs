@@ -209,6 +209,14 @@ impl Names {
         locked(&self.maps).set_resolver(resolver)
     }
 
+    /// Tells the kernel in which network namespace that is.
+    ///
+    /// # Errors
+    /// When the map can't be written.
+    pub fn set_network(&self, cookie: u64) -> Result<(), aya::maps::MapError> {
+        locked(&self.maps).set_network(cookie)
+    }
+
     /// What is in force in a slot as this generation; `None`: not, or not any more.
     pub fn in_force(&self, slot: u32, generation: u32) -> Option<Arc<InForce>> {
         let slots = locked(&self.slots);

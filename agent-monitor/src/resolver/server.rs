@@ -192,7 +192,7 @@ pub fn start(
     options: Options,
     tell: impl Fn(Lookup) + Send + Sync + 'static,
 ) -> io::Result<Resolver> {
-    let Bound { resolver: place, datagrams, listeners } = sockets::bind(names.resolver().port)?;
+    let Bound { resolver: place, network, datagrams, listeners } = sockets::bind(names.resolver().port)?;
     let totals = Arc::new(Totals::default());
     let shared = Arc::new(Shared {
         names: Arc::clone(&names),
@@ -236,6 +236,7 @@ pub fn start(
         // What still waits for a server is not waited for.
         runtime.shutdown_background();
     })?;
+    names.set_network(network).map_err(io::Error::other)?;
     // From here on agents' questions come.
     names.set_resolver(place).map_err(io::Error::other)?;
     Ok(Resolver { names, totals, place, stop: Some(stop), thread: Some(thread) })

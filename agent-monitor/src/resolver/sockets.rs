@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsRawFd;
 
 use agent_monitor_common::name::{Resolver, SERVERS_OF_SOCKET};
 
@@ -15,6 +16,8 @@ const TRIES: u16 = 2_000;
 /// Bound sockets.
 pub struct Bound {
     pub resolver: Resolver,
+    /// The kernel's cookie of their network namespace.
+    pub network: u64,
     pub datagrams: Vec<UdpSocket>,
     pub listeners: Vec<TcpListener>,
 }
@@ -39,6 +42,7 @@ pub fn bind(before: u16) -> io::Result<Bound> {
 fn bind_at(port: u16) -> io::Result<Bound> {
     let mut bound = Bound {
         resolver: Resolver { port, v4: true, v6: true },
+        network: 0,
         datagrams: Vec::new(),
         listeners: Vec::new(),
     };
@@ -62,6 +66,7 @@ fn bind_at(port: u16) -> io::Result<Bound> {
                 }
                 Err(error) => return Err(error),
             };
+            bound.network = network_of(&udp)?;
             udp.set_nonblocking(true)?;
             tcp.set_nonblocking(true)?;
             bound.datagrams.push(udp);
@@ -69,4 +74,21 @@ fn bind_at(port: u16) -> io::Result<Bound> {
         }
     }
     Ok(bound)
+}
+
+/// The cookie of a socket's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
+fn network_of(socket: &UdpSocket) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: both pointers are to values of ours, and the length is that of the first.
+    let got = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if got == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
