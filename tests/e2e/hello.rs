@@ -12,7 +12,7 @@ use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::daemon::{Daemon, on_path, wait};
+use crate::daemon::{Daemon, Talker, on_path, wait};
 use crate::names::{Asker, daemon};
 use crate::trial;
 
@@ -24,6 +24,7 @@ pub fn trials() -> Vec<Trial> {
         trial("N35_with_enforcement_off_every_hello_is_heard", unenforced),
         trial("a_rule_without_sni_grants_whatever_is_said", plain_rules),
         trial("a_hello_outlives_its_answer_a_reload_and_no_more", reloaded),
+        trial("N35_a_connection_from_before_its_agent_is_no_place_for_a_hello", inherited),
         trial("N35_real_clients_say_the_granted_name_and_reach_no_other", clients),
     ]
 }
@@ -215,6 +216,27 @@ fn reloaded() -> Result<()> {
     greet(&mut agent, V4, "plain", "x", "silence")?;
     // The answer holds no more, and the client that called while it did is late.
     greet(&mut agent, V4, "late", "api.example.test", "heard")
+}
+
+/// Whom it called as what was said before anybody looked.
+fn inherited() -> Result<()> {
+    let (daemon, _agent) = set_up(PROFILE)?;
+    for (attached, wanted) in [(false, "heard"), (true, "silence")] {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args([agent_monitor_tests::agent::ARGUMENT, "names"]);
+        let mut talker = Talker::spawn(command)?;
+        ensure!(talker.line()? == "ready");
+        let pid = talker.pid().to_string();
+        std::fs::write(daemon.cgroup.path().join("cgroup.procs"), &pid)?;
+        let mut process = Asker::from(talker);
+        greet(&mut process, V4, "hello", "evil.test", "heard")?;
+        if attached {
+            let output = daemon.ask(&["attach", "--pid", &pid, "--profile", "tester"])?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        process.must("go-on api.example.test", wanted)?;
+    }
+    Ok(())
 }
 
 /// A server of TLS, ended with the test.

@@ -78,6 +78,12 @@ pub fn daemon(profile: &str, more: &[&str]) -> Result<(Daemon, Zone)> {
 /// An agent that does as it is told.
 pub struct Asker(Talker);
 
+impl From<Talker> for Asker {
+    fn from(talker: Talker) -> Self {
+        Asker(talker)
+    }
+}
+
 impl Asker {
     pub fn start(daemon: &Daemon) -> Result<Self> {
         let mut talker = daemon.agent_in_background(&["names"])?;

@@ -39,7 +39,8 @@ pub fn act(words: &[&str]) -> String {
         },
         ["greet", address, form, name] => crate::greeter::greet(address, form, name),
         ["roam", how, device, server, name] => crate::roamer::ask(how, device, server, name),
-        ["go-on"] => crate::greeter::go_on(),
+        ["go-on"] => crate::greeter::go_on(None),
+        ["go-on", name] => crate::greeter::go_on(Some(name)),
         ["bind", address] => match UdpSocket::bind(*address) {
             Ok(_) => "bound".to_owned(),
             Err(error) => error.raw_os_error().unwrap_or(-1).to_string(),

@@ -122,12 +122,13 @@ pub fn greet(address: &str, form: &str, name: &str) -> String {
     }
 }
 
-/// Sends more on the connection of the last call.
+/// Sends more on the connection of the last call: a hello with `name`, or anything.
 #[must_use]
-pub fn go_on() -> String {
+pub fn go_on(name: Option<&str>) -> String {
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(stream) = kept.as_mut() else { return "nothing".to_owned() };
-    match stream.write_all(b"more") {
+    let hello = name.and_then(|name| Some(pieces("hello", name.as_bytes())?.concat()));
+    match stream.write_all(hello.as_deref().unwrap_or(b"more")) {
         Ok(()) => answered(stream),
         Err(error) => error.raw_os_error().unwrap_or(-1).to_string(),
     }

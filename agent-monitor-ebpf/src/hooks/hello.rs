@@ -238,10 +238,12 @@ unsafe fn payload(skb: *mut __sk_buff, sk: *mut bpf_sock) -> Payload {
         if state.is_null() {
             return Payload::Unread;
         }
-        // As long as no hello has left, the peer has acknowledged no byte of data. A SYN with data (Fast Open) has the
-        // number before the first byte, which is not acknowledged either.
+        // As long as no hello has left, the peer has acknowledged the SYN and no byte of data. A SYN with data (Fast Open)
+        // has the number before the first byte, which is not acknowledged either.
         let number = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
-        if number != read_volatile(&raw const (*state).snd_una) {
+        let (next, acknowledged) =
+            (read_volatile(&raw const (*state).snd_una), read_volatile(&raw const (*state).bytes_acked));
+        if number != next || acknowledged > 1 {
             return Payload::Later;
         }
         Payload::First(First { at, local_port: u16::from_be_bytes([head[0], head[1]]) })
