@@ -24,6 +24,7 @@ pub fn trials() -> Vec<Trial> {
         trial("N31_other_ways_to_resolve_do_not_exist", encrypted),
         trial("N33_an_address_is_reached_after_its_answer_and_never_before", race),
         trial("N34_addresses_go_when_their_answers_expire_and_long_flows_stay", expiry),
+        trial("N34_a_name_that_changes_its_address_every_second_fills_no_map", rotation),
         trial("N36_A35_what_lies_behind_the_hosts_own_doors_answers_for_no_name", rebinding),
         trial("N35_a_shared_address_is_reached_by_the_granted_name_and_the_other_does_not_resolve", shared),
         trial("A34_a_name_has_one_form", forms),
@@ -284,6 +285,55 @@ fn expiry() -> Result<()> {
     agent.must("held", "carries")?;
     second.must("held", "carries")?;
     second.must("connect 198.51.100.7:18443", UNREACHABLE)
+}
+
+/// A name with a TTL of a second that has another address each time it is asked for. For ten seconds, or as many as
+/// `AGENT_MONITOR_ROTATION_SECONDS` says; every minute it says how many addresses the kernel knows.
+fn rotation() -> Result<()> {
+    const GRACE: u64 = 1;
+    let told = std::env::var("AGENT_MONITOR_ROTATION_SECONDS").ok();
+    let seconds = told.map_or(Ok(10), |text| text.parse::<u64>())?;
+    let (daemon, zone) = daemon(PROFILE, &[])?;
+    let mut agent = Asker::start(&daemon)?;
+    let named = || -> Result<u64> {
+        let total = daemon.metric("agent_monitor_named_addresses")?.unwrap_or(-1.0);
+        ensure!(total >= 0.0, "no metric");
+        Ok(total as u64)
+    };
+    let (began, mut round, mut most) = (Instant::now(), 0_u32, 0);
+    let mut minute = 0;
+    let mut before: Vec<(Instant, String)> = Vec::new();
+    while began.elapsed() < Duration::from_secs(seconds) {
+        let address = format!("2001:db8:34::{:x}:{:x}", round >> 16, round & 0xffff);
+        zone.set_addresses("api.example.test", 1, &[&address]);
+        let wanted: Option<IpAddr> = address.parse().ok();
+        wait("the next address", || {
+            Ok((agent.does("resolve api.example.test")?.parse().ok() == wanted).then_some(()))
+        })?;
+        agent.must(&format!("connect [{address}]:18443"), "connected")?;
+        // Those that were answered longer ago than TTL, grace and a second are gone.
+        before.retain(|(at, _)| at.elapsed() < Duration::from_secs(60));
+        let old = before.iter().rev().find(|(at, _)| at.elapsed() > Duration::from_secs(1 + GRACE + 1));
+        if let Some((_, old)) = old {
+            agent.must(&format!("connect [{old}]:18443"), UNREACHABLE)?;
+        }
+        before.push((Instant::now(), address));
+        round += 1;
+        let live = named()?;
+        most = most.max(live);
+        ensure!(live <= 4, "{live} addresses stand for a name with one of a second, after {round} of them");
+        if began.elapsed().as_secs() / 60 > minute {
+            minute += 1;
+            let kept = daemon.metric("agent_monitor_named_addresses_kept")?.unwrap_or(-1.0);
+            println!("{minute} min: {round} addresses so far, {live} live ({most} at most), {kept} kept");
+        }
+    }
+    println!("{round} addresses in {seconds} s, {most} live at most");
+    ensure!(u64::from(round) >= seconds / 3, "only {round} rounds");
+    // Expired ones are kept for flows that go on, one for each answer and no more.
+    let kept = daemon.metric("agent_monitor_named_addresses_kept")?;
+    ensure!(kept == Some(f64::from(round)), "{kept:?} are kept of {round}");
+    Ok(())
 }
 
 fn rebinding() -> Result<()> {

@@ -51,6 +51,7 @@ impl Core {
         let mut sample = NamesSample {
             running: resolver.is_some(),
             live: self.names.live() as u64,
+            kept: self.names.kept() as u64,
             full: read(&self.names.counts.full),
             crowded: read(&self.names.counts.crowded),
             ..NamesSample::default()

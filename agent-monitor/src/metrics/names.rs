@@ -20,6 +20,8 @@ pub struct NamesSample {
     pub tunnels: u64,
     /// Addresses that stand for a name now.
     pub live: u64,
+    /// Addresses that are kept, expired ones included.
+    pub kept: u64,
     /// Addresses that found no room.
     pub full: u64,
     /// Addresses that stood for more kinds of names than the kernel keeps.
@@ -34,6 +36,7 @@ pub(super) struct NamesMetrics {
     odd: IntCounter,
     tunnels: IntCounter,
     live: IntGauge,
+    kept: IntGauge,
     dropped: IntCounterVec,
 }
 
@@ -62,6 +65,10 @@ impl NamesMetrics {
             )?,
             live: make
                 .gauge("agent_monitor_named_addresses", "Addresses that stand for a granted name now.")?,
+            kept: make.gauge(
+                "agent_monitor_named_addresses_kept",
+                "Addresses that stand for a granted name or did within a day, for flows that go on; 131072 at most.",
+            )?,
             dropped: make.counters(
                 "agent_monitor_named_dropped_total",
                 "Addresses that were not granted: no room for more, or for more kinds of names of one.",
@@ -79,6 +86,7 @@ impl NamesMetrics {
         raise(&self.odd, now.odd);
         raise(&self.tunnels, now.tunnels);
         self.live.set(signed(now.live));
+        self.kept.set(signed(now.kept));
         raise(&self.dropped.with_label_values(&["full"]), now.full);
         raise(&self.dropped.with_label_values(&["crowded"]), now.crowded);
     }

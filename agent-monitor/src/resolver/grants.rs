@@ -388,6 +388,11 @@ impl Names {
         addresses.values().filter(|names| names.until() > now).count()
     }
 
+    /// How many addresses are kept: those, and the ones that stood for a name within a day.
+    pub fn kept(&self) -> usize {
+        locked(&self.addresses).len()
+    }
+
     /// Forgets what has long expired.
     pub fn tidy(&self) {
         let horizon = monotonic().saturating_sub(KEPT_NS);
