@@ -213,7 +213,7 @@ wire_struct! {
         pub net: NetBody,
         /// What was said; its bytes are the agent's.
         pub said: SpokenKey,
-        /// [`crate::name::Hello`] code.
+        /// [`crate::hello::Hello`] code.
         pub hello: u32,
         /// Zero.
         pub pad: u32,

@@ -14,6 +14,7 @@ pub mod automaton;
 pub mod counters;
 pub mod decide;
 pub mod event;
+pub mod hello;
 pub mod image;
 pub mod label;
 pub mod layout;

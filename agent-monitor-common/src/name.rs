@@ -4,7 +4,7 @@
 //! for a name class while an answer about such a name holds. Who writes what: `NAMED`, `SPOKEN` and `RESOLVER` the
 //! daemon, `ASKERS` egress, `SERVERS` the hooks that lead an agent's question to the resolver.
 
-use crate::{wire_codes, wire_struct};
+use crate::wire_struct;
 
 /// Addresses that stand for names at one time, of all profiles and generations: at a reload each is there twice.
 pub const MAX_NAMED: usize = 262_144;
@@ -77,20 +77,6 @@ wire_struct! {
         pub class: u16,
         /// Zero.
         pub pad: [u16; 3],
-    }
-}
-
-wire_codes! {
-    /// What the first bytes of a connection were.
-    pub enum Hello: u32 {
-        /// A TLS hello with a name.
-        Named = 0 "named",
-        /// No TLS hello, or one of another form.
-        NotTls = 1 "not-tls",
-        /// A TLS hello without a name.
-        NoName = 2 "no-name",
-        /// A TLS hello whose name is not whole in the first packet, or not in the first record.
-        Cut = 3 "cut",
     }
 }
 

@@ -10,11 +10,12 @@
 //! held against the one around it, so that the server can't find another name there.
 
 use agent_monitor_common::counters::{Domain, Effect, Mode, Site};
-use agent_monitor_common::decide::{Decision, forget, name_answer};
+use agent_monitor_common::decide::{Decision, name_answer};
 use agent_monitor_common::event::{Header, HelloBody, Hook, Kind, NetBody, Reason};
+use agent_monitor_common::hello::{Hello, lower, server_name};
 use agent_monitor_common::image::Class;
 use agent_monitor_common::label::{AWAITS_HELLO, Label, SocketLabel, class_of_cell};
-use agent_monitor_common::name::{HELLO_EGRESS, Hello, NAME_BYTES, SpokenKey};
+use agent_monitor_common::name::{HELLO_EGRESS, NAME_BYTES, SpokenKey};
 use agent_monitor_common::request::{Address, Direction, Protocol};
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_tcp_sock};
@@ -27,11 +28,6 @@ use crate::fail;
 use crate::hooks::network::{DENY, EPERM, PASS};
 use crate::maps::{CALLED, HELLOS, SOCKETS, SPOKEN};
 use crate::subject::{socket_cell, standing};
-
-/// Longest name, as text.
-const MAX_NAME: u32 = 253;
-/// Extensions that are looked at. Browsers send twenty.
-const MAX_EXTENSIONS: u32 = 64;
 
 /// What a connection that must say a name has said; its record is built here, for the stack has no room.
 #[repr(C)]
@@ -291,102 +287,13 @@ unsafe fn hear(skb: *mut __sk_buff, at: u32, said: *mut Said, profile: u32, gene
     }
 }
 
-/// Eight bytes, each `A` to `Z` of them in lower case.
-#[inline(always)]
-const fn lower(word: u64) -> u64 {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    let low = word & (0x7f * EACH);
-    let from_a = low + (0x80 - b'A' as u64) * EACH;
-    let above_z = low + (0x7f - b'Z' as u64) * EACH;
-    let upper = from_a & !above_z & !word & (0x80 * EACH);
-    word | upper >> 2
-}
-
-/// Where the name of a hello lies (high half) and its bytes (low half, 1 to [`MAX_NAME`]). High half 0: a [`Hello`] code
-/// of why there is none.
+/// Where the name of a hello lies, as [`server_name`] finds it.
 ///
+/// A function of its own, so that its buffers leave the stack of its caller.
 #[inline(never)]
 fn find(skb: *mut __sk_buff, at: u32) -> u64 {
-    // Record header (RFC 8446 §5.1), handshake header, version, random, length of the session id.
-    let mut head = [0_u8; 44];
-    // SAFETY: each buffer has the size that is said.
-    let load = |at: u32, to: &mut [u8]| unsafe {
-        bpf_skb_load_bytes(skb.cast(), at, to.as_mut_ptr().cast(), to.len() as u32) == 0
-    };
-    let short = |b: &[u8], at: usize| u16::from_be_bytes([b[at], b[at + 1]]) as u32;
-    let none = |why: Hello| why.code() as u64;
-    if !load(at, &mut head) {
-        let mut first = [0_u8; 1];
-        let begun = load(at, &mut first) && first[0] == 22;
-        return none(if begun { Hello::Cut } else { Hello::NotTls });
-    }
-    // `handshake` of TLS, `client_hello`.
-    if head[0] != 22 || head[1] != 3 || head[5] != 1 {
-        return none(Hello::NotTls);
-    }
-    let hello = (head[6] as u32) << 16 | short(&head, 7);
-    if hello + 4 > short(&head, 3) {
-        return none(Hello::Cut);
-    }
-    let end = at + 9 + hello;
-    let mut off = at + 44 + head[43] as u32;
-    let mut b = [0_u8; 4];
-    // Cipher suites, then compression methods, then the bytes of all extensions.
-    if !load(off, &mut b[..2]) {
-        return none(Hello::Cut);
-    }
-    off = forget(off + 2 + short(&b, 0));
-    if !load(off, &mut b[..1]) {
-        return none(Hello::Cut);
-    }
-    off = forget(off + 1 + b[0] as u32);
-    if off == end {
-        return none(Hello::NoName);
-    }
-    if !load(off, &mut b[..2]) {
-        return none(Hello::Cut);
-    }
-    off += 2;
-    if off + short(&b, 0) != end {
-        return none(Hello::NotTls);
-    }
-    let mut why = Hello::NoName.code();
-    let mut place = 0;
-    let mut length = 0;
-    let mut i = 0;
-    while i < MAX_EXTENSIONS {
-        off = forget(off);
-        if off + 4 > end {
-            break;
-        }
-        if !load(off, &mut b) {
-            why = Hello::Cut.code();
-            break;
-        }
-        length = forget(short(&b, 2));
-        off += 4;
-        if short(&b, 0) == 0 {
-            place = off;
-            break;
-        }
-        off += length;
-        i += 1;
-    }
-    let (place, length) = (forget(place), forget(length));
-    if place == 0 {
-        return forget(why) as u64;
-    }
-    // One name in the list, of type `host_name`, and nothing else in the extension.
-    let mut list = [0_u8; 5];
-    if !load(place, &mut list) {
-        return none(Hello::Cut);
-    }
-    let name = short(&list, 3);
-    if place + length > end || short(&list, 0) + 2 != length || list[2] != 0 || name + 5 != length {
-        return none(Hello::NotTls);
-    }
-    if name == 0 || name > MAX_NAME {
-        return none(Hello::NoName);
-    }
-    (place as u64 + 5) << 32 | name as u64
+    server_name(at, |at: u32, to: &mut [u8]| {
+        // SAFETY: the hook's context; the buffer has the size that is said.
+        unsafe { bpf_skb_load_bytes(skb.cast(), at, to.as_mut_ptr().cast(), to.len() as u32) == 0 }
+    })
 }

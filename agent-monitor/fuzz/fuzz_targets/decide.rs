@@ -2,13 +2,14 @@
 //! further than this.
 #![no_main]
 
-use agent_monitor_common::decide::decide;
+use agent_monitor_common::decide::{decide, decide_name};
+use agent_monitor_common::image::Class;
 use agent_monitor_common::request::{Address, NetRequest, Protocol};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
-    let Some((request, table)) = input.split_first_chunk::<20>() else { return };
-    let [address @ .., high, low, protocol, listen] = *request;
+    let Some((request, table)) = input.split_first_chunk::<21>() else { return };
+    let [address @ .., high, low, protocol, listen, class] = *request;
     let (address, port) = (Address::from_bytes(address), u16::from_be_bytes([high, low]));
     let protocol = Protocol::from_ip(u32::from(protocol));
     let words: Vec<u64> = table.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
@@ -17,6 +18,8 @@ fuzz_target!(|input: &[u8]| {
     } else {
         NetRequest::listen(address, port, protocol)
     };
-    let decision = decide(words.as_slice(), request);
-    assert_eq!(decision, decide(words.as_slice(), request));
+    let class = Class::new(class.into());
+    let decision = decide(words.as_slice(), class, request);
+    assert_eq!(decision, decide(words.as_slice(), class, request));
+    let _ = decide_name(words.as_slice(), class, port, request.protocol, u16::from(listen));
 });

@@ -12,7 +12,8 @@ use agent_monitor_common::event::{
     ExecBody, ExitBody, FileBody, ForkBody, Header, HelloBody, Hook, Kind, NetBody, PrivilegeBody, Reason,
     SocketBody, SyscallBody,
 };
-use agent_monitor_common::name::{Hello, NAME_BYTES, SpokenKey};
+use agent_monitor_common::hello::Hello;
+use agent_monitor_common::name::{NAME_BYTES, SpokenKey};
 use agent_monitor_common::privilege::Privilege;
 use agent_monitor_common::request::{Direction, Protocol};
 use agent_monitor_common::wire::Wire;
