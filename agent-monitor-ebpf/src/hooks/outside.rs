@@ -11,7 +11,7 @@
 
 use agent_monitor_common::counters::{Mode, Site};
 use agent_monitor_common::decide::forget;
-use agent_monitor_common::event::{Hook, SocketBody};
+use agent_monitor_common::event::{Hook, Reason, SocketBody};
 use agent_monitor_common::label::{Label, SocketLabel};
 use agent_monitor_common::request::{AF_INET, AF_INET6, Address, NetRequest, Protocol, socket_kind};
 use aya_ebpf::macros::lsm;
