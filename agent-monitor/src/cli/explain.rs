@@ -343,6 +343,12 @@ fn beyond_rules(reason: &str) -> Option<&'static str> {
         "no-resolver" => {
             "names are asked of the daemon, and its resolver does not run: see agent-monitor status"
         }
+        "sni" => {
+            "the connection began with something else than a TLS hello that says a granted name (`sni: require`): it was dropped"
+        }
+        "other-network" => {
+            "names are asked on the loopback of the daemon's network namespace: not from another one, nor by a socket that is bound to a device"
+        }
         "rebinding" => {
             "an address in a local range, or one that is denied, answered for a granted name: it was taken out"
         }
@@ -635,6 +641,11 @@ fn seen(request: &Request, daemon: Option<&Status>) -> Vec<Seen> {
 /// What the verdict leaves open.
 fn caveats(request: &Request, answer: &Answer, judge: &Judge) -> Vec<String> {
     let mut notes = Vec::new();
+    if answer.hello {
+        notes.push(
+            "the connection must begin with a TLS hello that says this name (`sni: require`)".to_owned(),
+        );
+    }
     match request {
         Request::Connect { to: Destination::Host(name), .. } if answer.effect == Effect::Allow => notes.push(format!(
             "an address of {name} that a rule denies, or that is local or private and granted by no address, is taken out of the answer"

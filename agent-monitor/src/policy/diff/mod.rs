@@ -243,8 +243,9 @@ impl Example {
 }
 
 fn by(answer: &Answer) -> String {
+    let hello = if answer.hello { ", with its name in the TLS hello," } else { "" };
     match &answer.rule {
-        Some((id, source)) => format!("{} by {id} ({source})", answer.effect.as_str()),
+        Some((id, source)) => format!("{}{hello} by {id} ({source})", answer.effect.as_str()),
         None => format!("{}, not judged", answer.effect.as_str()),
     }
 }

@@ -18,21 +18,24 @@ pub fn compare(sides: &Sides<'_>, found: &mut Found) {
     for name in kinds(&[&sides.old.profile().network, &sides.new.profile().network]) {
         let ports = ports(&[&sides.old.profile().network, &sides.new.profile().network], &name);
         for protocol in Protocol::ALL {
-            let allowed = |named: &Named<'_>, class, port| {
-                let decision = match named.classes.class_of(&name) {
-                    Some(number) => decide_name(named.judge.image(), class, number, *protocol, port),
-                    None => Decision::DenyDefault,
-                };
-                decision.allowed()
+            // A grant that asks for a hello is less than one that does not.
+            let rank = |named: &Named<'_>, class, port| {
+                let number = named.classes.class_of(&name)?;
+                match decide_name(named.judge.image(), class, number, *protocol, port) {
+                    Decision::Allow => Some(2),
+                    Decision::AllowHello => Some(1),
+                    Decision::DenyDefault | Decision::DenyRule => None,
+                }
             };
             // The first port of each direction is enough to show it.
             let mut told = [false; 2];
             for &port in &ports {
-                let before = allowed(&old, sides.old_class, port);
-                let now = allowed(&new, sides.new_class, port);
-                if before != now && !std::mem::replace(&mut told[usize::from(now)], true) {
+                let before = rank(&old, sides.old_class, port);
+                let now = rank(&new, sides.new_class, port);
+                let wider = now > before;
+                if before != now && !std::mem::replace(&mut told[usize::from(wider)], true) {
                     let to = Destination::Host(name.clone());
-                    found.request(sides, Request::Connect { to, port, protocol: *protocol }, now);
+                    found.request(sides, Request::Connect { to, port, protocol: *protocol }, wider);
                 }
             }
         }

@@ -104,6 +104,20 @@ fn names_are_compared_by_the_kinds_that_patterns_tell_apart() {
 }
 
 #[test]
+fn a_hello_that_is_asked_for_no_more_is_wider() {
+    let rule = |sni: &str| format!("network: {{ allow: [{{ host: h.example, ports: [443]{sni} }}] }}\n");
+    let (with, without) = (judge(&rule(", sni: require")), judge(&rule("")));
+    let found = diff(&with, &without).unwrap();
+    assert_eq!((told(&found.wider), found.narrower.len()), (vec!["connect tcp h.example:443"], 0));
+    assert!(
+        found.wider[0].old.starts_with("allow, with its name in the TLS hello, by"),
+        "{:?}",
+        found.wider[0]
+    );
+    assert!(!diff(&without, &with).unwrap().grants_more());
+}
+
+#[test]
 fn a_grant_to_one_program_is_told_with_that_program() {
     let old = "programs: { git: [/usr/bin/git] }\nnetwork: { allow: [{ host: h.example, ports: [22], exe: git }] }\n";
     let new = "programs: { git: [/usr/bin/git, /opt/git] }\nnetwork: { allow: [{ host: h.example, ports: [22], exe: git }] }\n";

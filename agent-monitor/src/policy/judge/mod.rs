@@ -107,6 +107,8 @@ pub struct Answer {
     pub rule: Option<(String, Source)>,
     /// The other rules that speak of the request, denials first.
     pub others: Vec<Spoken>,
+    /// The connection must begin with a TLS hello that says the name (`sni: require`).
+    pub hello: bool,
 }
 
 /// Image and rules say different things: a fault of this program.
@@ -226,6 +228,7 @@ impl Judge {
                     reason: if killed { Reason::DeniedByRule } else { Reason::NotJudged },
                     rule,
                     others: Vec::new(),
+                    hello: false,
                 })
             }
         }
@@ -304,7 +307,7 @@ impl Judge {
         match granted {
             // Without a rule about names, questions go where the host's configuration sends them.
             _ if self.names.is_empty() => {
-                Answer { effect: Effect::Allow, reason: Reason::NotJudged, rule: None, others }
+                Answer { effect: Effect::Allow, reason: Reason::NotJudged, rule: None, others, hello: false }
             }
             Some(_) => answer(Decision::Allow, deciding.map(|rule| (rule.id, rule.source)), others),
             None => answer(Decision::DenyDefault, Some(default()), others),
@@ -328,6 +331,7 @@ impl Judge {
                 reason: Reason::NotJudged,
                 rule: None,
                 others: Vec::new(),
+                hello: false,
             });
         }
         let start = class.field(&self.image, class::START_PATH) as u32;
@@ -415,7 +419,7 @@ impl Judge {
             (Some(_), true) => (Effect::Allow, Reason::Granted),
             (Some(_), false) => (Effect::Deny, Reason::NotGranted),
         };
-        Answer { effect, reason, rule, others: Vec::new() }
+        Answer { effect, reason, rule, others: Vec::new(), hello: false }
     }
 
     fn agree(&self, request: &Request, image: Decision, rules: Decision) -> Result<(), Disagreement> {
@@ -448,7 +452,7 @@ fn answer(decision: Decision, rule: Option<(String, Source)>, mut others: Vec<Sp
         Decision::DenyRule => (Effect::Deny, Reason::DeniedByRule),
         Decision::DenyDefault => (Effect::Deny, Reason::NotGranted),
     };
-    Answer { effect, reason, rule, others }
+    Answer { effect, reason, rule, others, hello: matches!(decision, Decision::AllowHello) }
 }
 
 /// The 16 bytes of an address, IPv4 in its mapped form.
