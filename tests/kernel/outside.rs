@@ -23,7 +23,7 @@ use crate::network_out::labelled_first;
 use crate::{listen, network_out, process};
 
 const CONNECT: &str = "lsm/socket_connect";
-const SENDMSG: &str = "lsm/socket_sendmsg";
+const SENDMSG: &str = "lsm/socket_sendmsg (outside)";
 const BIND: &str = "lsm/socket_bind";
 const MADE: &str = "lsm/socket_post_create";
 

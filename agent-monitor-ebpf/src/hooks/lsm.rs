@@ -230,8 +230,8 @@ pub fn network_file_receive(ctx: LsmContext) -> i32 {
 }
 
 /// `int socket_sendmsg(struct socket *sock, struct msghdr *msg, int size)`: the label's last chance: a socket that
-/// came by a way no other hook saw is labelled and its peer judged here (not for splice on 6.1); outside the governed
-/// cgroup every send is.
+/// came by a way no other hook saw is labelled and its peer judged here (not for splice on 6.1). Outside the governed
+/// cgroup another program of this hook judges every send.
 #[lsm(hook = "socket_sendmsg")]
 pub fn network_socket_sendmsg(ctx: LsmContext) -> i32 {
     let tgid = current_tgid();
@@ -255,7 +255,7 @@ pub fn network_socket_sendmsg(ctx: LsmContext) -> i32 {
         }
         let known = SOCKETS.get(sk.cast_mut());
         if outside::is_outside(sk, known) {
-            return outside::send(&ctx, sk, &label);
+            return 0;
         }
         if let Some(s) = known
             && (*s).agent == label.agent

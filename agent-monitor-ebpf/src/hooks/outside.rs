@@ -212,15 +212,26 @@ fn named(ctx: &LsmContext, hook: Hook, act: Act) -> i32 {
     }
 }
 
-/// Judges a send on a socket outside: where its message says, else where the socket is connected to.
-///
-/// # Safety
-/// `ctx` is that of `socket_sendmsg`, `sk` its socket's.
-#[inline(always)]
-pub unsafe fn send(ctx: &LsmContext, sk: *const c_void, label: &Label) -> i32 {
-    // SAFETY: trusted arguments of the hook; the caller's promise.
+/// `int socket_sendmsg(struct socket *sock, struct msghdr *msg, int size)`: where the message says, else where the socket
+/// is connected to.
+// VERIFIER: "BPF program is too large": in one program with that of `lsm.rs`.
+#[lsm(hook = "socket_sendmsg")]
+pub fn network_socket_send(ctx: LsmContext) -> i32 {
+    let tgid = current_tgid();
+    if !has_bit(tgid) {
+        return 0;
+    }
+    let before = before::<3>(&ctx);
+    if before != 0 {
+        return literal(before);
+    }
+    let (socket, message): (*const c_void, *const c_void) = (ctx.arg(0), ctx.arg(1));
+    // SAFETY: trusted arguments of the hook.
     unsafe {
-        let message: *const c_void = ctx.arg(1);
+        let sk = sock_of(socket);
+        if sk.is_null() || !is_outside(sk, SOCKETS.get(sk.cast_mut())) {
+            return 0;
+        }
         let Some(e) = ends(sk) else { return 0 };
         let at: u64 = typed(message, offset!(msg_name));
         let length: u32 = typed(message, offset!(msg_name_length));
@@ -242,7 +253,7 @@ pub unsafe fn send(ctx: &LsmContext, sk: *const c_void, label: &Label) -> i32 {
                 return -101;
             }
         };
-        judge(sk, Ok(*label), Hook::LsmSocketSendmsg, Act::Send, address, port)
+        judge(sk, label_of(tgid), Hook::LsmSocketSendmsg, Act::Send, address, port)
     }
 }
 

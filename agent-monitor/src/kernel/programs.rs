@@ -49,7 +49,7 @@ const fn entry(
 }
 
 /// Programs that judge sockets outside the governed cgroup, and nothing else.
-pub const OUTSIDE: [&str; 2] = ["network_socket_connect", "network_socket_bind"];
+pub const OUTSIDE: [&str; 3] = ["network_socket_connect", "network_socket_bind", "network_socket_send"];
 
 /// All attached programs. Process hooks come first: a label must be inherited before anything is judged by it.
 pub const PROGRAMS: &[Entry] = &[
@@ -194,6 +194,14 @@ pub const PROGRAMS: &[Entry] = &[
         "lsm/socket_bind",
         false,
         "addresses that agents bind outside the governed cgroup",
+    ),
+    entry(
+        OUTSIDE[2],
+        Kind::Lsm,
+        "socket_sendmsg",
+        "lsm/socket_sendmsg (outside)",
+        false,
+        "what agents send outside the governed cgroup",
     ),
     entry("file_open", Kind::Lsm, "file_open", "lsm/file_open", false, "files that agents open"),
     entry(
