@@ -5,6 +5,7 @@
 
 mod annotate;
 pub mod attach;
+pub mod blast_radius;
 pub mod check;
 pub mod completions;
 pub mod daemon;
@@ -72,6 +73,8 @@ enum Verb {
     Test(test::TestArgs),
     /// Compare what two profiles allow; exit code 1 if the new one allows more
     Diff(diff::DiffArgs),
+    /// Say what a compromised agent could reach, with a score and a picture
+    BlastRadius(blast_radius::BlastRadiusArgs),
     /// Ask what would become of recorded events under another profile
     Simulate(simulate::SimulateArgs),
     /// Put changed profiles in force
@@ -117,6 +120,7 @@ pub fn main() -> ExitCode {
         Verb::Learn(args) => learn::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Diff(args) => diff::run(&args),
+        Verb::BlastRadius(args) => blast_radius::run(&args),
         Verb::Simulate(args) => simulate::run(&args),
         Verb::Reload(args) => reload::run(&args),
         Verb::Schema(args) => schema::run(&args),

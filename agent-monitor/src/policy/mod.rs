@@ -7,6 +7,7 @@
 //! errors reports all of them at once, each with its place in the file.
 
 pub mod attribute;
+pub mod blast_radius;
 pub mod capabilities;
 pub mod cases;
 mod check;

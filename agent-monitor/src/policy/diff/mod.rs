@@ -264,6 +264,12 @@ fn kind(request: &Request) -> &'static str {
     }
 }
 
+/// The classes of a profile that some program is of, each with the shortest path of an executable.
+#[must_use]
+pub fn programs(judge: &Judge) -> Vec<(Class, Option<Vec<u8>>)> {
+    classes(judge, judge).into_iter().map(|(class, _, exe)| (class, exe)).collect()
+}
+
 /// Every pair of classes that some program is of, each with the shortest path of an executable.
 fn classes(old: &Judge, new: &Judge) -> Vec<(Class, Class, Option<Vec<u8>>)> {
     let (before, now) = (&old.image().words[..], &new.image().words[..]);
