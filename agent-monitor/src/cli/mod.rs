@@ -25,6 +25,7 @@ pub mod simulate;
 pub mod status;
 mod table;
 pub mod test;
+pub mod unused;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -73,6 +74,8 @@ enum Verb {
     Test(test::TestArgs),
     /// Compare what two profiles allow; exit code 1 if the new one allows more
     Diff(diff::DiffArgs),
+    /// List grants that recorded activity never exercised, with a patch that takes them out
+    Unused(unused::UnusedArgs),
     /// Say what a compromised agent could reach, with a score and a picture
     BlastRadius(blast_radius::BlastRadiusArgs),
     /// Ask what would become of recorded events under another profile
@@ -121,6 +124,7 @@ pub fn main() -> ExitCode {
         Verb::Test(args) => test::run(&args),
         Verb::Diff(args) => diff::run(&args),
         Verb::BlastRadius(args) => blast_radius::run(&args),
+        Verb::Unused(args) => unused::run(&args),
         Verb::Simulate(args) => simulate::run(&args),
         Verb::Reload(args) => reload::run(&args),
         Verb::Schema(args) => schema::run(&args),

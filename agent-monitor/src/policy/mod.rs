@@ -38,6 +38,7 @@ pub mod source;
 mod structure;
 pub mod syscalls;
 pub mod tree;
+pub mod unused;
 mod words;
 
 pub use diagnostic::{Diagnostic, ProfileErrors, Severity};
