@@ -15,6 +15,7 @@ mod enforcement;
 mod event_files;
 pub mod events;
 pub mod explain;
+mod explanation;
 pub mod install;
 pub mod learn;
 mod profile;

@@ -40,6 +40,7 @@ pub mod syscalls;
 pub mod tree;
 pub mod unused;
 mod words;
+pub mod written;
 
 pub use diagnostic::{Diagnostic, ProfileErrors, Severity};
 pub use directory::{Directory, FailedProfile, load_directory};

@@ -1,60 +1,21 @@
 //! Where two profiles differ about paths.
 
 use agent_monitor_common::automaton::{TERMINAL, accept, step};
-use agent_monitor_common::decide::Decision;
 use agent_monitor_common::image::class;
-use agent_monitor_common::path::{DENIED_BELOW, Right, Rights, decide_answer, directory_answer};
+use agent_monitor_common::path::{DENIED_BELOW, Right, Rights, directory_answer};
 
 use super::form::{Form, ORDER};
 use super::product;
 use super::{Found, Kept, Sides};
-use crate::policy::ResolvedProfile;
-use crate::policy::judge::Request;
+use crate::policy::judge::{Judged, Request};
 
 /// Examples of one right and direction that are kept for each pair of classes: the nearest to the root.
 const MOST: usize = 48;
 
-/// What a profile does with the answer of a path: as the hooks do, which judge nothing of a section that is not there.
-#[derive(Clone, Copy)]
-struct Judged {
-    rights: Rights,
-    files: bool,
-}
-
-impl Judged {
-    fn of(profile: &ResolvedProfile) -> Self {
-        let mut rights = 0;
-        if profile.filesystem.is_some() {
-            rights |= Right::Read as Rights | Right::Write as Rights;
-        } else if !profile.protected.paths.is_empty() {
-            rights |= Right::Write as Rights;
-        }
-        if profile.exec.is_some() {
-            rights |= Right::Execute as Rights;
-        }
-        if profile.unix.is_some() {
-            rights |= Right::Connect as Rights;
-        }
-        Judged { rights, files: profile.filesystem.is_some() }
-    }
-
-    fn allows(self, answer: u32, right: Right) -> bool {
-        if self.rights & right as Rights == 0 {
-            return true;
-        }
-        match decide_answer(answer, right as Rights) {
-            Decision::Allow => true,
-            // No path ends in a hello.
-            Decision::DenyRule | Decision::AllowHello => false,
-            Decision::DenyDefault => right == Right::Write && !self.files,
-        }
-    }
-
-    /// Whether a directory of this answer may be moved away.
-    fn moves(self, answer: u32) -> bool {
-        self.allows(answer, Right::Write)
-            && (self.rights & !(Right::Connect as Rights) == 0 || answer & DENIED_BELOW == 0)
-    }
+/// Whether a directory of this answer may be moved away: what is denied below it keeps it in its place.
+fn moves(judged: Judged, answer: u32) -> bool {
+    let paths = judged.rights & !(Right::Connect as Rights) != 0;
+    judged.allows(answer, Right::Write) && !(paths && answer & DENIED_BELOW != 0)
 }
 
 /// Finds every difference about paths for programs of these classes.
@@ -104,9 +65,9 @@ pub fn compare(sides: &Sides<'_>, found: &mut Found) {
             }
             // A denial below a directory keeps it in its place, though nothing else differs.
             let writes = (before.allows(own_old, Right::Write), after.allows(own_new, Right::Write));
-            let moves = (before.moves(own_old), after.moves(own_new));
-            if form == Form::Step && writes.0 == writes.1 && kept.keep(found, MOVES, moves) {
-                found.moves(input(), moves.1);
+            let moved = (moves(before, own_old), moves(after, own_new));
+            if form == Form::Step && writes.0 == writes.1 && kept.keep(found, MOVES, moved) {
+                found.moves(input(), moved.1);
             }
         },
     );

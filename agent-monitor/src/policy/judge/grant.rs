@@ -12,7 +12,7 @@ use agent_monitor_common::request::{Address, Protocol};
 
 use super::{Answer, Destination, Effect, Reason, Request};
 use crate::event::escape;
-use crate::policy::compile::escape as as_glob;
+use crate::policy::written::{glob as glob_of, quoted};
 use crate::policy::{Source, capabilities, syscalls};
 
 /// How a profile changes.
@@ -55,14 +55,14 @@ fn narrow(request: &Request, exe: Option<&str>, rule: Option<&(String, Source)>)
         ));
     }
     let except = match exe {
-        Some(exe) => format!("add `except: {}` to it", quote(&as_glob(exe))),
+        Some(exe) => format!("add `except: {}` to it", quoted(&glob_of(exe))),
         None => "add `except:` with the program that may".to_owned(),
     };
     Change::Edit(format!("narrow {id} at {source}, or {except}"))
 }
 
 fn add(request: &Request, exe: Option<&str>) -> Change {
-    let condition = exe.map(|exe| format!(", exe: {}", quote(&as_glob(exe)))).unwrap_or_default();
+    let condition = exe.map(|exe| format!(", exe: {}", quoted(&glob_of(exe)))).unwrap_or_default();
     let lines = match request {
         Request::Connect { to, port, protocol } => {
             let to = match to {
@@ -82,7 +82,7 @@ fn add(request: &Request, exe: Option<&str>) -> Change {
         }
         Request::Listen { address, port, protocol } => {
             let protocol = protocol_key(*protocol).unwrap_or(", protocol: any");
-            let address = quote(&address.to_string());
+            let address = quoted(&address.to_string());
             format!(
                 "network:\n  listen:\n    - {{ address: {address}, ports: [{port}]{protocol}{condition} }}"
             )
@@ -101,7 +101,7 @@ fn add(request: &Request, exe: Option<&str>) -> Change {
                 (Right::Connect, "unix", "allow"),
             ];
             let asked = lists.into_iter().filter(|(right, ..)| rights & *right as u32 != 0);
-            let glob = quote(&as_glob(path));
+            let glob = quoted(&glob_of(path));
             let item = match exe {
                 Some(_) => format!("{{ path: {glob}{condition} }}"),
                 None => glob,
@@ -148,13 +148,13 @@ fn add(request: &Request, exe: Option<&str>) -> Change {
 
 /// A destination, and the IPv4 address that it carries: both must be granted.
 fn addresses(address: IpAddr) -> String {
-    let outer = quote(&address.to_string());
+    let outer = quoted(&address.to_string());
     let inner = match address {
         IpAddr::V6(v6) => Address::from_bytes(v6.octets()).embedded_v4(),
         IpAddr::V4(_) => None,
     };
     match inner {
-        Some(be) => format!("[{outer}, {}]", quote(&Ipv4Addr::from_bits(u32::from_be(be)).to_string())),
+        Some(be) => format!("[{outer}, {}]", quoted(&Ipv4Addr::from_bits(u32::from_be(be)).to_string())),
         None => outer,
     }
 }
@@ -167,9 +167,4 @@ fn protocol_key(protocol: Protocol) -> Option<&'static str> {
         Protocol::Icmp => Some(", protocol: icmp"),
         Protocol::Other => None,
     }
-}
-
-/// As YAML reads it whatever is in it.
-fn quote(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }

@@ -7,6 +7,7 @@
 
 mod from_event;
 mod grant;
+mod judged;
 mod mechanism;
 mod request;
 #[cfg(test)]
@@ -15,12 +16,13 @@ mod tests;
 use agent_monitor_common::automaton;
 use agent_monitor_common::decide::{Decision, decide, decide_name, decide_socket};
 use agent_monitor_common::image::{Class, PLAIN_CLASS, class, field, has_syscall, header};
-use agent_monitor_common::path::{ALL_RIGHTS, Right, Rights, decide_answer, directory_answer, walk};
+use agent_monitor_common::path::{Right, Rights, directory_answer, walk};
 use agent_monitor_common::privilege::{self, Privilege};
 use agent_monitor_common::request::{Address, NetRequest, Protocol};
 
 pub use self::from_event::{NotAsked, of_event};
 pub use self::grant::{Change, smallest};
+pub use self::judged::Judged;
 pub use self::mechanism::{RESOLVER, mechanisms};
 pub use self::request::{BadRequest, Destination, Request};
 use crate::event::escape;
@@ -322,7 +324,10 @@ impl Judge {
         rights: Rights,
         directory: bool,
     ) -> Result<Answer, Disagreement> {
-        let needed = rights & self.judged();
+        // A directory is opened to be listed; whatever else is done to it is judged by its own path.
+        let directory = directory && rights == Right::Read as Rights;
+        let judged = Judged::of(&self.profile);
+        let needed = rights & judged.rights;
         let program = self.sets(class);
         // As the hooks: of a section that the profile does not have, nothing is judged.
         if needed == 0 {
@@ -340,25 +345,14 @@ impl Judge {
             true => directory_answer(&self.image, state),
             false => automaton::accept(&self.image, state),
         };
-        // What no rule speaks of is free to be written where there is no `files` section.
-        let write = Right::Write as Rights;
-        let by_default = if self.profile.filesystem.is_none() { needed & !write } else { needed };
-        let decide = |granted: Rights, denied: Rights| match () {
-            () if denied & needed != 0 => Decision::DenyRule,
-            () if granted & by_default == by_default => Decision::Allow,
-            () => Decision::DenyDefault,
-        };
-        let decision = match decide_answer(found, needed) {
-            Decision::DenyDefault => decide(found & ALL_RIGHTS, 0),
-            decided => decided,
-        };
+        let decision = judged.decide_answer(found, needed);
         let spoken = self.paths.speaking(path, directory, needed);
         let holds = |s: &compile::Speaking<'_>| {
             if s.denied != 0 { s.rule.programs.denies(program) } else { s.rule.programs.grants(program) }
         };
         let says = spoken.iter().filter(|s| holds(s));
         let (granted, denied) = says.fold((0, 0), |(g, d), s| (g | s.granted, d | s.denied));
-        self.agree(request, decision, decide(granted, denied))?;
+        self.agree(request, decision, judged.decide(granted, denied, needed))?;
         let deciding = match decision {
             Decision::DenyRule => {
                 spoken.iter().filter(|s| s.denied & needed != 0 && holds(s)).min_by_key(|s| &s.rule.id)
@@ -392,24 +386,6 @@ impl Judge {
             answer.reason = Reason::NotJudged;
         }
         Ok(answer)
-    }
-
-    /// The rights that the profile judges.
-    fn judged(&self) -> Rights {
-        let profile = &self.profile;
-        let mut judged = 0;
-        if profile.filesystem.is_some() {
-            judged |= Right::Read as Rights | Right::Write as Rights;
-        } else if !profile.protected.paths.is_empty() {
-            judged |= Right::Write as Rights;
-        }
-        if profile.exec.is_some() {
-            judged |= Right::Execute as Rights;
-        }
-        if profile.unix.is_some() {
-            judged |= Right::Connect as Rights;
-        }
-        judged & ALL_RIGHTS
     }
 
     fn privilege(&self, kind: Privilege, granted: bool) -> Answer {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
+use agent_monitor_common::path::Right;
 use proptest::prelude::*;
 
 use super::*;
@@ -74,6 +75,8 @@ fn every_kind_of_request_has_its_answer() {
         (None, path("/usr/x", Right::Read), (Allow, Granted, rule("files.read[0]"))),
         (None, path("/usr/x", Right::Write), (Deny, NotGranted, rule("files.default"))),
         (None, path("/usr/", Right::Read), (Allow, Granted, rule("files.read[0]"))),
+        // To make a directory is no look at what lies in it.
+        (None, path("/work/", Right::Write), (Deny, NotGranted, rule("files.default"))),
         (None, path("/usr", Right::Read), (Deny, NotGranted, rule("files.default"))),
         (None, path("/work/secret", Right::Write), (Deny, DeniedByRule, rule("files.deny[0]"))),
         (None, path("/usr/private/a", Right::Read), (Deny, DeniedByRule, rule("files.deny[1]"))),

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Wishes;
-use crate::policy::compile::escape;
+use crate::policy::written::glob as glob_of;
 
 /// When paths become globs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ fn known_place(path: &str, wishes: &Wishes) -> Option<String> {
     if steps.next() == Some("proc") {
         let number = |step: &str| !step.is_empty() && step.bytes().all(|byte| byte.is_ascii_digit());
         let rest: Vec<String> =
-            steps.map(|step| if number(step) { "*".to_owned() } else { escape(step) }).collect();
+            steps.map(|step| if number(step) { "*".to_owned() } else { glob_of(step) }).collect();
         return Some(format!("/proc/{}", rest.join("/")));
     }
     None
@@ -136,8 +136,8 @@ fn text(way: &[String]) -> String {
     for (at, step) in way.iter().enumerate() {
         match (at, step.as_str()) {
             (0, "~") => glob.push('~'),
-            _ => glob.extend(["/", &escape(step)]),
+            _ => glob.extend(["/", &glob_of(step)]),
         }
     }
-    if matches!(glob.as_str(), "" | "/") { escape("/") } else { glob }
+    if matches!(glob.as_str(), "" | "/") { glob_of("/") } else { glob }
 }

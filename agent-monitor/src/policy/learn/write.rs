@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use super::generalise::globs;
 use super::{Key, Seen, Use, What, Wishes};
 use crate::policy::capabilities;
-use crate::policy::compile::escape;
 use crate::policy::diagnostic::printable;
+use crate::policy::written::{glob as glob_of, quoted};
 
 /// Programs that a rule names at most; used by more, it is for every program.
 const MOST_PROGRAMS: usize = 4;
@@ -40,7 +40,7 @@ pub fn profile(wishes: &Wishes, granted: &[(&Key, &Seen)], held: &[(&Key, &Seen,
         "mode: audit   # then `enforce`, when `agent-monitor events --verdict would-deny` stays empty\n",
     );
     if !wishes.workspace.is_empty() {
-        let globs: Vec<String> = wishes.workspace.iter().map(|path| quote(&escape(path))).collect();
+        let globs: Vec<String> = wishes.workspace.iter().map(|path| quoted(&glob_of(path))).collect();
         let _ = writeln!(out, "workspace: [{}]", globs.join(", "));
     }
     let mut rules = 0;
@@ -101,7 +101,7 @@ fn paths(used: Use, granted: &[(&Key, &Seen)], wishes: &Wishes) -> Vec<Line> {
         found.entry(glob).or_default().extend(positions.into_iter().map(|at| (of_path[at].1, of_path[at].2)));
     }
     for (path, key, seen) in asked.iter().filter(|(path, ..)| abstract_name(path)) {
-        found.entry(escape(path)).or_default().push((key, seen));
+        found.entry(glob_of(path)).or_default().push((key, seen));
     }
     let lines = found.into_iter().map(|(glob, by)| {
         let programs = programs(&by);
@@ -109,8 +109,8 @@ fn paths(used: Use, granted: &[(&Key, &Seen)], wishes: &Wishes) -> Vec<Line> {
         // to all: an image tells sixty programs apart.
         let own = used == Use::Connect || glob.starts_with('~');
         let item = match condition(&programs).filter(|_| own) {
-            Some(exe) => format!("{{ path: {}, exe: {exe} }}", quote(&glob)),
-            None => quote(&glob),
+            Some(exe) => format!("{{ path: {}, exe: {exe} }}", quoted(&glob)),
+            None => quoted(&glob),
         };
         line(item, &by)
     });
@@ -129,7 +129,7 @@ fn destinations(granted: &[(&Key, &Seen)]) -> Vec<Line> {
         let (to, port, protocol) = match &key.what {
             What::Host { name, port, protocol } => (format!("host: {name}"), *port, *protocol),
             What::Address { address, port, protocol } => {
-                (format!("address: {}", quote(&address.to_string())), *port, *protocol)
+                (format!("address: {}", quoted(&address.to_string())), *port, *protocol)
             }
             _ => continue,
         };
@@ -142,7 +142,7 @@ fn listeners(granted: &[(&Key, &Seen)]) -> Vec<Line> {
     let mut found: ByPlace<'_> = BTreeMap::new();
     for (key, seen) in granted {
         if let What::Listen { address, port, protocol } = &key.what {
-            let at = format!("address: {}", quote(&address.to_string()));
+            let at = format!("address: {}", quoted(&address.to_string()));
             found.entry((at, *protocol)).or_default().entry(*port).or_default().push((key, seen));
         }
     }
@@ -185,7 +185,7 @@ fn condition(programs: &BTreeSet<String>) -> Option<String> {
     if programs.is_empty() || programs.len() > MOST_PROGRAMS || programs.contains("") {
         return None;
     }
-    let globs: Vec<String> = programs.iter().map(|exe| quote(&escape(exe))).collect();
+    let globs: Vec<String> = programs.iter().map(|exe| quoted(&glob_of(exe))).collect();
     Some(match globs.as_slice() {
         [one] => one.clone(),
         several => format!("[{}]", several.join(", ")),
@@ -228,9 +228,4 @@ fn list_held(out: &mut String, held: &[(&Key, &Seen, String)]) -> BTreeSet<Strin
         let _ = writeln!(out, "#   and {} more", lines.len() - MOST_HELD);
     }
     named
-}
-
-/// As YAML reads it whatever is in it.
-fn quote(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }
