@@ -141,7 +141,7 @@ fn alone(lines: &[&str], at: usize) -> bool {
         lines[..at].iter().rev().take_while(|other| indent(other) >= indent(line) || other.trim().is_empty());
     let after =
         lines[at + 1..].iter().take_while(|other| indent(other) >= indent(line) || other.trim().is_empty());
-    ends_here && above.chain(after).any(|other| beside(other))
+    ends_here && above.chain(after).any(beside)
 }
 
 /// Lines of context around a change.
