@@ -68,7 +68,8 @@ fn files() -> Result<()> {
     fs::read("/tmp/way/key").context("the twin: without the monitor it is readable")?;
     ensure!(said(&[], &["read", "/etc/hostname"])? == "read");
     ensure!(said(&[], &["read", "/tmp/way/key"])? == libc::EACCES.to_string());
-    let denial = event("the denial", |event| event["type"] == "file")?;
+    let denial =
+        event("the denial", |event| event["type"] == "file" && event["verdict"]["effect"] == "deny")?;
     ensure!(denial["file"]["path"] == "/tmp/secret/key" && denial["file"]["access"][0] == "read", "{denial}");
     ensure!(denial["verdict"]["effect"] == "deny" && denial["verdict"]["errno"] == "EACCES", "{denial}");
     ensure!(denial["verdict"]["rule"] == "tester:files.deny[0]", "{denial}");

@@ -1,6 +1,7 @@
 //! `agent-monitor daemon`: the monitor itself, in the foreground; `--detach`: the end of what it pinned.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::control::client::{ClientError, ask};
 use crate::control::protocol::Op;
 use crate::daemon;
 use crate::exit::{Exit, Failed};
-use crate::kernel::{self, PinError};
+use crate::kernel::{self, Detached, PinError};
 use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
@@ -70,6 +71,15 @@ pub fn run(args: DaemonArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The pins are gone, the programs are not.
+pub fn held(programs: usize, directory: &Path) -> anyhow::Error {
+    let words = format!(
+        "removed what was pinned in {}, but {programs} of its programs are in force still: another process holds them\nnext: end what else manages BPF programs (`bpftool prog show` names who holds one)",
+        directory.display()
+    );
+    Failed::error(Exit::Failure, words)
+}
+
 /// How long a daemon may take to end: it drains the rings.
 const END: Duration = Duration::from_secs(20);
 
@@ -95,8 +105,11 @@ fn detach(settings: &Settings) -> anyhow::Result<ExitCode> {
         }
     };
     print(&match found {
-        true => format!("removed what was pinned in {}: no agent is governed\n", directory.display()),
-        false => format!("nothing is pinned in {}\n", directory.display()),
+        Detached::All => {
+            format!("removed what was pinned in {}: no agent is governed\n", directory.display())
+        }
+        Detached::Held(programs) => return Err(held(programs, directory)),
+        Detached::Nothing => format!("nothing is pinned in {}\n", directory.display()),
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -12,9 +12,10 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Context;
 
+use super::daemon::held;
 use super::print;
 use crate::exit::{Exit, Failed};
-use crate::kernel;
+use crate::kernel::{self, Detached};
 use crate::policy::load::DEFAULT_DIRECTORIES;
 use crate::settings::DEFAULT_PINS;
 
@@ -151,10 +152,12 @@ pub fn run_uninstall(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
     }
     // A stopped service leaves them in force.
     let own = (args.root == Path::new("/")).then_some(Path::new(DEFAULT_PINS));
-    if let Some(pins) = args.pins.as_deref().or(own)
-        && kernel::detach(pins)?
-    {
-        text.push_str(&format!("removed what was pinned in {}\n", pins.display()));
+    if let Some(pins) = args.pins.as_deref().or(own) {
+        match kernel::detach(pins)? {
+            Detached::Nothing => {}
+            Detached::All => text.push_str(&format!("removed what was pinned in {}\n", pins.display())),
+            Detached::Held(programs) => return Err(held(programs, pins)),
+        }
     }
     for (name, ..) in SHIPPED {
         let (pristine, target) = (places.shipped(name), places.used(name));

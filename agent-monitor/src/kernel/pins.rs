@@ -18,10 +18,10 @@ use agent_monitor_common::image::{IMAGE_WORDS, MAX_PROFILES};
 use agent_monitor_common::label::Label;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use rustix::fs::{FlockOperation, flock, statfs};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, mount};
 use sha2::{Digest, Sha256};
 
-use super::syscalls::{create_hash, create_words, open_pin, pin, read_words, write_words};
+use super::syscalls::{create_hash, create_words, link_info, open_pin, pin, read_words, write_words};
 
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const BPF_FS: u64 = 0xcafe_4a11;
@@ -153,7 +153,7 @@ impl Pins {
 }
 
 /// Whether `path`, or the directory that it would be made in, lies in a BPF file system.
-fn on_bpffs(path: &Path) -> Result<bool, PinError> {
+pub(super) fn on_bpffs(path: &Path) -> Result<bool, PinError> {
     let found = match path.symlink_metadata() {
         Ok(_) => path,
         Err(error) if error.kind() == io::ErrorKind::NotFound => path.parent().unwrap_or(Path::new("/")),
@@ -167,7 +167,7 @@ fn on_bpffs(path: &Path) -> Result<bool, PinError> {
 }
 
 /// Locks the directory itself: a BPF file system has no files to lock.
-fn hold(directory: &Path) -> Result<File, PinError> {
+pub(super) fn hold(directory: &Path) -> Result<File, PinError> {
     // Not through a link: whoever may write beside it could lead us elsewhere.
     let opened = File::options()
         .read(true)
@@ -185,7 +185,7 @@ fn hold(directory: &Path) -> Result<File, PinError> {
     }
 }
 
-fn sets_in(directory: &Path) -> Result<Vec<Set>, PinError> {
+pub(super) fn sets_in(directory: &Path) -> Result<Vec<Set>, PinError> {
     let mut sets = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed(directory))? {
         let entry = entry.map_err(failed(directory))?;
@@ -200,31 +200,9 @@ fn sets_in(directory: &Path) -> Result<Vec<Set>, PinError> {
     Ok(sets)
 }
 
-/// Removes everything that is pinned in `directory`, and the directory: nothing is enforced by it any more. False:
-/// there was nothing.
-///
-/// # Errors
-/// When a daemon holds the directory, or something can't be removed.
-pub fn detach(directory: &Path) -> Result<bool, PinError> {
-    if !directory.is_dir() || !on_bpffs(directory)? {
-        return Ok(false);
-    }
-    let lock = hold(directory)?;
-    let sets = sets_in(directory)?;
-    let mounted = sets.iter().any(|set| matches!(set.read_note(), Ok(Some(note)) if note.mounted));
-    let found = !sets.is_empty();
-    for set in sets {
-        set.remove()?;
-    }
-    drop(lock);
-    if mounted {
-        unmount(directory, UnmountFlags::empty()).map_err(|errno| failed(directory)(errno.into()))?;
-    }
-    // A mount point that somebody else mounted stays.
-    match fs::remove_dir(directory) {
-        Err(error) if error.kind() != io::ErrorKind::ResourceBusy => Err(failed(directory)(error)),
-        _ => Ok(found),
-    }
+/// Whether `path` is that of a pinned link, see [`Set::link`].
+fn is_link(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("link_"))
 }
 
 /// What a start finds.
@@ -275,7 +253,7 @@ impl Set {
     }
 
     /// Its note; `None`: it has none, so its daemon did not come up.
-    fn read_note(&self) -> Result<Option<Note>, String> {
+    pub(super) fn read_note(&self) -> Result<Option<Note>, String> {
         let map = match open_pin(&self.directory.join(NOTE)) {
             Ok(map) => map,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -296,13 +274,23 @@ impl Set {
             .ok_or_else(|| format!("the note in {} is of another version", self.directory.display()))
     }
 
+    /// Numbers of the programs that its links attach.
+    pub(super) fn attached(&self) -> Result<Vec<u32>, PinError> {
+        let mut programs = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(failed(&self.directory))? {
+            let path = entry.map_err(failed(&self.directory))?.path();
+            if is_link(&path) {
+                let link = open_pin(&path).map_err(failed(&path))?;
+                programs.push(link_info(link.as_fd()).map_err(failed(&path))?.program);
+            }
+        }
+        Ok(programs)
+    }
+
     /// Unpins everything. Links go first: what is no longer attached may go in any order.
     pub(super) fn remove(&self) -> Result<(), PinError> {
         let entries = fs::read_dir(&self.directory).map_err(failed(&self.directory))?;
         let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        let is_link = |path: &PathBuf| {
-            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("link_"))
-        };
         paths.sort_by_key(|path| !is_link(path));
         for path in paths {
             fs::remove_file(&path).map_err(failed(&path))?;
@@ -668,6 +656,8 @@ mod tests {
         let inside = directory.path().join("pins");
         assert!(matches!(Pins::open(&inside, false), Err(PinError::NoBpffs(_))));
         assert!(!inside.exists());
-        assert!(!detach(&inside).unwrap() && !detach(directory.path()).unwrap());
+        for none in [inside.as_path(), directory.path()] {
+            assert_eq!(super::super::detach(none).unwrap(), super::super::Detached::Nothing);
+        }
     }
 }

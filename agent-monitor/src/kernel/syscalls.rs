@@ -89,6 +89,7 @@ pub fn write_map(outer: BorrowedFd<'_>, key: u32, inner: &OwnedFd) -> io::Result
 
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_MAP_GET_FD_BY_ID: libc::c_long = 14;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 
@@ -159,19 +160,26 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(info) }
 }
 
+/// A map or program by its number.
+fn by_id(command: libc::c_long, id: u32) -> io::Result<OwnedFd> {
+    let attr = [id, 0, 0];
+    // SAFETY: the attribute (id, next id, flags) outlives the call; a descriptor that is returned is ours.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_bpf, command, &raw const attr, size_of_val(&attr));
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd as i32)) }
+    }
+}
+
+/// Whether something holds the program of this number still. A link holds its program until it is detached.
+pub fn program_lives(id: u32) -> bool {
+    !by_id(BPF_PROG_GET_FD_BY_ID, id).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
 /// Reads the one element of the array map that hangs in element `key` of a map of maps.
 pub fn read_inner(outer: BorrowedFd<'_>, key: u32, value: &mut [u64]) -> io::Result<()> {
     let mut id = 0_u32;
     element(BPF_MAP_LOOKUP_ELEM, outer, &key, &raw mut id as u64)?;
-    let attr = [id, 0, 0];
-    // SAFETY: the attribute (id, next id, flags) outlives the call; a descriptor that is returned is ours.
-    let inner = unsafe {
-        let fd = libc::syscall(libc::SYS_bpf, BPF_MAP_GET_FD_BY_ID, &raw const attr, size_of_val(&attr));
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        OwnedFd::from_raw_fd(fd as i32)
-    };
+    let inner = by_id(BPF_MAP_GET_FD_BY_ID, id)?;
     read_words(inner.as_fd(), 0, value)
 }
 

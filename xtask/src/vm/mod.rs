@@ -157,7 +157,11 @@ fn guest(
         memory: arguments.memory.clone(),
         // Where real tools and the monitor's coming and going rewrite the kernel's code for minutes, a second emulated
         // processor may run what is half written (`Oops: int3`).
-        processors: arguments.processors.unwrap_or(if arguments.attacks { 1 } else { 2 }),
+        processors: arguments.processors.unwrap_or(if arguments.attacks || arguments.systemd {
+            1
+        } else {
+            2
+        }),
         icount: arguments.icount,
         append: match arguments.systemd {
             true => format!("{} {}", systemd::COMMAND_LINE, arguments.append),
