@@ -47,15 +47,20 @@ pub mod header {
     pub const PINS: usize = 56;
     /// SHA-256 of the names that the rules speak of, by class: the automaton knows numbers only. Four words.
     pub const NAMES: usize = 57;
-    /// First word of the class table: [`super::MAX_CLASSES`] records of [`super::class::WORDS`].
+    /// Not 0: some grants are leases, so the records without leases are in use.
+    pub const LEASED: usize = NAMES + 4;
+    /// First word of the class table: [`super::MAX_CLASSES`] records of [`super::class::WORDS`], and as many again for
+    /// the time when the profile's leases have run out.
     pub const CLASSES: usize = 64;
     /// First word of the automaton.
-    pub const END: usize = CLASSES + super::MAX_CLASSES * super::class::WORDS;
+    pub const END: usize = CLASSES + 2 * super::LAPSED_WORDS;
 }
 const _: () = assert!(header::SYSCALL_KILL + SYSCALL_WORDS <= header::CLASSES);
 
 /// Classes of one profile.
 pub const MAX_CLASSES: usize = 64;
+/// How far behind a class' record its record without the profile's leases lies.
+const LAPSED_WORDS: usize = MAX_CLASSES * class::WORDS;
 /// The class of a program that could not be told: no grant that asks for a program holds for it, and every denial does.
 pub const UNKNOWN_CLASS: u32 = 0;
 /// The class of a program that is in none of the profile's sets.
@@ -86,7 +91,7 @@ pub mod class {
     pub const WORDS: usize = 32;
 }
 const _: () = assert!(class::START_NAME + class::NAME_STARTS <= class::WORDS);
-const _: () = assert!(header::NAMES + 4 <= header::CLASSES);
+const _: () = assert!(header::LEASED < header::CLASSES);
 
 /// Where the record of a class begins, as a word of the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,9 +109,27 @@ impl Class {
         Class(header::CLASSES as u32 + (number & (MAX_CLASSES as u32 - 1)) * class::WORDS as u32)
     }
 
+    /// The record that holds for the class when `lapsed` is 1: the profile's leases have run out.
+    #[inline(always)]
+    pub const fn without_leases(self, lapsed: u32) -> Self {
+        Class(self.0 + (lapsed & 1) * LAPSED_WORDS as u32)
+    }
+
+    /// The record of that [`Class::record`]; one beyond the last is taken for another.
+    #[inline(always)]
+    pub const fn of_record(record: u32) -> Self {
+        Class::new(record).without_leases(record / MAX_CLASSES as u32)
+    }
+
     /// Number of the class.
     #[inline(always)]
     pub const fn number(self) -> u32 {
+        self.record() & (MAX_CLASSES as u32 - 1)
+    }
+
+    /// Number of the record: that of the class, with or without leases.
+    #[inline(always)]
+    pub const fn record(self) -> u32 {
         (self.0 - header::CLASSES as u32) / class::WORDS as u32
     }
 
@@ -190,9 +213,14 @@ pub struct InForce {
     pub slot: u32,
     /// Counts the installs of this row; never 0.
     pub generation: u32,
-    /// [`crate::counters::Mode`] code.
+    /// [`crate::counters::Mode`] code, below 128.
     pub mode: u8,
+    /// Some grants of the image are leases: they end at the row's deadline, whether or not a daemon lives.
+    pub leased: bool,
 }
+
+/// In the byte of the mode: [`InForce::leased`].
+const LEASED: u8 = 1 << 7;
 
 /// Bits of the slot, plus one, in a profile table's word; the mode lies behind, the generation in the high half.
 const SLOT_BITS: u32 = 24;
@@ -201,7 +229,8 @@ const _: () = assert!(IMAGE_SLOTS < (1 << SLOT_BITS) - 1);
 impl InForce {
     /// The word; never 0.
     pub const fn to_word(self) -> u64 {
-        (self.generation as u64) << 32 | (self.mode as u64) << SLOT_BITS | (self.slot + 1) as u64
+        let mode = (self.mode & !LEASED) | if self.leased { LEASED } else { 0 };
+        (self.generation as u64) << 32 | (mode as u64) << SLOT_BITS | (self.slot + 1) as u64
     }
 
     /// What a word says. `None` for 0: the profile has no image.
@@ -211,7 +240,13 @@ impl InForce {
         if slot == 0 {
             return None;
         }
-        Some(InForce { slot: slot - 1, generation: (word >> 32) as u32, mode: (word >> SLOT_BITS) as u8 })
+        let mode = (word >> SLOT_BITS) as u8;
+        Some(InForce {
+            slot: slot - 1,
+            generation: (word >> 32) as u32,
+            mode: mode & !LEASED,
+            leased: mode & LEASED != 0,
+        })
     }
 }
 

@@ -138,20 +138,26 @@ pub const AWAITS_HELLO: u32 = 1 << 16;
 /// The socket listens by a grant: its own and its accepted children's packets are judged as `listen`, by local port.
 pub const SOCKET_SERVER: u16 = 1;
 
-/// Bits of the generation in a [`flow_tag`].
-const TAG_GENERATION: u32 = (1 << 12) - 1;
+/// Bits of the epoch in a [`flow_tag`].
+const TAG_EPOCH: u32 = (1 << 12) - 1;
+
+/// What holds for flows changes with it: the generation of the policy, and whether its leases have run out (`lapsed` 1).
+#[inline(always)]
+pub const fn epoch(generation: u32, lapsed: u32) -> u32 {
+    generation << 1 | lapsed & 1
+}
 
 /// One word that names a judged IPv4 flow: what was asked about an address (direction, protocol, port) under which
-/// generation of the policy; never 0.
+/// [`epoch`] of the policy; never 0.
 ///
 /// A socket's storage remembers the last flow's tag, so that the egress hook does not decide again what the
 /// connect or sendmsg hook decided. One word, so that two threads on one socket can't tear it. Without the direction
 /// a socket that had called its own host's port could listen there.
-/// The generation wraps at 2^12 reloads of one profile.
+/// It wraps at 2^11 reloads of one profile.
 #[inline(always)]
-pub const fn flow_tag(v4: u32, port: u16, direction: u8, protocol: u8, generation: u32) -> u64 {
+pub const fn flow_tag(v4: u32, port: u16, direction: u8, protocol: u8, epoch: u32) -> u64 {
     1 << 63
-        | ((generation & TAG_GENERATION) as u64) << 51
+        | ((epoch & TAG_EPOCH) as u64) << 51
         | ((direction & 1) as u64) << 50
         | ((protocol & 3) as u64) << 48
         | (port as u64) << 32

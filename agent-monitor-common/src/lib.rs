@@ -29,4 +29,4 @@ pub mod wire;
 /// Version of everything in this crate that crosses the boundary: records, map values, image layout.
 ///
 /// The daemon refuses an object that carries another one.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

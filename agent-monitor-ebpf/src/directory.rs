@@ -96,7 +96,7 @@ pub unsafe fn behind(
         write_volatile(wanted.add(7), (asked.profile as u64) << 32 | asked.generation as u64);
         // The sequence of the lock is the first word of it. Odd: something is being renamed.
         let renames = read::<u32>(rename_lock).unwrap_or(1);
-        write_volatile(wanted.add(8), (asked.class.number() as u64) << 32 | renames as u64);
+        write_volatile(wanted.add(8), (asked.class.record() as u64) << 32 | renames as u64);
         let known = slot(directories, parent);
         let mut differs = renames as u64 & 1;
         let mut i = 0;

@@ -46,6 +46,11 @@ pub static MONITOR: Array<u64, 1> = Array::new();
 #[btf_map]
 pub static PROFILES: Array<u64, PROFILE_ROWS> = Array::new();
 
+/// When the leases of each row's image end, in nanoseconds of the clock that counts sleep (`CLOCK_BOOTTIME`). Writer: the
+/// daemon. Readers: every hook that judges by an image with leases.
+#[btf_map]
+pub static DEADLINES: Array<u64, PROFILE_ROWS> = Array::new();
+
 /// One policy image.
 pub type Image = [u64; IMAGE_WORDS];
 

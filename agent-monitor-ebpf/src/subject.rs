@@ -2,11 +2,13 @@
 
 use agent_monitor_common::automaton::Words;
 use agent_monitor_common::counters::{Mode, Site};
+use agent_monitor_common::decide::forget;
 use agent_monitor_common::image::{CLAIMS_ROW, Class, IMAGE_WORDS, InForce, Settings, field, header};
-use agent_monitor_common::label::{Label, SocketLabel, bit_of, class_of_cell};
+use agent_monitor_common::label::{Label, SocketLabel, bit_of, class_of_cell, epoch};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 
-use crate::maps::{IMAGES, Image, LABEL_BITS, LABELS, PROFILES};
+use crate::maps::{DEADLINES, IMAGES, Image, LABEL_BITS, LABELS, PROFILES};
 use crate::{atomic, fail};
 
 /// An image in a map, with every index bounded.
@@ -66,6 +68,8 @@ pub struct Policy {
     pub flags: u8,
     /// Which record of the image holds for the process or the socket.
     pub class: Class,
+    /// [`Standing::epoch`].
+    pub epoch: u32,
 }
 
 /// What a row of the profile table says, before its image is looked at.
@@ -74,6 +78,18 @@ pub struct Standing {
     slot: u32,
     pub generation: u32,
     pub mode: Mode,
+    /// 1: the leases have run out.
+    lapsed: u32,
+}
+
+/// 1: the leases of a row's image have run out.
+#[inline(always)]
+fn lapsed(row: u32) -> u32 {
+    let Some(deadline) = DEADLINES.get_ptr(row) else { return 1 };
+    // SAFETY: an element of an array; the daemon writes it as one word.
+    let deadline = unsafe { core::ptr::read_volatile(deadline) };
+    // SAFETY: a helper without arguments.
+    u32::from(unsafe { bpf_ktime_get_boot_ns() } >= deadline)
 }
 
 /// What is in force in a row of the profile table. The row's word is read once.
@@ -84,14 +100,17 @@ pub fn standing(row: u32) -> Option<Standing> {
     }
     let word = PROFILES.get_ptr(row)?;
     // SAFETY: an element of an array; the daemon writes it as one word.
-    let InForce { slot, generation, mode } = InForce::from_word(unsafe { core::ptr::read_volatile(word) })?;
+    let word = unsafe { core::ptr::read_volatile(word) };
+    let InForce { slot, generation, mode, leased } = InForce::from_word(word)?;
     // An unknown mode enforces.
     let mode = match mode {
         0 => Mode::Learn,
         1 => Mode::Audit,
         _ => Mode::Enforce,
     };
-    Some(Standing { slot, generation, mode })
+    // VERIFIER: what follows is walked once, not for each answer.
+    let lapsed = forget(if leased { lapsed(row) } else { 0 });
+    Some(Standing { slot, generation, mode, lapsed })
 }
 
 impl Standing {
@@ -107,6 +126,12 @@ impl Standing {
         Class::new(label.class(self.generation))
     }
 
+    /// What a flow was judged under, for its tag.
+    #[inline(always)]
+    pub fn epoch(self) -> u32 {
+        epoch(self.generation, self.lapsed)
+    }
+
     /// The policy for a program of `class`, image and all.
     #[inline(always)]
     pub fn policy(self, class: Class) -> Option<Policy> {
@@ -118,7 +143,8 @@ impl Standing {
             mode: self.mode,
             errno: settings.errno,
             flags: settings.flags,
-            class,
+            class: class.without_leases(self.lapsed),
+            epoch: self.epoch(),
         })
     }
 }

@@ -10,6 +10,7 @@ mod confined;
 mod control;
 mod daemon;
 mod hello;
+mod leases;
 mod lifecycle;
 mod metrics;
 mod names;
@@ -47,6 +48,7 @@ fn main() {
         control::trials(),
         lifecycle::trials(),
         survival::trials(),
+        leases::trials(),
         metrics::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();

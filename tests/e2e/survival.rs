@@ -51,6 +51,11 @@ pub fn trials() -> Vec<Trial> {
 fn pinning(profile: &str) -> Result<Daemon> {
     Server::on(DENIED)?;
     Server::on(GRANTED)?;
+    pinning_with(profile)
+}
+
+/// The same, and who serves is the caller's matter.
+pub fn pinning_with(profile: &str) -> Result<Daemon> {
     let mut daemon = Daemon::prepare(profile)?;
     daemon.pins = Some(daemon.path("pins"));
     daemon.launch()?;
@@ -88,23 +93,23 @@ fn programs(daemon: &Daemon) -> Result<BTreeMap<String, u32>> {
     Ok(found)
 }
 
-fn kill(daemon: &mut Daemon) -> Result<()> {
+pub fn kill(daemon: &mut Daemon) -> Result<()> {
     daemon.signal(libc::SIGKILL)?;
     daemon.ended().map(drop)
 }
 
-fn connects(talker: &mut Talker) -> Result<String> {
+pub fn connects(talker: &mut Talker) -> Result<String> {
     talker.tell("now")?;
     talker.line()
 }
 
-fn waiting_agent(daemon: &Daemon, address: &str) -> Result<Talker> {
+pub fn waiting_agent(daemon: &Daemon, address: &str) -> Result<Talker> {
     let mut agent = daemon.agent_in_background(&["connect-when-told", address])?;
     ensure!(agent.line()? == "ready");
     Ok(agent)
 }
 
-fn unreachable() -> String {
+pub fn unreachable() -> String {
     libc::ENETUNREACH.to_string()
 }
 

@@ -22,6 +22,7 @@ mod inherited;
 mod kernel_maps;
 mod lab;
 mod landlock;
+mod leases;
 mod listen;
 mod loading;
 mod lost;
@@ -98,6 +99,7 @@ fn trials() -> Vec<Trial> {
         files::trials(),
         privileges::trials(),
         landlock::trials(),
+        leases::trials(),
         programs::trials(),
         objects::trials(),
         outside::trials(),

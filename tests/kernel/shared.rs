@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use agent_monitor_common::counters::Ring;
 use agent_monitor_common::event::{Hook, Reason};
-use agent_monitor_common::label::{LabelOrigin, SocketLabel, flow_tag};
+use agent_monitor_common::label::{LabelOrigin, SocketLabel, epoch, flow_tag};
 use agent_monitor_common::request::{Direction, Protocol};
 use agent_monitor_common::wire::Wire;
 use agent_monitor_tests::bpf;
@@ -102,7 +102,7 @@ fn remembered(lab: &mut Lab) -> Result<()> {
     let generation = monitor.kernel.generation(SLOT).context("no profile is in force")?;
     let IpAddr::V4(v4) = GRANTED4 else { bail!("an IPv4 address") };
     let v4 = u32::from_ne_bytes(v4.octets());
-    let tag = flow_tag(v4, SINK, Direction::Out.code(), Protocol::Udp.code(), generation);
+    let tag = flow_tag(v4, SINK, Direction::Out.code(), Protocol::Udp.code(), epoch(generation, 0));
     ensure!(allowed()? == tag, "remembered is {:#x}, not {tag:#x}", allowed()?);
     Ok(())
 }

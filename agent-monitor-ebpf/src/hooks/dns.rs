@@ -105,8 +105,8 @@ pub fn granting_name(policy: &Policy, profile: u32, request: NetRequest, held: b
 /// # Safety
 /// `s` is socket storage.
 #[inline(always)]
-pub unsafe fn remember(s: *mut SocketLabel, request: NetRequest, generation: u32, name: u32) {
-    let flow = flow_tag(name, request.port, Direction::Out.code(), request.protocol.code(), generation);
+pub unsafe fn remember(s: *mut SocketLabel, request: NetRequest, epoch: u32, name: u32) {
+    let flow = flow_tag(name, request.port, Direction::Out.code(), request.protocol.code(), epoch);
     // SAFETY: the caller's promise. Two threads that send on one socket could mix two granted addresses; each send was
     // judged before by its own address.
     unsafe {
@@ -145,7 +145,7 @@ pub unsafe fn awaits_hello(s: *const SocketLabel) -> bool {
 /// # Safety
 /// `s` is socket storage.
 #[inline(always)]
-pub unsafe fn held(s: *const SocketLabel, request: NetRequest, generation: u32) -> Held {
+pub unsafe fn held(s: *const SocketLabel, request: NetRequest, epoch: u32) -> Held {
     // SAFETY: the caller's promise.
     let (named, address) = unsafe {
         let at = &raw const (*s).named_address;
@@ -164,7 +164,7 @@ pub unsafe fn held(s: *const SocketLabel, request: NetRequest, generation: u32) 
     }
     let [a, b, c, d] = request.address.0;
     let other = (a ^ address[0]) | (b ^ address[1]) | (c ^ address[2]) | (d ^ address[3]);
-    let flow = flow_tag(0, request.port, Direction::Out.code(), request.protocol.code(), generation);
+    let flow = flow_tag(0, request.port, Direction::Out.code(), request.protocol.code(), epoch);
     let differs = (flow ^ named) >> 32;
     // Bits of direction, protocol and port lie below those of the generation.
     if other != 0 || differs & ((1 << 19) - 1) != 0 {

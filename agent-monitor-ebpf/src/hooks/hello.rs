@@ -133,7 +133,7 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
         if hello == Hello::Named.code()
             && let Some(spoken) = SPOKEN.get_ptr(&(*said).body.said)
         {
-            let granted = name_answer(&policy.table, class, (*spoken).class, Protocol::Tcp, port);
+            let granted = name_answer(&policy.table, policy.class, (*spoken).class, Protocol::Tcp, port);
             if granted == Decision::Allow.code() || granted == Decision::AllowHello.code() {
                 emit::decision(Domain::Sni, Effect::Allow, mode);
                 heard(s, said);

@@ -344,14 +344,14 @@ pub fn iterate_stale(ctx: *mut FileContext) -> i32 {
             if (*s).flags & SOCKET_ASKS != 0 && dns::to_resolver(request) {
                 return 0;
             }
-            let held = dns::held(s, request, policy.generation);
+            let held = dns::held(s, request, policy.epoch);
             if held == Held::Now {
                 return 0;
             }
             if matches!(decision, Decision::DenyDefault) {
                 let name = dns::granting_name(&policy, (*s).profile as u32, request, held == Held::Older);
                 if name != 0 {
-                    dns::remember(s, request, policy.generation, name);
+                    dns::remember(s, request, policy.epoch, name);
                     return 0;
                 }
             }

@@ -202,7 +202,7 @@ pub fn judge(
     }
     let tag = match request.address.as_v4() {
         Some(v4) if !matches!(act, Act::Bind) => {
-            flow_tag(v4, request.port, Direction::Out.code(), request.protocol.code(), standing.generation)
+            flow_tag(v4, request.port, Direction::Out.code(), request.protocol.code(), standing.epoch())
         }
         _ => 0,
     };
@@ -221,7 +221,7 @@ pub fn judge(
     let Some(policy) = standing.policy(class) else {
         return unjudged(label, flow, request, Site::ImageMissing, Mode::Enforce);
     };
-    let mut decision = decide(&policy.table, class, request);
+    let mut decision = decide(&policy.table, policy.class, request);
     let domain = domain(request.direction);
     let protected = act == Act::Bind && dns::is_resolvers(request.port);
     if protected {
@@ -249,7 +249,7 @@ pub fn judge(
         claim_socket(s, label, standing.generation, class);
         let (tag, reason) = if flow.name != 0 {
             // SAFETY: socket storage. Not by its tag: with the next address the name's answers are asked for again.
-            unsafe { dns::remember(s, request, standing.generation, name) };
+            unsafe { dns::remember(s, request, standing.epoch(), name) };
             (0, Reason::Name)
         } else {
             (tag, Reason::Rule)
@@ -663,7 +663,7 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
     let refused = forget(refused) as u8;
     let tag = match request.address.as_v4() {
         Some(v4) if refused == 0 => {
-            flow_tag(v4, request.port, request.direction.code(), protocol.code(), standing.generation)
+            flow_tag(v4, request.port, request.direction.code(), protocol.code(), standing.epoch())
         }
         _ => 0,
     };
@@ -687,14 +687,14 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
         return if told { PASS } else { DENY };
     }
     // SAFETY: the caller's promise.
-    let held = unsafe { dns::held(s, request, standing.generation) };
+    let held = unsafe { dns::held(s, request, standing.epoch()) };
     let mut named = held == Held::Now && refused == 0;
     let mut reason = refused;
     if refused == 0 && !named {
         let Some(policy) = standing.policy(class) else {
             return without_image(agent);
         };
-        let decision = decide(&policy.table, class, request);
+        let decision = decide(&policy.table, policy.class, request);
         if decision.allowed() {
             // SAFETY: storage of the packet's socket, one word each.
             unsafe {
@@ -710,7 +710,7 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
             let name = dns::granting_name(&policy, profile, request, held == Held::Older);
             if name != 0 {
                 // SAFETY: storage of the packet's socket.
-                unsafe { dns::remember(s, request, standing.generation, name) };
+                unsafe { dns::remember(s, request, standing.epoch(), name) };
                 named = true;
             }
         }

@@ -161,7 +161,7 @@ unsafe fn judge(
     // A name that granted the flow goes on granting it when its answer has expired, as in egress.
     // SAFETY: storage of this socket.
     if act == Act::Send
-        && unsafe { (*s).agent == label.agent && dns::held(s, request, standing.generation) == Held::Now }
+        && unsafe { (*s).agent == label.agent && dns::held(s, request, standing.epoch()) == Held::Now }
     {
         return 0;
     }

@@ -36,7 +36,7 @@ pub unsafe fn next() -> Option<(u32, Class, usize, NetRequest, u32)> {
             direction: Direction::from_code((*r).direction)?,
             protocol: Protocol::from_code((*r).protocol)?,
         };
-        Some(((*probe).slot, Class::new((*probe).class), at, request, (*r).name))
+        Some(((*probe).slot, Class::of_record((*probe).class), at, request, (*r).name))
     }
 }
 
@@ -97,7 +97,7 @@ unsafe fn next_path() -> Option<(*mut PathProbeTable, usize, *const u8, u32)> {
 #[inline(always)]
 unsafe fn start_path(table: &Table, probe: *mut PathProbeTable) -> u32 {
     // SAFETY: an array element.
-    Class::new(unsafe { (*probe).class } as u32).field(table, class::START_PATH) as u32
+    Class::of_record(unsafe { (*probe).class } as u32).field(table, class::START_PATH) as u32
 }
 
 /// Walks the next path and stores what the automaton says of it.

@@ -12,7 +12,7 @@ use super::profile::BasesArgs;
 use super::{colours, print};
 use crate::exit::Exit;
 use crate::policy::diagnostic::printable;
-use crate::policy::diff::{Difference, Example, diff};
+use crate::policy::diff::{Difference, Example, OverTime, diff_over_time};
 
 #[derive(Debug, clap::Args)]
 pub struct DiffArgs {
@@ -35,7 +35,7 @@ pub struct DiffArgs {
 /// A profile that can't be used.
 pub fn run(args: &DiffArgs) -> anyhow::Result<ExitCode> {
     let (old, new) = (args.bases.judge(&args.old, None)?, args.bases.judge(&args.new, None)?);
-    let found = diff(&old, &new)?;
+    let found = diff_over_time(&old, &new)?;
     let text = if args.json {
         let report = Report { grants_more: found.grants_more(), difference: &found };
         format!("{}\n", serde_json::to_string_pretty(&report).context("JSON")?)
@@ -50,16 +50,29 @@ pub fn run(args: &DiffArgs) -> anyhow::Result<ExitCode> {
 struct Report<'d> {
     grants_more: bool,
     #[serde(flatten)]
-    difference: &'d Difference,
+    difference: &'d OverTime,
 }
 
 /// Programs of an example that the text names.
 const MOST_PROGRAMS: usize = 3;
 
-fn text(found: &Difference, colour: bool) -> String {
+fn text(found: &OverTime, colour: bool) -> String {
     if found.is_empty() {
         return "no difference: both allow the same\n".to_owned();
     }
+    let mut out = differences(&found.now, "", colour);
+    out.push_str(&differences(&found.after_leases, "when the leases have ended, ", colour));
+    let more = if found.grants_more() {
+        "the new profile allows more"
+    } else {
+        "the new profile allows nothing more"
+    };
+    out.push_str(&format!("{more}\n"));
+    out
+}
+
+/// Examples of what differs; `when`: from then on.
+fn differences(found: &Difference, when: &str, colour: bool) -> String {
     let paint = |code: &'static str| if colour { code } else { "" };
     let mut out = String::new();
     for (sign, code, what, examples, more) in [
@@ -71,7 +84,7 @@ fn text(found: &Difference, colour: bool) -> String {
         if examples.is_empty() && changes.is_empty() {
             continue;
         }
-        out.push_str(&format!("{what}, for example\n"));
+        out.push_str(&format!("{when}{what}, for example\n"));
         for change in changes {
             out.push_str(&format!("{}{sign}{} {}\n", paint(code), paint("\x1b[0m"), printable(change)));
         }
@@ -89,12 +102,6 @@ fn text(found: &Difference, colour: bool) -> String {
         }
         out.push('\n');
     }
-    let more = if found.grants_more() {
-        "the new profile allows more"
-    } else {
-        "the new profile allows nothing more"
-    };
-    out.push_str(&format!("{more}\n"));
     out
 }
 

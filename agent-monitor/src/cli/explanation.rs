@@ -173,6 +173,9 @@ pub struct Explained {
     reported_only: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     decided_by: Option<Place>,
+    /// The deciding rule is a lease, and ends then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<String>,
     others: Vec<Other>,
     mechanisms: Vec<Seen>,
     /// Lines that would grant it.
@@ -226,6 +229,11 @@ impl Explained {
             reason: answer.reason.as_str(),
             reported_only: judge.reported_only(answer.effect),
             decided_by: answer.rule.as_ref().map(|(id, source)| Place::new(id, source)),
+            expires: answer
+                .rule
+                .as_ref()
+                .and_then(|(id, _)| profile.end_of(id))
+                .map(|end| format!("{end:.0}")),
             others: answer.others.iter().map(other).collect(),
             mechanisms: seen(&request, daemon),
             grant,
@@ -268,6 +276,9 @@ impl Explained {
                 let number = place.source.rsplit(':').next().unwrap_or_default();
                 row("", &format!("{number} | {line}"));
             }
+        }
+        if let Some(end) = &self.expires {
+            row("expires", &format!("{end}, by itself"));
         }
         for (index, other) in self.others.iter().take(MOST_OTHERS).enumerate() {
             let name = if index == 0 { "also" } else { "" };

@@ -70,6 +70,9 @@ fn profiles(status: &Status, text: &mut String) {
         .collect();
     text.push_str(&table::render(&rows));
     for profile in &status.profiles {
+        if let Some(end) = &profile.lease_ends {
+            text.push_str(&format!("  {}: a lease ends at {end}\n", profile.name));
+        }
         if let Some(why) = &profile.refused {
             text.push_str(&format!("  {}: its newest file is NOT in force:\n", profile.name));
             text.extend(why.lines().map(|line| format!("    {line}\n")));

@@ -241,6 +241,9 @@ pub struct ProfileStatus {
     pub files: Vec<String>,
     /// Its live agents.
     pub agents: u32,
+    /// When the first of its leases ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_ends: Option<String>,
     /// Why its newest file is not in force.
     pub refused: Option<String>,
     /// What it asks and this kernel can't enforce.

@@ -49,6 +49,8 @@ pub struct Core {
     pub events_ended: AtomicBool,
     /// Whether some profile claims cgroups, so that new ones must be looked for.
     pub watches_cgroups: AtomicBool,
+    /// A profile in force has leases.
+    pub has_leases: AtomicBool,
     /// Where metrics are served.
     pub metrics_address: OnceLock<std::net::SocketAddr>,
     /// A client asked the daemon to end.

@@ -6,6 +6,7 @@
 
 mod agents;
 pub mod core;
+mod leases;
 mod memory;
 mod names;
 pub mod pipeline;
@@ -289,6 +290,7 @@ fn start(settings: Settings, directory: Directory, began: Instant) -> Result<Sta
         startup_ms: OnceLock::new(),
         events_ended: false.into(),
         watches_cgroups: false.into(),
+        has_leases: false.into(),
         metrics_address: OnceLock::new(),
         stop: tokio::sync::Notify::new(),
         totals: Totals::default(),
@@ -387,11 +389,14 @@ async fn work(
     let mut watch = interval(WATCH_CGROUPS);
     tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
     watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut lease = interval(leases::LOOK);
+    lease.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::pin!(shutdown);
     loop {
         // Everything below talks to the kernel and may wait for it: never on the thread that serves clients.
         let core = Arc::clone(core);
         let watches_cgroups = core.watches_cgroups.load(Ordering::Acquire);
+        let has_leases = core.has_leases.load(Ordering::Acquire);
         tokio::select! {
             () = &mut shutdown => return,
             () = core.stop.notified() => return,
@@ -420,6 +425,7 @@ async fn work(
                 }).await;
             }
             _ = tidy.tick() => blocking(move || core.tidy()).await,
+            _ = lease.tick(), if has_leases => blocking(move || core.end_leases()).await,
             _ = watch.tick(), if watches_cgroups => blocking(move || core.watch_cgroups()).await,
         }
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::core::Core;
+use super::leases::lapse;
 use super::pipeline::own_event;
 use super::table::{Digest, InForce, Table};
 use crate::agent::cgroup::fixed_prefix;
@@ -16,7 +17,7 @@ use crate::agent::cut::{Cut, cut};
 use crate::agent::denied;
 use crate::control::protocol::{Code, Refusal, ReloadOutcome, Reloaded, ReloadedProfile};
 use crate::event::model::{Agent, EventType, Flow, Id, Process, ProfileChange};
-use crate::kernel::{DeniedObject, Gap, InstallError, Kernel};
+use crate::kernel::{Deadline, DeniedObject, Gap, InstallError, Kernel};
 use crate::policy::compile::{self, CompileError};
 use crate::policy::{Directory, Loaded, ResolvedProfile, load_directory};
 
@@ -90,6 +91,7 @@ impl Core {
                 error: Some(why),
             });
         }
+        self.note_leases(&table);
         drop(table);
         self.sync_syscall_hook();
         reloaded.flows_cut = self.cut_stale();
@@ -100,8 +102,10 @@ impl Core {
     }
 
     /// Compiles one profile and swaps its image.
-    fn install(&self, table: &mut Table, mut profile: ResolvedProfile) -> ReloadedProfile {
+    pub(super) fn install(&self, table: &mut Table, mut profile: ResolvedProfile) -> ReloadedProfile {
         profile.protect(&self.protected);
+        lapse(&mut profile);
+        let deadline = profile.first_end().map_or(Deadline::PAST, Deadline::at);
         let name = profile.name.clone();
         let gaps = self.kernel().posture().missing_for(&profile);
         if !gaps.is_empty() && !self.settings.allow_degraded {
@@ -146,8 +150,9 @@ impl Core {
             // The resolver too: what stands for a name by the old image does by the new one.
             self.names.prepare(slot, generation, &profile);
             let installed = match same {
-                Some(generation) => Ok(generation),
-                None => kernel.install(slot, &image.words),
+                // The same image, and perhaps a file that was saved again.
+                Some(generation) => kernel.set_deadline(slot, deadline).map(|()| generation),
+                None => kernel.install_until(slot, &image.words, deadline),
             };
             let in_force = kernel.generation(slot);
             self.names.settle(slot, in_force);
@@ -361,7 +366,7 @@ impl Core {
     }
 
     /// Log, event and total of what happened to a profile.
-    fn tell_profile(&self, done: &ReloadedProfile) {
+    pub(super) fn tell_profile(&self, done: &ReloadedProfile) {
         let ReloadedProfile { name, outcome, generation, error, .. } = done;
         self.totals.count_reload(*outcome);
         match error {

@@ -38,6 +38,7 @@ impl Core {
             files: held.profile.files.iter().map(|file| file.display().to_string()).collect(),
             agents: u32::try_from(live.iter().filter(|agent| agent.slot == *slot).count())
                 .unwrap_or(u32::MAX),
+            lease_ends: held.profile.first_end().map(|end| format!("{end:.0}")),
             refused: held.refused.clone(),
             gaps: held.gaps.iter().map(gap).collect(),
         });

@@ -44,6 +44,7 @@ pub struct Maps {
     pub labels: HashMap<MapData, u32, LabelPod>,
     pub agents: HashMap<MapData, u32, AgentPod>,
     pub profiles: Array<MapData, u64>,
+    pub deadlines: Array<MapData, u64>,
     pub next_agent: Array<MapData, u64>,
     pub monitor: Array<MapData, u64>,
     pub images: MapData,

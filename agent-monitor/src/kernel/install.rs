@@ -13,6 +13,7 @@ use agent_monitor_common::request::{Address, NetRequest, Protocol};
 use aya::maps::MapError;
 
 use super::labels::LabelError;
+use super::lease::Deadline;
 use super::loader::Kernel;
 use super::path_probe::trial_paths;
 use super::probe::ProbeError;
@@ -50,20 +51,30 @@ pub enum InstallError {
 }
 
 impl Kernel {
-    /// Puts `image` in force for the profile in `slot`. Returns its generation (1 for the first).
+    /// Puts `image`, which has no leases, in force for the profile in `slot`. Returns its generation (1 for the first).
     ///
     /// Every hook sees the old image or the new one. Takes up to 120 ms: the kernel waits for the hooks that still
     /// read what the slot held two generations ago.
     pub fn install(&mut self, slot: u32, image: &[u64]) -> Result<u32, InstallError> {
+        self.install_until(slot, image, Deadline::PAST)
+    }
+
+    /// The same, of an image whose leases end at `deadline`.
+    pub fn install_until(
+        &mut self,
+        slot: u32,
+        image: &[u64],
+        deadline: Deadline,
+    ) -> Result<u32, InstallError> {
         if slot as usize >= MAX_PROFILES {
             return Err(InstallError::Slot { slot });
         }
-        self.install_row(slot, image)
+        self.install_row(slot, image, deadline)
     }
 
     /// Puts the claims' image in force: which executables make an agent.
     pub fn install_claims(&mut self, image: &[u64]) -> Result<u32, InstallError> {
-        self.install_row(CLAIMS_ROW, image)
+        self.install_row(CLAIMS_ROW, image, Deadline::PAST)
     }
 
     /// No executable makes an agent any more.
@@ -93,10 +104,10 @@ impl Kernel {
     /// test of the image, the layout, both compilers and the running kernel.
     fn try_out(&mut self, slot: u32, image: &[u64]) -> Result<(), InstallError> {
         let requests = trials();
-        for class in 0..(field(image, header::CLASS_COUNT) as u32).min(MAX_CLASSES as u32) {
-            let answers = self.probe_image(slot, class, &requests)?;
+        for record in records(image) {
+            let answers = self.probe_image(slot, record, &requests)?;
             for (&request, kernel) in requests.iter().zip(answers) {
-                let user = decide(image, Class::new(class), request);
+                let user = decide(image, Class::of_record(record), request);
                 if user != kernel {
                     return Err(InstallError::Disagreement { request, kernel, user });
                 }
@@ -105,18 +116,18 @@ impl Kernel {
             if names.is_empty() {
                 continue;
             }
-            let answers = self.probe_names(slot, class, &names)?;
+            let answers = self.probe_names(slot, record, &names)?;
             for (&(name, protocol, port), kernel) in names.iter().zip(answers) {
-                let user = decide_name(image, Class::new(class), name, protocol, port);
+                let user = decide_name(image, Class::of_record(record), name, protocol, port);
                 if user != kernel {
                     return Err(InstallError::NameDisagreement { name, protocol, port, kernel, user });
                 }
             }
         }
-        for number in 0..(field(image, header::CLASS_COUNT) as u32).min(MAX_CLASSES as u32) {
-            let start = Class::new(number).field(image, class::START_PATH) as u32;
+        for record in records(image) {
+            let start = Class::of_record(record).field(image, class::START_PATH) as u32;
             let paths = trial_paths(image, start);
-            let answers = self.probe_paths(slot, number, &paths)?;
+            let answers = self.probe_paths(slot, record, &paths)?;
             for (path, kernel) in paths.iter().zip(answers) {
                 let user = PathAnswer::of(image, walk(image, start, path));
                 if user != kernel {
@@ -128,7 +139,7 @@ impl Kernel {
         Ok(())
     }
 
-    fn install_row(&mut self, row: u32, image: &[u64]) -> Result<u32, InstallError> {
+    fn install_row(&mut self, row: u32, image: &[u64], deadline: Deadline) -> Result<u32, InstallError> {
         if field(image, header::MAGIC) != MAGIC {
             return Err(InstallError::Version);
         }
@@ -150,7 +161,15 @@ impl Kernel {
             self.find_classes(row, slot, generation).map_err(InstallError::Classes)?;
         }
         let mode = Settings::from_word(field(image, header::SETTINGS)).mode;
-        self.maps.profiles.set(row, InForce { slot, generation, mode }.to_word(), 0)?;
+        let leased = field(image, header::LEASED) != 0;
+        if leased {
+            // The older image's end holds until the flip, if it is the earlier one.
+            self.advance_deadline(row, deadline)?;
+        }
+        self.maps.profiles.set(row, InForce { slot, generation, mode, leased }.to_word(), 0)?;
+        if leased {
+            self.set_deadline(row, deadline)?;
+        }
         self.generations.insert(row, generation);
         // And again, for what was executed or forked in between.
         if governs && let Err(error) = self.find_classes(row, slot, generation) {
@@ -158,6 +177,13 @@ impl Kernel {
         }
         Ok(generation)
     }
+}
+
+/// The records of an image that are in use.
+fn records(image: &[u64]) -> impl Iterator<Item = u32> {
+    let classes = (field(image, header::CLASS_COUNT) as u32).min(MAX_CLASSES as u32);
+    let times = 1 + u32::from(field(image, header::LEASED) != 0);
+    (0..times).flat_map(move |time| (0..classes).map(move |class| time * MAX_CLASSES as u32 + class))
 }
 
 /// Names that an image is tried out with; none where its profile grants none.

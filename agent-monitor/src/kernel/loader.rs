@@ -400,6 +400,7 @@ fn take_maps(object: &mut Ebpf) -> Result<(Maps, [Option<RingReader>; 2]), LoadE
         labels: take(object, "LABELS")?.try_into()?,
         agents: take(object, "AGENTS")?.try_into()?,
         profiles: take(object, "PROFILES")?.try_into()?,
+        deadlines: take(object, "DEADLINES")?.try_into()?,
         next_agent: take(object, "NEXT_AGENT")?.try_into()?,
         monitor: take(object, "MONITOR")?.try_into()?,
         images: data(object, "IMAGES")?,

@@ -18,6 +18,7 @@ use aya::programs::ProgramError;
 use super::control::{AgentPod, LabelPod, NamedKeyPod, NamedPod, SpokenKeyPod, SpokenPod};
 use super::install::InstallError;
 use super::labels::LabelError;
+use super::lease::Deadline;
 use super::loader::Kernel;
 use super::marks::Marks;
 use super::names::{Entries, SpokenEntries};
@@ -71,6 +72,11 @@ pub(super) fn take_over(kernel: &mut Kernel, old: &Set) -> Result<(), TransferEr
     for (key, note) in read_agents(&agent_ids(old)?) {
         kernel.note_agent(key, note);
     }
+    let deadlines: Option<Array<MapData, u64>> = match old.map("DEADLINES").exists() {
+        true => Some(Map::from_map_data(map("DEADLINES")?)?.try_into()?),
+        false => None,
+    };
+    let deadline = |row| deadlines.as_ref().map_or(Ok(Deadline::PAST), |map| Deadline::read(map, row));
     // Claims last: who is an agent by the new set must find its profile there.
     for row in 0..PROFILE_ROWS as u32 {
         let Some(InForce { slot, generation, .. }) = InForce::from_word(profiles.get(&row, 0)?) else {
@@ -85,7 +91,7 @@ pub(super) fn take_over(kernel: &mut Kernel, old: &Set) -> Result<(), TransferEr
         }
         match row {
             CLAIMS_ROW => kernel.install_claims(&words)?,
-            _ => kernel.install(row, &words)?,
+            _ => kernel.install_until(row, &words, deadline(row)?)?,
         };
     }
     if old.link("syscall_enter").exists() {

@@ -7,18 +7,21 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use agent_monitor_common::path::{Right, Rights};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::diagnostic::{Code, Diagnostic};
 use super::globs::{self, Variable};
 use super::model::{
     AccessWord, AgentClaim, BaseName, DeniedFile, DeniedProgram, DeniedSocket, DeniedWord, ExecSection,
-    FilesSection, GrantedPath, GrantedSocket, ListenProtocolWord, ListenRule, ModeWord, Name, NetworkSection,
-    OneOrMany, PathGlob, PathItem, PeerRule, PinnedProgram, Ports, PrivilegesSection, ProfileFile, Program,
-    ProtocolWord, PtraceWord, SignalsWord, SniWord, Spanned, Syscall, SyscallSection, UnixGlob, UnixSection,
+    FilesSection, GrantedPath, GrantedSocket, LeaseWord, ListenProtocolWord, ListenRule, ModeWord, Name,
+    NetworkSection, OneOrMany, PathGlob, PathItem, PeerRule, PinnedProgram, Ports, PrivilegesSection,
+    ProfileFile, Program, ProtocolWord, PtraceWord, SignalsWord, SniWord, Spanned, Syscall, SyscallSection,
+    UnixGlob, UnixSection,
 };
 use super::names::HostPattern;
 use super::programs::{Condition, ProgramRef, Programs};
@@ -168,6 +171,7 @@ struct RuleParts {
     exe: OneOrMany<Spanned<Program>>,
     except: OneOrMany<Spanned<Program>>,
     access: Vec<AccessWord>,
+    expires: Option<Spanned<LeaseWord>>,
 }
 
 impl From<PathGlob> for RuleParts {
@@ -184,20 +188,23 @@ impl From<UnixGlob> for RuleParts {
 
 impl From<GrantedPath> for RuleParts {
     fn from(rule: GrantedPath) -> Self {
-        RuleParts { path: rule.path.map(|path| path.value.0), exe: rule.exe, ..RuleParts::default() }
+        let path = rule.path.map(|path| path.value.0);
+        RuleParts { path, exe: rule.exe, expires: rule.expires, ..RuleParts::default() }
     }
 }
 
 impl From<GrantedSocket> for RuleParts {
     fn from(rule: GrantedSocket) -> Self {
-        RuleParts { path: rule.path.map(|path| path.value.0), exe: rule.exe, ..RuleParts::default() }
+        let path = rule.path.map(|path| path.value.0);
+        RuleParts { path, exe: rule.exe, expires: rule.expires, ..RuleParts::default() }
     }
 }
 
 impl From<DeniedFile> for RuleParts {
     fn from(rule: DeniedFile) -> Self {
         let path = rule.path.map(|path| path.value.0);
-        RuleParts { path, exe: rule.exe, except: rule.except, access: rule.access.0 }
+        let access = rule.access.0;
+        RuleParts { path, exe: rule.exe, except: rule.except, access, ..RuleParts::default() }
     }
 }
 
@@ -341,12 +348,14 @@ impl FileChecker<'_> {
             {
                 self.workspace_uses.push(Spanned { value: (), span: item.span });
             }
+            let mut programs = self.condition(parts.exe, parts.except);
+            programs.until = self.lease(parts.expires.as_ref()).ok()?;
             Some(PathRule {
                 id: rule_id(profile, list, index),
                 source: self.source.place(item.span),
                 // Missing only if that was reported.
                 glob: parts.path?,
-                programs: self.condition(parts.exe, parts.except),
+                programs,
                 access: (!parts.access.is_empty())
                     .then(|| parts.access.iter().fold(0, |all, word| all | Right::from(*word) as Rights)),
             })
@@ -368,7 +377,22 @@ impl FileChecker<'_> {
         let refs = |programs: OneOrMany<Spanned<Program>>| {
             programs.0.into_iter().map(|program| program.value.0).collect()
         };
-        Condition { exe: refs(exe), except: refs(except) }
+        Condition { exe: refs(exe), except: refs(except), until: None }
+    }
+
+    /// When a grant ends; `Err`: it has, so there is no such rule.
+    fn lease(&mut self, expires: Option<&Spanned<LeaseWord>>) -> Result<Option<Timestamp>, Lapsed> {
+        let Some(Spanned { value: LeaseWord(lease), span }) = expires else { return Ok(None) };
+        let now = SystemTime::now();
+        let end = lease.end(self.source.written, now);
+        if Timestamp::try_from(now).is_ok_and(|now| now < end) {
+            return Ok(Some(end));
+        }
+        self.diagnostics.push(
+            Diagnostic::warning(Code::Lapsed, self.source, *span, format!("this grant ended at {end:.0}"))
+                .hint("remove the rule; or save the file again, or write a later moment, to grant it anew"),
+        );
+        Err(Lapsed)
     }
 
     /// The rules and the contents of pinned programs.
@@ -446,10 +470,27 @@ impl FileChecker<'_> {
                     .hint("leave the name out of `allow`; what answers to it may answer to other names too, so deny its addresses only by `cidr`"),
                 );
             }
+            if let Some(expires) = &rule.expires
+                && list == "network.deny"
+            {
+                self.diagnostics.push(
+                    Diagnostic::error(
+                        Code::LeaseOnDeny,
+                        self.source,
+                        expires.span,
+                        "`expires` belongs to an `allow`: a denial does not end by itself",
+                    )
+                    .hint("remove it, and the rule when its time has come"),
+                );
+            }
             let sni = rule.sni.as_ref().is_some_and(|sni| self.sni(sni, &rule, list));
             let hosts: Vec<HostPattern> = rule.host.0.into_iter().map(|host| host.value.0).collect();
             let protocols = rule.protocol.0.iter().map(|&word| ProtocolSet::from(word));
-            let programs = self.condition(rule.exe, rule.except);
+            let mut programs = self.condition(rule.exe, rule.except);
+            if list != "network.deny" {
+                let Ok(until) = self.lease(rule.expires.as_ref()) else { continue };
+                programs.until = until;
+            }
             resolved.push(Spanned {
                 value: NetRule {
                     programs,
@@ -516,10 +557,11 @@ impl FileChecker<'_> {
 
     fn listen_rules(&mut self, profile: &str, rules: Vec<Spanned<ListenRule>>) -> Vec<Spanned<NetRule>> {
         let mut resolve = |(index, Spanned { value: rule, span }): (usize, Spanned<ListenRule>)| {
-            let programs = self.condition(rule.exe, OneOrMany::default());
+            let mut programs = self.condition(rule.exe, OneOrMany::default());
+            programs.until = self.lease(rule.expires.as_ref()).ok()?;
             let protocols = rule.protocol.0.iter().map(|&word| ProtocolSet::from(word));
             let nets: Vec<IpNet> = rule.address.0.iter().flat_map(|address| listen_nets(address.0)).collect();
-            Spanned {
+            Some(Spanned {
                 value: NetRule {
                     programs,
                     id: rule_id(profile, "network.listen", index),
@@ -531,9 +573,9 @@ impl FileChecker<'_> {
                     protocols: protocols_or_tcp(protocols),
                 },
                 span,
-            }
+            })
         };
-        rules.into_iter().enumerate().map(&mut resolve).collect()
+        rules.into_iter().enumerate().filter_map(&mut resolve).collect()
     }
 
     fn syscalls(&self, profile: &str, section: Option<SyscallSection>) -> Vec<SyscallRule> {
@@ -551,6 +593,9 @@ impl FileChecker<'_> {
         rules("syscalls.watch", watch).chain(rules("syscalls.kill", kill)).collect()
     }
 }
+
+/// The time of a grant is over.
+struct Lapsed;
 
 /// Sorted, joined where ranges overlap or touch; every port if none is given.
 fn port_ranges(ports: Option<OneOrMany<Ports>>) -> Vec<RangeInclusive<u16>> {

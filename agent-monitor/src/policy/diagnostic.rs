@@ -119,6 +119,12 @@ codes! {
     MountsBesidePaths = "mounts-beside-paths",
     /// Names are granted, and Unix sockets by which others would be looked up are not judged.
     NamesBesideSockets = "names-beside-sockets",
+    /// A value of `expires` that is neither a duration nor a moment.
+    BadLease = "bad-lease",
+    /// `expires` at a rule that denies.
+    LeaseOnDeny = "lease-on-deny",
+    /// A grant whose time is over.
+    Lapsed = "lapsed",
     /// `icmp` is allowed but no socket kind that can send it is.
     NoSocketForIcmp = "no-socket-for-icmp",
     /// `0.0.0.0` or `::` where it stands for itself only.

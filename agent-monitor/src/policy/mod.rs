@@ -20,6 +20,7 @@ mod globs;
 pub mod homes;
 pub mod judge;
 pub mod learn;
+pub mod lease;
 pub mod load;
 mod merge;
 mod model;

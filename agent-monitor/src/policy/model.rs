@@ -18,6 +18,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
 use super::globs;
+use super::lease::{self, Lease};
 use super::names::{self, HostPattern};
 use super::pins;
 use super::programs::ProgramRef;
@@ -217,6 +218,10 @@ pub struct PeerRule {
     #[serde(default)]
     #[schemars(extend("examples" = ["model-client"]))]
     pub except: OneOrMany<Spanned<Program>>,
+    /// Under `allow` only: how long the grant holds after the last change of this file (`2h`, `90m`, `7d`), or until when
+    /// (`2030-01-31T18:00:00Z`). It ends by itself, in the kernel; for good if left out.
+    #[schemars(extend("examples" = ["2h", "2030-01-31T18:00:00Z"]))]
+    pub expires: Option<Spanned<LeaseWord>>,
     /// Why the rule is there; shown where the rule is named.
     #[schemars(extend("examples" = ["our model proxy"]))]
     #[expect(dead_code, reason = "part of the language, for people who read the file")]
@@ -268,6 +273,10 @@ pub struct ListenRule {
     #[serde(default)]
     #[schemars(extend("examples" = ["git", ["npm", "/usr/bin/node"]]))]
     pub exe: OneOrMany<Spanned<Program>>,
+    /// How long the grant holds after the last change of this file (`2h`, `90m`, `7d`), or until when
+    /// (`2030-01-31T18:00:00Z`). It ends by itself, in the kernel; for good if left out.
+    #[schemars(extend("examples" = ["2h", "2030-01-31T18:00:00Z"]))]
+    pub expires: Option<Spanned<LeaseWord>>,
     /// Why the rule is there; shown where the rule is named.
     #[schemars(extend("examples" = ["our model proxy"]))]
     #[expect(dead_code, reason = "part of the language, for people who read the file")]
@@ -340,6 +349,10 @@ pub struct GrantedPath {
     #[serde(default)]
     #[schemars(extend("examples" = ["git", ["npm", "/usr/bin/node"]]))]
     pub exe: OneOrMany<Spanned<Program>>,
+    /// How long the grant holds after the last change of this file (`2h`, `90m`, `7d`), or until when
+    /// (`2030-01-31T18:00:00Z`). It ends by itself, in the kernel; for good if left out.
+    #[schemars(extend("examples" = ["2h", "2030-01-31T18:00:00Z"]))]
+    pub expires: Option<Spanned<LeaseWord>>,
     /// Why the rule is there; shown where the rule is named.
     #[schemars(extend("examples" = ["our model proxy"]))]
     #[expect(dead_code, reason = "part of the language, for people who read the file")]
@@ -407,6 +420,10 @@ pub struct GrantedSocket {
     #[serde(default)]
     #[schemars(extend("examples" = ["git", ["npm", "/usr/bin/node"]]))]
     pub exe: OneOrMany<Spanned<Program>>,
+    /// How long the grant holds after the last change of this file (`2h`, `90m`, `7d`), or until when
+    /// (`2030-01-31T18:00:00Z`). It ends by itself, in the kernel; for good if left out.
+    #[schemars(extend("examples" = ["2h", "2030-01-31T18:00:00Z"]))]
+    pub expires: Option<Spanned<LeaseWord>>,
     /// Why the rule is there; shown where the rule is named.
     #[schemars(extend("examples" = ["git asks the key agent"]))]
     #[expect(dead_code, reason = "part of the language, for people who read the file")]
@@ -839,6 +856,10 @@ word_types! {
         "type": "string",
         "pattern": "^[0-9a-fA-F]{64}$",
         "examples": ["e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"],
+    }
+    LeaseWord(Lease) = Word::Lease, lease::lease => {
+        "type": "string",
+        "examples": ["2h", "2030-01-31T18:00:00Z"],
     }
     /// The call's number.
     Syscall(u32) = Word::Syscall, words::syscall => {

@@ -94,7 +94,8 @@ impl<'a> Coverage<'a> {
 /// Whether `wide` is about every program that `narrow` is about. Globs are not compared.
 fn same_programs(wide: &NetRule, narrow: &NetRule) -> bool {
     let (wide, narrow) = (&wide.programs, &narrow.programs);
-    wide.except.iter().all(|program| narrow.except.contains(program))
+    wide.lasts(narrow)
+        && wide.except.iter().all(|program| narrow.except.contains(program))
         && (wide.exe.is_empty()
             || !narrow.exe.is_empty() && narrow.exe.iter().all(|program| wide.exe.contains(program)))
 }

@@ -51,8 +51,9 @@ impl<'a> PathCoverage<'a> {
 
 /// Whether `wide` is about every program and every access that `narrow` is about.
 fn as_much(wide: &PathRule, narrow: &PathRule) -> bool {
-    (wide.programs.is_any() || wide.programs == narrow.programs)
-        && (wide.access.is_none() || wide.access == narrow.access)
+    let (of_wide, of_narrow) = (&wide.programs, &narrow.programs);
+    let programs = of_wide.is_any() || of_wide.exe == of_narrow.exe && of_wide.except == of_narrow.except;
+    programs && of_wide.lasts(of_narrow) && (wide.access.is_none() || wide.access == narrow.access)
 }
 
 fn reach(rule: &PathRule) -> Option<Reach> {

@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 /// What `exe:` and `except:` can hold.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProgramRef {
@@ -29,16 +31,28 @@ impl ProgramRef {
 /// The sets of a profile: name → globs, as written.
 pub type Programs = BTreeMap<String, Vec<String>>;
 
-/// The programs that a rule is about; by default all of them.
+/// When a rule holds: for which programs, by default all of them, and until when.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Condition {
     /// Only these; empty: every program.
     pub exe: Vec<ProgramRef>,
     /// Not these. Only a rule that denies has any.
     pub except: Vec<ProgramRef>,
+    /// The end of a lease. Only a rule that grants has one.
+    pub until: Option<Timestamp>,
 }
 
 impl Condition {
+    /// Whether it holds at least as long as `other`.
+    #[must_use]
+    pub fn lasts(&self, other: &Self) -> bool {
+        match (self.until, other.until) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(own), Some(other)) => own >= other,
+        }
+    }
+
     /// Whether the rule is about every program.
     #[must_use]
     pub fn is_any(&self) -> bool {
@@ -111,8 +125,8 @@ mod tests {
     #[test]
     fn a_program_that_is_not_known_has_the_fewest_grants_and_the_most_denials() {
         let any = Condition::default();
-        let only = Condition { exe: vec![name("git")], except: vec![] };
-        let but = Condition { exe: vec![], except: vec![name("git")] };
+        let only = Condition { exe: vec![name("git")], ..Condition::default() };
+        let but = Condition { except: vec![name("git")], ..Condition::default() };
         let git = Membership::Of(vec![name("git")]);
         assert!(any.grants(&Membership::Unknown) && any.grants(&Membership::PLAIN) && any.grants(&git));
         assert!(!only.grants(&Membership::Unknown) && !only.grants(&Membership::PLAIN) && only.grants(&git));

@@ -28,8 +28,9 @@ pub struct Protected {
 }
 
 impl ResolvedProfile {
-    /// Lays what belongs to the monitor under the profile.
+    /// Lays what belongs to the monitor under the profile, in place of what was laid there before.
     pub fn protect(&mut self, protected: &Protected) {
+        self.network.deny.retain(|rule| rule.id != MONITOR);
         self.network.deny.extend(protected.network.iter().cloned());
         self.protected = protected.clone();
     }

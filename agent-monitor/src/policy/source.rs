@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::resolved::Source;
 
@@ -27,6 +28,8 @@ pub struct Span {
 pub struct SourceFile {
     pub path: Arc<Path>,
     pub text: String,
+    /// The file's last change; of text that is in no file, when it came.
+    pub written: SystemTime,
     /// Byte offset of the first character of every line.
     line_starts: Vec<usize>,
 }
@@ -48,14 +51,16 @@ impl SourceFile {
     pub fn new(path: Arc<Path>, text: String) -> Self {
         let line_starts =
             std::iter::once(0).chain(text.match_indices('\n').map(|(newline, _)| newline + 1)).collect();
-        Self { path, text, line_starts }
+        Self { path, text, written: SystemTime::now(), line_starts }
     }
 
     /// Reads at most [`MAX_FILE_BYTES`].
     pub fn read(path: &Path) -> Result<Self, ReadError> {
         let mut bytes = Vec::new();
         // One byte more than allowed tells "exactly the limit" from "over it".
-        File::open(path)?.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+        let file = File::open(path)?;
+        let written = file.metadata()?.modified()?;
+        file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
         if bytes.len() > MAX_FILE_BYTES {
             return Err(ReadError::TooLarge);
         }
@@ -63,7 +68,7 @@ impl SourceFile {
             let valid = error.utf8_error().valid_up_to();
             ReadError::NotUtf8 { valid: String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned() }
         })?;
-        Ok(Self::new(path.into(), text))
+        Ok(Self { written, ..Self::new(path.into(), text) })
     }
 
     /// A span moved inside the text and onto character boundaries.

@@ -13,7 +13,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::diagnostic::{Code, nearest, quoted};
 use super::programs::ProgramRef;
-use super::{capabilities, globs, names, pins, syscalls};
+use super::{capabilities, globs, lease, names, pins, syscalls};
 
 /// The only version of the language so far.
 pub const VERSION: i128 = 1;
@@ -57,10 +57,11 @@ pub enum Word {
     UnixGlob,
     LiteralPath,
     Sha256,
+    Lease,
 }
 
 impl Word {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Version,
         Self::ProfileName,
         Self::BaseName,
@@ -78,6 +79,7 @@ impl Word {
         Self::UnixGlob,
         Self::LiteralPath,
         Self::Sha256,
+        Self::Lease,
     ];
 
     #[must_use]
@@ -100,6 +102,7 @@ impl Word {
             Self::UnixGlob => "unix-socket-glob",
             Self::LiteralPath => "literal-path",
             Self::Sha256 => "sha256",
+            Self::Lease => "lease",
         }
     }
 
@@ -124,6 +127,7 @@ impl Word {
             Self::UnixGlob => "`/run/dbus/*`",
             Self::LiteralPath => "`/usr/bin/git`",
             Self::Sha256 => "the 64 digits that `sha256sum` prints",
+            Self::Lease => "`2h`",
         }
     }
 
@@ -156,6 +160,7 @@ impl Word {
             Self::UnixGlob => globs::unix_glob(text).map(drop),
             Self::LiteralPath => pins::literal_path(text).map(drop),
             Self::Sha256 => pins::sha256(text).map(drop),
+            Self::Lease => lease::lease(text).map(drop),
         }
     }
 

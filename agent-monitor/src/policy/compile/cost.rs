@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use agent_monitor_common::image::IMAGE_WORDS;
 
+use super::programs::Holder;
 use super::state::{State, Target, index, is_answer};
 use super::{files, network, programs};
 use crate::policy::{Membership, NameClasses, ResolvedProfile, Source};
@@ -40,11 +41,12 @@ fn network_costs(profile: &ResolvedProfile) -> Vec<RuleCost> {
     // The classes that can't be had are too many themselves: then the rules are weighed for one.
     let classes = programs::build(profile, IMAGE_WORDS).ok().and_then(Result::ok);
     let classes = classes.map_or_else(|| vec![Membership::PLAIN], |classes| classes.memberships);
+    let holders = Holder::all(&classes, false);
     let mut ledger = Ledger::default();
     let names = NameClasses::of(policy).unwrap_or_default();
-    let network = network::build(policy, &names, &classes, Some(&mut ledger));
+    let network = network::build(policy, &names, &holders, Some(&mut ledger));
     ledger.price(&network.states);
-    network::build(policy, &names, &classes, Some(&mut ledger));
+    network::build(policy, &names, &holders, Some(&mut ledger));
     network::rules(policy)
         .zip(ledger.charged.iter().copied().chain(std::iter::repeat(0.0)))
         .map(|((rule, ..), words)| RuleCost {

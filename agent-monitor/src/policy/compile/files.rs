@@ -11,6 +11,7 @@ use super::glob::{GlobError, Nfa};
 use super::home::{expand_home, group_homes};
 pub(super) use super::path::TooMany;
 use super::path::{self, Answers, Paths};
+use super::programs::Holder;
 use super::state::State;
 use crate::policy::{Membership, PathRule, ResolvedProfile};
 
@@ -26,8 +27,8 @@ struct Says {
 
 impl Says {
     /// Whether a rule of the list holds for a program.
-    fn holds(self, rule: &PathRule, program: &Membership) -> bool {
-        if self.denied == 0 { rule.programs.grants(program) } else { rule.programs.denies(program) }
+    fn holds(self, rule: &PathRule, holder: Holder<'_>) -> bool {
+        if self.denied == 0 { holder.granted(&rule.programs) } else { holder.denied(&rule.programs) }
     }
 
     /// What a rule of the list says: it may be about fewer rights.
@@ -71,9 +72,9 @@ fn lists(profile: &ResolvedProfile) -> impl Iterator<Item = (&[PathRule], Says)>
     files.chain(exec).chain(unix).chain(protected)
 }
 
-/// Which path rules, in the order of [`lists`], hold for a program. Where two classes agree, so do their automata.
-pub(super) fn holding(profile: &ResolvedProfile, program: &Membership) -> Vec<bool> {
-    lists(profile).flat_map(|(rules, says)| rules.iter().map(move |rule| says.holds(rule, program))).collect()
+/// Which path rules, in the order of [`lists`], hold for a program. Where two agree, so do their automata.
+pub(super) fn holding(profile: &ResolvedProfile, holder: Holder<'_>) -> Vec<bool> {
+    lists(profile).flat_map(|(rules, says)| rules.iter().map(move |rule| says.holds(rule, holder))).collect()
 }
 
 /// The automaton of `profile`'s path rules for a program; without any, one that grants nothing.
@@ -82,12 +83,12 @@ pub(super) fn holding(profile: &ResolvedProfile, program: &Membership) -> Vec<bo
 /// [`CompileError::PathGlob`] for a glob that can't be read: the loader lets none through.
 pub(super) fn build(
     profile: &ResolvedProfile,
-    program: &Membership,
+    holder: Holder<'_>,
     limit: usize,
 ) -> Result<Result<Paths, TooMany>, CompileError> {
     let mut nfa = Nfa::new();
     for (rules, says) in lists(profile) {
-        for rule in rules.iter().filter(|rule| says.holds(rule, program)) {
+        for rule in rules.iter().filter(|rule| says.holds(rule, holder)) {
             add(&mut nfa, profile, rule, says).map_err(|error| CompileError::PathGlob {
                 rule: rule.id.clone(),
                 at: rule.source.clone(),
@@ -224,7 +225,10 @@ impl PathMatcher {
         hit: impl Fn(u32) -> bool,
         path: &[u8],
     ) -> Option<&PathRule> {
-        let rules = self.rules.iter().filter(|(rule, says, _)| of(*says) && says.holds(rule, program));
+        let rules = self
+            .rules
+            .iter()
+            .filter(|(rule, says, _)| of(*says) && says.holds(rule, Holder { program, lapsed: false }));
         let matching = rules.filter(|(_, _, nfa)| hit(nfa.answers(path) as u32));
         matching.map(|(rule, ..)| rule).min_by(|a, b| a.id.cmp(&b.id))
     }

@@ -55,10 +55,11 @@ impl Image {
         words[header::MAGIC] = MAGIC;
         words[header::LENGTH] = words.len() as u64;
         words[header::START_EXE] = u64::from(TERMINAL);
-        for number in 0..MAX_CLASSES {
-            let first = Class::new(number as u32).at(class::START_V4);
+        for record in 0..2 * MAX_CLASSES {
+            let class = Class::of_record(record as u32);
+            let first = class.at(class::START_V4);
             words[first..=first + class::START_PATH].fill(u64::from(TERMINAL));
-            let first = Class::new(number as u32).at(class::START_NAME);
+            let first = class.at(class::START_NAME);
             words[first..first + class::NAME_STARTS].fill(u64::from(TERMINAL));
         }
         Image { words }

@@ -46,8 +46,8 @@ pub use self::glob::{GlobError, check_glob};
 pub use self::home::{escape, expand_home};
 pub use self::image::{Image, kernel_kind};
 use self::path::{Answers, Paths};
-use self::programs::Classes;
 pub use self::programs::memberships;
+use self::programs::{Classes, Holder};
 pub use self::reach::Reach;
 use self::rows::{Overflow, Packed};
 pub use self::single::Glob;
@@ -74,16 +74,17 @@ fn profile_within(profile: &ResolvedProfile, limit: usize) -> Result<Image, Comp
     let names = NameClasses::of(&profile.network).map_err(|TooManyNames { classes }| {
         CompileError::TooManyNames { profile: profile.name.clone(), classes }
     })?;
-    let network = network::build(&profile.network, &names, &memberships, None);
+    let holders = Holder::all(&memberships, profile.first_end().is_some());
+    let network = network::build(&profile.network, &names, &holders, None);
 
-    // The path automata of all classes, equal states once.
+    // The path automata of all, equal states once.
     let (mut states, mut built, mut files) = (Vec::new(), HashMap::new(), Vec::new());
-    for class in &memberships {
-        let root = match built.entry(files::holding(profile, class)) {
+    for &holder in &holders {
+        let root = match built.entry(files::holding(profile, holder)) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(new) => {
                 let paths =
-                    files::build(profile, class, limit)?.map_err(|path::TooMany| too_large(limit + 1))?;
+                    files::build(profile, holder, limit)?.map_err(|path::TooMany| too_large(limit + 1))?;
                 *new.insert(state::append(&mut states, paths.states, paths.root))
             }
         };
@@ -110,12 +111,15 @@ fn profile_within(profile: &ResolvedProfile, limit: usize) -> Result<Image, Comp
     let mut image = Image::seal(words);
     let masks = image::Masks::of(profile);
     let (starts, start_exe) = roots.split_at(roots.len() - 1);
-    for (number, starts) in starts.chunks_exact(starts.len() / memberships.len()).enumerate() {
-        image.set_class(Class::new(number as u32), starts, masks);
+    // Those without leases lie behind; a profile that has none has none of those, and nobody asks for them.
+    for (number, starts) in starts.chunks_exact(starts.len() / holders.len()).enumerate() {
+        let class = Class::new((number % memberships.len()) as u32);
+        image.set_class(class.without_leases((number / memberships.len()) as u32), starts, masks);
     }
     image.words[header::START_EXE] = u64::from(start_exe[0]);
     image.words[header::CLASS_COUNT] = memberships.len() as u64;
     image.words[header::SETTINGS] = image::settings(profile);
+    image.words[header::LEASED] = u64::from(holders.len() > memberships.len());
     image.name(&names);
     image.pin(profile.exec.as_ref().map_or(&[], |exec| exec.pins.as_slice()));
     if image.words.len() > limit {

@@ -28,17 +28,18 @@ use ipnet::IpNet;
 
 use super::cost::Ledger;
 use super::ports::{NOTHING, PortMap, PortMaps};
+use super::programs::Holder;
 use super::state::{State, Target, is_answer};
-use crate::policy::{Membership, NameClasses, NetRule, NetworkPolicy, Protocol};
+use crate::policy::{NameClasses, NetRule, NetworkPolicy, Protocol};
 
 /// The automaton of a profile's network rules.
 pub(super) struct Network {
     pub(super) states: Vec<State>,
-    /// Of each class.
+    /// Of each holder.
     pub(super) roots: Vec<Roots>,
 }
 
-/// The roots of one class.
+/// The roots of one holder.
 #[derive(Clone, Copy)]
 pub(super) struct Roots {
     /// By address family (IPv4, IPv6), each by `NetRequest::start()`.
@@ -56,27 +57,27 @@ pub(super) fn rules(policy: &NetworkPolicy) -> impl Iterator<Item = (&NetRule, D
 }
 
 /// Which rules, in the order of [`rules`], hold for a program.
-fn holding(policy: &NetworkPolicy, program: &Membership) -> Vec<bool> {
+fn holding(policy: &NetworkPolicy, holder: Holder<'_>) -> Vec<bool> {
     let holds = |(rule, _, decision): (&NetRule, Direction, Decision)| match decision {
-        Decision::DenyRule => rule.programs.denies(program),
-        _ => rule.programs.grants(program),
+        Decision::DenyRule => holder.denied(&rule.programs),
+        _ => holder.granted(&rule.programs),
     };
     rules(policy).map(holds).collect()
 }
 
-/// Builds the automaton for programs of these classes; `ledger` hears which rules each state is made for.
+/// Builds the automaton for these programs; `ledger` hears which rules each state is made for.
 pub(super) fn build(
     policy: &NetworkPolicy,
     names: &NameClasses,
-    classes: &[Membership],
+    holders: &[Holder<'_>],
     mut ledger: Option<&mut Ledger>,
 ) -> Network {
     let mut builder = Builder::new();
     // Most classes differ in few rules or none: states are one where they are equal, and equal roots are built once.
     let mut built: HashMap<Vec<bool>, Roots> = HashMap::new();
-    let mut roots = Vec::with_capacity(classes.len());
-    for class in classes {
-        let holding = holding(policy, class);
+    let mut roots = Vec::with_capacity(holders.len());
+    for holder in holders {
+        let holding = holding(policy, *holder);
         let of_class = match built.get(&holding) {
             Some(known) => *known,
             None => {

@@ -25,6 +25,32 @@ pub(super) struct Classes {
     pub(super) paths: Paths,
 }
 
+/// A program whose record is built: with the profile's leases, or without when they have run out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Holder<'a> {
+    pub(super) program: &'a Membership,
+    pub(super) lapsed: bool,
+}
+
+impl<'a> Holder<'a> {
+    /// Every class, and if the profile has `leases` every class without them.
+    pub(super) fn all(classes: &'a [Membership], leases: bool) -> Vec<Self> {
+        let times: &[bool] = if leases { &[false, true] } else { &[false] };
+        let of = |&lapsed: &bool| classes.iter().map(move |program| Holder { program, lapsed });
+        times.iter().flat_map(of).collect()
+    }
+
+    /// Whether a rule that grants holds.
+    pub(super) fn granted(self, condition: &Condition) -> bool {
+        condition.grants(self.program) && !(self.lapsed && condition.until.is_some())
+    }
+
+    /// Whether a rule that denies holds.
+    pub(super) fn denied(self, condition: &Condition) -> bool {
+        condition.denies(self.program)
+    }
+}
+
 /// What each class number of the profile's image stands for.
 ///
 /// # Errors

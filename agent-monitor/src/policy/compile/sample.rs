@@ -88,8 +88,8 @@ pub fn profile_of_programs(rules: usize, seed: u64) -> ResolvedProfile {
             let set = vec![ProgramRef::Name(name.to_owned())];
             let except = denies && random.below(2) == 0;
             rule.programs = match except {
-                true => Condition { exe: Vec::new(), except: set },
-                false => Condition { exe: set, except: Vec::new() },
+                true => Condition { except: set, ..Condition::default() },
+                false => Condition { exe: set, ..Condition::default() },
             };
         }
     }

@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, HashMap};
 use agent_monitor_common::automaton::{TERMINAL, accept, step};
 use agent_monitor_common::image::{Class, PLAIN_CLASS, UNKNOWN_CLASS, field, header};
 use agent_monitor_common::path::{Right, Rights};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use self::form::{Form, ORDER};
@@ -51,6 +52,54 @@ impl Difference {
     pub fn is_empty(&self) -> bool {
         *self == Difference::default()
     }
+}
+
+/// What differs now, and what differs when every lease of both profiles has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OverTime {
+    #[serde(flatten)]
+    pub now: Difference,
+    /// Without what differs now. A lease that became a grant for good is here, and a new grant is not.
+    #[serde(skip_serializing_if = "Difference::is_empty")]
+    pub after_leases: Difference,
+}
+
+impl OverTime {
+    /// Whether the new profile allows something, now or then, that the old one denies.
+    #[must_use]
+    pub fn grants_more(&self) -> bool {
+        self.now.grants_more() || self.after_leases.grants_more()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.now.is_empty() && self.after_leases.is_empty()
+    }
+}
+
+/// [`diff`], for as long as both profiles last.
+///
+/// # Errors
+/// As [`diff`], and where a profile without its leases has no image.
+pub fn diff_over_time(old: &Judge, new: &Judge) -> anyhow::Result<OverTime> {
+    let now = diff(old, new)?;
+    if old.profile().first_end().or(new.profile().first_end()).is_none() {
+        return Ok(OverTime { now, after_leases: Difference::default() });
+    }
+    let mut after_leases = diff(&without_leases(old)?, &without_leases(new)?)?;
+    let told = |known: &[Example], example: &Example| known.iter().any(|one| one.request == example.request);
+    after_leases.wider.retain(|example| !told(&now.wider, example));
+    after_leases.narrower.retain(|example| !told(&now.narrower, example));
+    after_leases.whole.retain(|change| !now.whole.contains(change));
+    let more = after_leases.more;
+    after_leases.more = (more.0.saturating_sub(now.more.0), more.1.saturating_sub(now.more.1));
+    Ok(OverTime { now, after_leases })
+}
+
+fn without_leases(judge: &Judge) -> anyhow::Result<Judge> {
+    let mut profile = judge.profile().clone();
+    profile.lapse(Timestamp::MAX);
+    Ok(Judge::new(profile)?)
 }
 
 /// A difference of the profiles as a whole.

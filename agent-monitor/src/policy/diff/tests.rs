@@ -291,3 +291,20 @@ proptest! {
         consistent(old, new, &sampled.collect::<Vec<_>>())?;
     }
 }
+
+#[test]
+fn a_lease_that_is_made_a_grant_for_good_is_wider_later() {
+    let rule =
+        |expires: &str| format!("network: {{ allow: [{{ address: 10.0.0.1, ports: [22]{expires} }}] }}\n");
+    let (lent, granted, nothing) = (judge(&rule(", expires: 2h")), judge(&rule("")), judge("network: {}\n"));
+    let found = diff_over_time(&lent, &granted).unwrap();
+    assert!(found.now.is_empty() && found.grants_more());
+    assert_eq!(told(&found.after_leases.wider), ["connect tcp 10.0.0.1:22"]);
+    assert!(!diff_over_time(&granted, &lent).unwrap().grants_more());
+    assert!(diff_over_time(&lent, &lent).unwrap().is_empty());
+    // What is new now is told once.
+    let found = diff_over_time(&nothing, &granted).unwrap();
+    assert!(found.now.grants_more() && found.after_leases.is_empty());
+    let found = diff_over_time(&nothing, &lent).unwrap();
+    assert!(found.now.grants_more() && found.after_leases.is_empty());
+}

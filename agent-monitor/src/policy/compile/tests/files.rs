@@ -83,7 +83,7 @@ fn decide(image: &Image, path: &str, right: Right) -> Decision {
     decide_path(image, Class::PLAIN, path.as_bytes(), right as Rights)
 }
 
-fn rules() -> impl Strategy<Value = Vec<(usize, String)>> {
+pub(super) fn rules() -> impl Strategy<Value = Vec<(usize, String)>> {
     prop::collection::vec((0..LISTS.len(), glob()), 0..7)
 }
 

@@ -218,7 +218,7 @@ fn a_glob_that_makes_no_sense_says_why() {
 fn claims_that_do_not_fit_are_refused_by_name() {
     let exploding = format!("/**/*a{}", "?".repeat(40));
     let globs = [(0, "/usr/bin/codex".to_owned()), (1, exploding.clone())];
-    match claims_within(&globs, 4_096) {
+    match claims_within(&globs, 8_192) {
         Err(CompileError::ClaimsTooLarge { globs: 2, largest, .. }) => assert_eq!(largest, exploding),
         other => panic!("{other:?}"),
     }

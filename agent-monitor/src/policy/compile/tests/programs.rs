@@ -47,7 +47,7 @@ fn asked() -> impl Strategy<Value = ProgramRef> {
 fn condition(denies: bool) -> impl Strategy<Value = Condition> {
     let except = if denies { 0..2_usize } else { 0..1 };
     (prop::collection::vec(asked(), 0..3), prop::collection::vec(asked(), except))
-        .prop_map(|(exe, except)| Condition { exe, except })
+        .prop_map(|(exe, except)| Condition { exe, except, until: None })
 }
 
 /// Profiles about networks, each rule for some programs.
@@ -155,6 +155,7 @@ proptest! {
                 rule.programs = Condition {
                     exe: condition.exe.clone(),
                     except: if denies { condition.except.clone() } else { vec![] },
+                    until: None,
                 };
                 rule.access = access.filter(|_| *list == 2);
             }
