@@ -40,6 +40,17 @@ wire_codes! {
     }
 }
 
+impl Mode {
+    /// The mode of a denial that is tried out: it is told, and denies nothing.
+    #[inline(always)]
+    pub const fn tried_out(self) -> Self {
+        match self {
+            Mode::Enforce => Mode::Audit,
+            other => other,
+        }
+    }
+}
+
 wire_codes! {
     /// The outcome of a decision.
     pub enum Effect: u8 {

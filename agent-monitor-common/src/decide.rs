@@ -16,29 +16,22 @@ wire_codes! {
         DenyRule = 2 "deny-rule",
         /// Granted by rules that look at what a TLS client says first. Only of names.
         AllowHello = 3 "allow-hello",
+        /// Granted, and a rule that is tried out (`audit: true`) would deny it: it goes on and is told.
+        Audit = 4 "audit",
     }
 }
 
 impl Decision {
-    /// Granted, whatever is said.
+    /// Granted, whatever is said, and nothing is told.
     #[inline(always)]
     pub const fn allowed(self) -> bool {
         matches!(self, Decision::Allow)
     }
 
-    /// Of several rules about one request the stronger one holds: a deny over any grant, a grant over one that asks for
-    /// more.
-    #[must_use]
-    pub const fn stronger(self, other: Self) -> Self {
-        const fn rank(decision: Decision) -> u8 {
-            match decision {
-                Decision::DenyDefault => 0,
-                Decision::AllowHello => 1,
-                Decision::Allow => 2,
-                Decision::DenyRule => 3,
-            }
-        }
-        if rank(self) >= rank(other) { self } else { other }
+    /// It goes on, whatever is said.
+    #[inline(always)]
+    pub const fn passes(self) -> bool {
+        matches!(self, Decision::Allow | Decision::Audit)
     }
 
     /// An unknown answer is a denial.
@@ -49,6 +42,9 @@ impl Decision {
         }
         if state == TERMINAL | 2 {
             return Decision::DenyRule;
+        }
+        if state == TERMINAL | 4 {
+            return Decision::Audit;
         }
         Decision::DenyDefault
     }
@@ -97,23 +93,28 @@ fn walk<W: Words + ?Sized>(image: &W, start: u64, address: Address, first: usize
 /// IPv4-compatible) must be granted as IPv6 *and* as that IPv4 address.
 #[inline(always)]
 pub fn decide<W: Words + ?Sized>(image: &W, class: Class, request: NetRequest) -> Decision {
+    let mut outer = TERMINAL | 1;
     let v4 = match request.address.as_v4() {
         Some(v4) => v4,
         None => {
             let start = class.field(image, class::START_V6 + request.start());
             let state = walk(image, start, request.address, 0, request.port);
-            if state != TERMINAL | 1 || matches!(request.direction, Direction::Listen) {
+            let passes = state == TERMINAL | 1 || state == TERMINAL | 4;
+            if !passes || matches!(request.direction, Direction::Listen) {
                 return Decision::from_walk(state);
             }
+            outer = state;
             match request.address.embedded_v4() {
                 Some(v4) => v4,
-                None => return Decision::Allow,
+                None => return Decision::from_walk(state),
             }
         }
     };
     let v4 = Address::v4(forget(v4));
     let start = class.field(image, class::START_V4 + request.start());
-    Decision::from_walk(walk(image, start, v4, 12, request.port))
+    let inner = walk(image, start, v4, 12, request.port);
+    // One form that is told of is enough, and 4 is that answer.
+    Decision::from_walk(if inner == TERMINAL | 1 { outer } else { inner })
 }
 
 /// Judges a request to an address that stands for a name of class `name`. The address itself was judged before: what a

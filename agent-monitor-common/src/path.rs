@@ -44,10 +44,18 @@ pub const ALL_RIGHTS: Rights = 0b1111;
 pub const DENIED_SHIFT: u32 = 4;
 /// In an answer: a rule denies something that lies, or could lie, below this directory.
 pub const DENIED_BELOW: u32 = 1 << 8;
+/// Where the rights begin in an answer that a rule which is tried out would deny.
+pub const AUDITED_SHIFT: u32 = 9;
 
-/// The answer of a path: rights that a rule grants and no rule denies, rights that a rule denies.
+/// The answer of a path: rights that a rule grants and no rule denies, rights that a rule denies. What a rule that is
+/// tried out would deny is added by [`audited`].
 pub const fn path_answer(granted: Rights, denied: Rights, denied_below: bool) -> u32 {
     (granted & !denied) | denied << DENIED_SHIFT | if denied_below { DENIED_BELOW } else { 0 }
+}
+
+/// The part of an answer that says which rights a rule that is tried out would deny.
+pub const fn audited(rights: Rights) -> u32 {
+    rights << AUDITED_SHIFT
 }
 
 /// The decision of a path's answer on an operation that needs `needed`.
@@ -55,10 +63,12 @@ pub const fn path_answer(granted: Rights, denied: Rights, denied_below: bool) ->
 pub const fn decide_answer(answer: u32, needed: Rights) -> Decision {
     if answer >> DENIED_SHIFT & needed != 0 {
         Decision::DenyRule
-    } else if answer & needed == needed {
-        Decision::Allow
-    } else {
+    } else if answer & needed != needed {
         Decision::DenyDefault
+    } else if answer >> AUDITED_SHIFT & needed != 0 {
+        Decision::Audit
+    } else {
+        Decision::Allow
     }
 }
 
@@ -78,7 +88,8 @@ pub fn directory_answer<W: Words + ?Sized>(image: &W, state: u32) -> u32 {
     }
     let inside = accept(image, step(image, state, b'/'));
     let denied = (own | inside) & ALL_RIGHTS << DENIED_SHIFT;
-    ((own | inside) & ALL_RIGHTS & !(denied >> DENIED_SHIFT)) | denied | own & DENIED_BELOW
+    let audited = (own | inside) & ALL_RIGHTS << AUDITED_SHIFT;
+    ((own | inside) & ALL_RIGHTS & !(denied >> DENIED_SHIFT)) | denied | audited | own & DENIED_BELOW
 }
 
 /// Whether a denied object may lie in a directory of this answer, or the whole directory is denied.

@@ -16,6 +16,7 @@ pub fn trials() -> Vec<Trial> {
         trial("a_bad_file_leaves_the_old_profile_in_force_and_says_why", bad_reload),
         trial("sighup_reloads", hangup),
         trial("in_audit_mode_the_connection_is_made_and_would_be_denied", audit),
+        trial("a_denial_that_is_tried_out_is_told_beside_one_that_denies", tried_out),
         trial("a_watched_call_is_an_event_and_the_hook_goes_with_the_agent", watched_call),
     ]
 }
@@ -53,6 +54,30 @@ fn denied() -> Result<()> {
     ensure!(denials == 1, "{denials} events of one denial");
     let after = daemon.metric(DECISIONS)?;
     ensure!(after == Some(1.0), "{after:?}");
+    Ok(())
+}
+
+fn tried_out() -> Result<()> {
+    Server::on("127.0.0.1:18080")?;
+    Server::on("127.0.0.7:18080")?;
+    let tried = PROFILE.replace("deny:\n", "deny:\n    - { address: 127.0.0.1, audit: true }\n");
+    let daemon = Daemon::start(&tried)?;
+    ensure!(daemon.agent(&["connect", "127.0.0.1:18080"])? == "connected");
+    ensure!(daemon.agent(&["connect", "127.0.0.7:18080"])? == libc::ENETUNREACH.to_string());
+    let told = daemon.event("what would be", |event| event["verdict"]["effect"] == "would-deny")?;
+    ensure!(told["network"]["address"] == "127.0.0.1", "{told}");
+    ensure!(told["verdict"]["rule"] == "tester:network.deny[0]", "{told}");
+    ensure!(told["verdict"]["mode"] == "audit" && told["verdict"]["errno"].is_null(), "{told}");
+    let denial = daemon.event("the denial", |event| event["verdict"]["effect"] == "deny")?;
+    ensure!(denial["verdict"]["rule"] == "tester:network.deny[1]", "{denial}");
+    ensure!(denial["verdict"]["mode"] == "enforce", "{denial}");
+    let id = told["id"].as_str().unwrap_or_default();
+    let explained = daemon.ask(&["explain", id])?;
+    let words = String::from_utf8_lossy(&explained.stdout).into_owned();
+    ensure!(
+        words.contains("ALLOW") && words.contains("tried out") && !words.contains("otherwise now"),
+        "{words}"
+    );
     Ok(())
 }
 

@@ -41,6 +41,7 @@ mod sockets;
 mod source_routing;
 mod survival;
 mod telemetry;
+mod tried_out;
 mod unix;
 
 use agent_monitor_tests::program;
@@ -95,6 +96,7 @@ fn trials() -> Vec<Trial> {
         cgroup_programs::trials(),
         grants::trials(),
         telemetry::trials(),
+        tried_out::trials(),
         differential::trials(),
         files::trials(),
         privileges::trials(),

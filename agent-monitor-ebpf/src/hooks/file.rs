@@ -350,11 +350,12 @@ unsafe fn judged_once<K: Known>(
                 let by_default = if free { needed & !WRITE } else { needed };
                 let reason = match decide_answer(answer, needed) {
                     Decision::DenyRule => Reason::Rule.code(),
-                    Decision::DenyDefault if !decide_answer(answer, by_default).allowed() => {
+                    Decision::DenyDefault if !decide_answer(answer, by_default).passes() => {
                         Reason::Default.code()
                     }
                     _ if marked != 0 => Reason::OtherName.code(),
                     Decision::Allow => ALLOWED,
+                    Decision::Audit => AUDITED,
                     // No path ends so.
                     Decision::AllowHello => Reason::Default.code(),
                     Decision::DenyDefault => return Judged { deny: 0, state: end.state },
@@ -467,14 +468,17 @@ pub unsafe fn settle(
     text: Text,
 ) -> bool {
     let Subject { label, policy } = subject;
-    let enforce = matches!(policy.mode, Mode::Enforce);
+    let (mut mode, mut reason) = (policy.mode, reason);
     let allowed = reason == ALLOWED as u32;
-    let (mut effect, mut errno, mut reason, mut used) =
-        (Effect::Deny, if enforce { EACCES } else { 0 }, reason, 0);
+    if reason == AUDITED as u32 {
+        (mode, reason) = (mode.tried_out(), Reason::Rule.code() as u32);
+    }
+    let enforce = matches!(mode, Mode::Enforce);
+    let (mut effect, mut errno, mut used) = (Effect::Deny, if enforce { EACCES } else { 0 }, 0);
     if allowed {
         (effect, errno, reason) = (Effect::Allow, 0, Reason::Rule.code() as u32);
     }
-    emit::decision(domain(needed), effect, policy.mode);
+    emit::decision(domain(needed), effect, mode);
     if allowed {
         emit::allowed(label.agent);
         let mount = match object.mount {
@@ -486,7 +490,7 @@ pub unsafe fn settle(
             return false;
         }
     }
-    let outcome = Outcome { effect, mode: policy.mode, generation: policy.generation, errno };
+    let outcome = Outcome { effect, mode, generation: policy.generation, errno };
     // SAFETY: the caller's promise.
     unsafe {
         let mut walked = text == Text::WALKED;
@@ -505,6 +509,8 @@ pub unsafe fn settle(
 
 /// Among the reasons: there is none.
 pub const ALLOWED: u8 = 0xff;
+/// In place of a reason: it goes on, and a rule that is tried out would deny it.
+pub const AUDITED: u8 = 0xfe;
 
 /// Whether a rule denies the object by another of its names; 0: none does.
 // VERIFIER: "BPF program is too large": asked before the path is walked, and forgotten how it was found.

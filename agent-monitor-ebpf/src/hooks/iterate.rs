@@ -337,7 +337,7 @@ pub fn iterate_stale(ctx: *mut FileContext) -> i32 {
             NetRequest::out(e.remote, e.remote_port, protocol)
         };
         let decision = decide(&policy.table, policy.class, request);
-        if decision.allowed() {
+        if decision.passes() {
             return 0;
         }
         if let Some(s) = SOCKETS.get(sk.cast_mut().cast()) {

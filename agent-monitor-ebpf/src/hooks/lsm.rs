@@ -134,11 +134,15 @@ fn judge(label: &Label, policy: &Policy, hook: Hook, e: &Ends, request: NetReque
         emit::decision(domain, Effect::Allow, policy.mode);
         return true;
     }
-    let reason = if matches!(decision, Decision::DenyRule) { Reason::Rule } else { Reason::Default };
-    emit::decision(domain, Effect::Deny, policy.mode);
-    let enforce = matches!(policy.mode, Mode::Enforce);
+    let (mode, reason) = match decision {
+        Decision::DenyRule => (policy.mode, Reason::Rule),
+        Decision::Audit => (policy.mode.tried_out(), Reason::Rule),
+        _ => (policy.mode, Reason::Default),
+    };
+    emit::decision(domain, Effect::Deny, mode);
+    let enforce = matches!(mode, Mode::Enforce);
     let errno = if enforce { errno } else { 0 };
-    let outcome = Outcome { effect: Effect::Deny, mode: policy.mode, generation: policy.generation, errno };
+    let outcome = Outcome { effect: Effect::Deny, mode, generation: policy.generation, errno };
     let flow = Flow {
         hook,
         ip_protocol: e.ip_protocol as u32,

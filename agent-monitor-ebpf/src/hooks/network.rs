@@ -274,19 +274,20 @@ pub fn judge(
         emit::allowed(label.agent);
         return 0;
     }
+    let mode = if matches!(decision, Decision::Audit) { policy.mode.tried_out() } else { policy.mode };
     let reason = match decision {
         _ if protected => Reason::Protected,
-        Decision::DenyRule => Reason::Rule,
+        Decision::DenyRule | Decision::Audit => Reason::Rule,
         _ => Reason::Default,
     };
-    emit::decision(domain, Effect::Deny, policy.mode);
-    let enforce = matches!(policy.mode, Mode::Enforce);
+    emit::decision(domain, Effect::Deny, mode);
+    let enforce = matches!(mode, Mode::Enforce);
     let errno = match (enforce, act) {
         (false, _) => 0,
         (true, Act::Bind) => EACCES,
         (true, _) => destination_errno(policy.errno),
     };
-    let outcome = Outcome { effect: Effect::Deny, mode: policy.mode, generation: policy.generation, errno };
+    let outcome = Outcome { effect: Effect::Deny, mode, generation: policy.generation, errno };
     emit::network(label, flow, request, reason.code(), outcome);
     emit::denied(label.agent);
     // Denied or not, the socket is the agent's: a kernel-made one has no other label, and a program attached behind
@@ -630,7 +631,7 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
     let class = Class::new(class_of_cell(cell, standing.generation, 0));
     // For the records.
     label.classes = [cell; 2];
-    let mode = standing.mode;
+    let mut mode = standing.mode;
     // SAFETY: the caller's promise.
     let Some(parsed) = (unsafe { parse(skb) }) else {
         fail::count(Site::PacketRead);
@@ -714,7 +715,11 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
                 named = true;
             }
         }
-        reason = if matches!(decision, Decision::DenyRule) { Reason::Rule } else { Reason::Default }.code();
+        (mode, reason) = match decision {
+            Decision::DenyRule => (mode, Reason::Rule.code()),
+            Decision::Audit => (mode.tried_out(), Reason::Rule.code()),
+            _ => (mode, Reason::Default.code()),
+        };
     }
     if forget(named as u32) != 0 {
         // SAFETY: the caller's promise.

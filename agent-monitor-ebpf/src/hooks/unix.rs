@@ -17,7 +17,7 @@ use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
 use core::ffi::c_void;
 
-use super::file::{ALLOWED, Entry, Subject, enter, record};
+use super::file::{ALLOWED, AUDITED, Entry, Subject, enter, record};
 use crate::activity;
 use crate::emit::{self, Outcome};
 use crate::fail;
@@ -102,7 +102,7 @@ unsafe fn name(s: *mut Scratch, sk: u64) -> Result<Option<Named>, Site> {
 #[inline(always)]
 unsafe fn denies(subject: &Subject, hook: Hook, other: *const c_void) -> bool {
     let Subject { label, policy } = subject;
-    let enforce = matches!(policy.mode, Mode::Enforce);
+    let mut mode = policy.mode;
     // SAFETY: the caller's promise; the scratch is the current task's own.
     unsafe {
         if let Some(known) = SOCKETS.get(other.cast_mut())
@@ -115,7 +115,7 @@ unsafe fn denies(subject: &Subject, hook: Hook, other: *const c_void) -> bool {
             fail::count(Site::TaskStorage);
             emit::decision(Domain::Unix, Effect::Deny, policy.mode);
             emit::denied(label.agent);
-            return enforce;
+            return matches!(mode, Mode::Enforce);
         };
         let (mut named, mut walked) = (Named { inode: 0, object: 0 }, false);
         let reason = match name(s, other as u64) {
@@ -130,6 +130,7 @@ unsafe fn denies(subject: &Subject, hook: Hook, other: *const c_void) -> bool {
                     path::run(policy.table, policy.class.field(&policy.table, class::START_PATH) as u32, s);
                 match decide_answer(forget(accept(&policy.table, state)), CONNECT) {
                     Decision::Allow => ALLOWED,
+                    Decision::Audit => AUDITED,
                     Decision::DenyRule => Reason::Rule.code(),
                     // No path ends in a hello.
                     Decision::DenyDefault | Decision::AllowHello => Reason::Default.code(),
@@ -138,26 +139,30 @@ unsafe fn denies(subject: &Subject, hook: Hook, other: *const c_void) -> bool {
         };
         let mut reason = forget(reason as u32);
         let allowed = reason == ALLOWED as u32;
+        if reason == AUDITED as u32 {
+            (mode, reason) = (mode.tried_out(), Reason::Rule.code() as u32);
+        }
+        let enforce = matches!(mode, Mode::Enforce);
         let (mut effect, mut errno) = (Effect::Deny, if enforce { EACCES } else { 0 });
         if allowed {
             (effect, errno, reason) = (Effect::Allow, 0, Reason::Rule.code() as u32);
         }
-        emit::decision(Domain::Unix, effect, policy.mode);
+        emit::decision(Domain::Unix, effect, mode);
         if allowed {
             emit::allowed(label.agent);
             if activity::again(label.agent, CONNECT, named.object) {
                 return false;
             }
         }
-        let outcome = Outcome { effect, mode: policy.mode, generation: policy.generation, errno };
+        let outcome = Outcome { effect, mode, generation: policy.generation, errno };
         let used = if allowed { named.object } else { 0 };
         record(s, hook, label, outcome, walked, reason, CONNECT, named.inode, used);
         if allowed {
             return false;
         }
         emit::denied(label.agent);
+        enforce
     }
-    enforce
 }
 
 /// `int unix_stream_connect(struct sock *sock, struct sock *other, struct sock *newsk)`: streams and sequenced packets.

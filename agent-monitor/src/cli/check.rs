@@ -181,6 +181,8 @@ struct Rules {
     exec: Option<PairOfLists>,
     unix: Option<PairOfLists>,
     privileges: Option<PrivilegeRules>,
+    /// Denials with `audit: true`.
+    tried_out: usize,
     syscalls_watched: usize,
     syscalls_killed: usize,
 }
@@ -263,6 +265,7 @@ impl Outcome {
             exec: exec_rules(profile.exec.as_ref()),
             unix: unix_rules(profile.unix.as_ref()),
             privileges: privilege_rules(profile.privileges.as_ref()),
+            tried_out: profile.audited.len() + profile.network.audited.len(),
             syscalls_watched: profile.syscalls.len() - killed,
             syscalls_killed: killed,
         };
@@ -299,6 +302,7 @@ impl Outcome {
                 exec: exec_rules(base.exec.as_ref()),
                 unix: unix_rules(base.unix.as_ref()),
                 privileges: privilege_rules(base.privileges.as_ref()),
+                tried_out: base.audited.len() + base.network.audited.len(),
                 syscalls_killed: base.syscalls.iter().filter(|rule| rule.kill).count(),
                 syscalls_watched: base.syscalls.iter().filter(|rule| !rule.kill).count(),
             },
@@ -402,6 +406,10 @@ impl Summary {
             .unix
             .as_ref()
             .map_or(String::new(), |unix| format!("; unix {} allow, {} deny", unix.allow, unix.deny));
+        let tried_out = match rules.tried_out {
+            0 => String::new(),
+            denials => format!("; {denials} denials tried out"),
+        };
         let privileges = rules.privileges.as_ref().map_or(String::new(), |granted| {
             let capabilities = match granted.capabilities.as_slice() {
                 [] => "none".to_owned(),
@@ -422,7 +430,7 @@ impl Summary {
             [_, bases @ ..] => format!("\n  extends {}", printable(&bases.join(", "))),
         };
         format!(
-            "{}: OK, {kind}{bases}\n  {} agent claims; network {} allow, {} deny, {} listen{sockets}{files}{exec}{unix}{privileges}; system calls {} watched, {} killed{image}\n",
+            "{}: OK, {kind}{bases}\n  {} agent claims; network {} allow, {} deny, {} listen{sockets}{files}{exec}{unix}{tried_out}{privileges}; system calls {} watched, {} killed{image}\n",
             printable(&file.to_string_lossy()),
             rules.claims,
             rules.network_allow,

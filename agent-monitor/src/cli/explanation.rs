@@ -321,6 +321,9 @@ impl Explained {
     fn why(&self) -> &'static str {
         match self.reason {
             "granted" => "a rule grants it, and none denies it",
+            "audited" => {
+                "it is granted, and a rule that is tried out (`audit: true`) would deny it: it is told as would-deny"
+            }
             "denied-by-rule" if self.effect == "kill" => {
                 "the call is listed: its caller is killed when it enters"
             }
@@ -413,7 +416,7 @@ fn caveats(request: &Request, answer: &Answer, judge: &Judge) -> Vec<String> {
 /// How the profile has changed since the event.
 fn moved(told: &Told, answer: &Answer, judge: &Judge) -> Option<String> {
     let denied_then = !told.effect.is_empty() && told.effect != "allow";
-    if denied_then != (answer.effect != Effect::Allow) {
+    if denied_then != answer.denies_or_tells() {
         return Some(format!(
             "it was {} then, by generation {} of the profile; the files say otherwise now",
             told.effect, told.generation

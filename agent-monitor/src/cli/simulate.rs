@@ -138,7 +138,7 @@ impl<'j> Replay<'j> {
         let kept = Kept {
             times,
             denied_then,
-            now: answer.effect,
+            now: if denied_then && answer.denies_or_tells() { Effect::Deny } else { answer.effect },
             rule: answer.rule.as_ref().map(|(id, _)| id.clone()),
             source: answer.rule.as_ref().map(|(_, source)| source.to_string()),
             change: judge::smallest(request, text.as_deref(), &answer),

@@ -50,6 +50,7 @@ pub(crate) fn profile(name: &str) -> Arc<ResolvedProfile> {
             allow,
             deny,
             listen: Vec::new(),
+            audited: Vec::new(),
             sockets: SocketKinds::NONE,
             source: source(4),
         },
@@ -57,6 +58,7 @@ pub(crate) fn profile(name: &str) -> Arc<ResolvedProfile> {
         exec: None,
         unix: None,
         privileges: None,
+        audited: Vec::new(),
         protected: Default::default(),
         homes: Vec::new(),
         syscalls: vec![SyscallRule {

@@ -113,6 +113,15 @@ pub fn path<'p>(
     if let Some(rule) = denying.filter(|_| matches!(reason, Reason::Rule | Reason::DeniedBelow)) {
         return by(Decision::DenyRule, rule);
     }
+    let auditing = || {
+        let inside = [path, b"/"].concat();
+        matcher.auditing(program, path, needed).or_else(|| matcher.auditing(program, &inside, needed))
+    };
+    if reason == Reason::Rule
+        && let Some(rule) = auditing()
+    {
+        return by(Decision::Audit, rule);
+    }
     let asked = |right: Right| needed & right as Rights != 0;
     let (section, source) = match (&profile.exec, &profile.unix, &profile.filesystem) {
         (Some(exec), ..) if asked(Right::Execute) => ("exec", &exec.source),
@@ -146,6 +155,7 @@ pub struct Attributor {
     profile: Arc<ResolvedProfile>,
     allow: Index,
     deny: Index,
+    audited: Index,
     listen: Index,
     paths: PathMatcher,
     hosts: NameClasses,
@@ -168,6 +178,7 @@ impl Attributor {
             classes,
             allow: Index::new(&policy.allow),
             deny: Index::new(&policy.deny),
+            audited: Index::new(&policy.audited),
             listen: Index::new(&policy.listen),
             paths: PathMatcher::new(&profile),
             hosts: NameClasses::of(policy).unwrap_or_default(),
@@ -203,7 +214,7 @@ impl Attributor {
         }
         let outer = self.judge(program, request, Key::v6(request.address.bytes()));
         match request.address.embedded_v4() {
-            Some(v4) if outer.decision.allowed() && request.direction == Direction::Out => {
+            Some(v4) if outer.decision.passes() && request.direction == Direction::Out => {
                 let inner = self.judge(program, request, Key::v4(v4));
                 if inner.decision.allowed() { outer } else { inner }
             }
@@ -238,7 +249,13 @@ impl Attributor {
             Direction::Listen => (self.listen.find(&policy.listen, request, key, grants), Decision::Allow),
             Direction::Out => match self.deny.find(&policy.deny, request, key, denies) {
                 Some(rule) => (Some(rule), Decision::DenyRule),
-                None => (self.allow.find(&policy.allow, request, key, grants), Decision::Allow),
+                None => match self.allow.find(&policy.allow, request, key, grants) {
+                    Some(rule) => match self.audited.find(&policy.audited, request, key, denies) {
+                        Some(audited) => (Some(audited), Decision::Audit),
+                        None => (Some(rule), Decision::Allow),
+                    },
+                    None => (None, Decision::DenyDefault),
+                },
             },
         };
         match found {

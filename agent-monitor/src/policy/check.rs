@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use agent_monitor_common::path::{Right, Rights};
+use agent_monitor_common::path::{ALL_RIGHTS, Right, Rights};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -51,6 +51,8 @@ pub struct FileProfile {
     pub allow: Vec<Spanned<NetRule>>,
     pub deny: Vec<Spanned<NetRule>>,
     pub listen: Vec<Spanned<NetRule>>,
+    pub audited: Vec<Spanned<NetRule>>,
+    pub audited_paths: Vec<PathRule>,
     pub sockets: SocketKinds,
     pub syscalls: Vec<SyscallRule>,
     pub filesystem: Option<FilesPolicy>,
@@ -132,8 +134,15 @@ pub fn check_file(source: &Arc<SourceFile>, diagnostics: &mut Vec<Diagnostic>) -
         }
     };
     Some(
-        FileChecker { source, diagnostics, named_programs: Vec::new(), workspace_uses: Vec::new() }
-            .profile(model, keys),
+        FileChecker {
+            source,
+            diagnostics,
+            named_programs: Vec::new(),
+            workspace_uses: Vec::new(),
+            audited_paths: Vec::new(),
+            audited_network: Vec::new(),
+        }
+        .profile(model, keys),
     )
 }
 
@@ -162,6 +171,8 @@ struct FileChecker<'a> {
     diagnostics: &'a mut Vec<Diagnostic>,
     named_programs: Vec<Spanned<String>>,
     workspace_uses: Vec<Spanned<()>>,
+    audited_paths: Vec<PathRule>,
+    audited_network: Vec<Spanned<NetRule>>,
 }
 
 /// What any rule about paths may say.
@@ -172,6 +183,7 @@ struct RuleParts {
     except: OneOrMany<Spanned<Program>>,
     access: Vec<AccessWord>,
     expires: Option<Spanned<LeaseWord>>,
+    audit: bool,
 }
 
 impl From<PathGlob> for RuleParts {
@@ -203,22 +215,22 @@ impl From<GrantedSocket> for RuleParts {
 impl From<DeniedFile> for RuleParts {
     fn from(rule: DeniedFile) -> Self {
         let path = rule.path.map(|path| path.value.0);
-        let access = rule.access.0;
-        RuleParts { path, exe: rule.exe, except: rule.except, access, ..RuleParts::default() }
+        let (access, audit) = (rule.access.0, rule.audit);
+        RuleParts { path, exe: rule.exe, except: rule.except, access, audit, ..RuleParts::default() }
     }
 }
 
 impl From<DeniedProgram> for RuleParts {
     fn from(rule: DeniedProgram) -> Self {
         let path = rule.path.map(|path| path.value.0);
-        RuleParts { path, exe: rule.exe, except: rule.except, ..RuleParts::default() }
+        RuleParts { path, exe: rule.exe, except: rule.except, audit: rule.audit, ..RuleParts::default() }
     }
 }
 
 impl From<DeniedSocket> for RuleParts {
     fn from(rule: DeniedSocket) -> Self {
         let path = rule.path.map(|path| path.value.0);
-        RuleParts { path, exe: rule.exe, except: rule.except, ..RuleParts::default() }
+        RuleParts { path, exe: rule.exe, except: rule.except, audit: rule.audit, ..RuleParts::default() }
     }
 }
 
@@ -264,6 +276,8 @@ impl FileChecker<'_> {
             allow: Vec::new(),
             deny: Vec::new(),
             listen: Vec::new(),
+            audited: Vec::new(),
+            audited_paths: Vec::new(),
             sockets: SocketKinds::NONE,
             syscalls: self.syscalls(&name, model.syscalls),
             filesystem: model.files.map(|FilesSection { read, write, deny }| FilesPolicy {
@@ -307,6 +321,8 @@ impl FileChecker<'_> {
             profile.listen = self.listen_rules(&name, listen);
             profile.sockets = sockets.into_iter().collect();
         }
+        profile.audited = std::mem::take(&mut self.audited_network);
+        profile.audited_paths = std::mem::take(&mut self.audited_paths);
         profile.named_programs = std::mem::take(&mut self.named_programs);
         profile.workspace_uses = std::mem::take(&mut self.workspace_uses);
         profile
@@ -350,15 +366,26 @@ impl FileChecker<'_> {
             }
             let mut programs = self.condition(parts.exe, parts.except);
             programs.until = self.lease(parts.expires.as_ref()).ok()?;
-            Some(PathRule {
+            let access = (!parts.access.is_empty())
+                .then(|| parts.access.iter().fold(0, |all, word| all | Right::from(*word) as Rights));
+            let rule = PathRule {
                 id: rule_id(profile, list, index),
                 source: self.source.place(item.span),
                 // Missing only if that was reported.
                 glob: parts.path?,
                 programs,
-                access: (!parts.access.is_empty())
-                    .then(|| parts.access.iter().fold(0, |all, word| all | Right::from(*word) as Rights)),
-            })
+                access,
+            };
+            if parts.audit {
+                let of_list = match list {
+                    "exec.deny" => Right::Execute as Rights,
+                    "unix.deny" => Right::Connect as Rights,
+                    _ => ALL_RIGHTS,
+                };
+                self.audited_paths.push(PathRule { access: Some(access.unwrap_or(of_list)), ..rule });
+                return None;
+            }
+            Some(rule)
         });
         rules.collect()
     }
@@ -483,6 +510,20 @@ impl FileChecker<'_> {
                     .hint("remove it, and the rule when its time has come"),
                 );
             }
+            if let Some(audit) = rule.audit.as_ref().filter(|audit| audit.value)
+                && list != "network.deny"
+            {
+                self.diagnostics.push(
+                    Diagnostic::error(
+                        Code::AuditOnGrant,
+                        self.source,
+                        audit.span,
+                        "`audit` belongs to a `deny`: it tries a denial out",
+                    )
+                    .hint("remove it; whether a grant is used says `agent-monitor unused`"),
+                );
+            }
+            let audited = rule.audit.as_ref().is_some_and(|audit| audit.value);
             let sni = rule.sni.as_ref().is_some_and(|sni| self.sni(sni, &rule, list));
             let hosts: Vec<HostPattern> = rule.host.0.into_iter().map(|host| host.value.0).collect();
             let protocols = rule.protocol.0.iter().map(|&word| ProtocolSet::from(word));
@@ -491,7 +532,8 @@ impl FileChecker<'_> {
                 let Ok(until) = self.lease(rule.expires.as_ref()) else { continue };
                 programs.until = until;
             }
-            resolved.push(Spanned {
+            let rules = if audited { &mut self.audited_network } else { &mut resolved };
+            rules.push(Spanned {
                 value: NetRule {
                     programs,
                     id: rule_id(profile, list, index),

@@ -123,6 +123,8 @@ codes! {
     BadLease = "bad-lease",
     /// `expires` at a rule that denies.
     LeaseOnDeny = "lease-on-deny",
+    /// `audit` at a rule that grants.
+    AuditOnGrant = "audit-on-grant",
     /// A grant whose time is over.
     Lapsed = "lapsed",
     /// `icmp` is allowed but no socket kind that can send it is.

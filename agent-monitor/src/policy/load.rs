@@ -19,7 +19,8 @@ use super::diagnostic::{Code, Diagnostic, MAX_REPORTED, ProfileErrors, Severity,
 use super::merge::{self, Chain};
 use super::programs::Programs;
 use super::resolved::{
-    ExecPolicy, FilesPolicy, NetworkPolicy, PrivilegesPolicy, ResolvedProfile, SyscallRule, UnixPolicy,
+    ExecPolicy, FilesPolicy, NetworkPolicy, PathRule, PrivilegesPolicy, ResolvedProfile, SyscallRule,
+    UnixPolicy,
 };
 use super::source::{ReadError, SourceFile, Span};
 
@@ -56,6 +57,8 @@ pub struct Base {
     pub exec: Option<ExecPolicy>,
     pub unix: Option<UnixPolicy>,
     pub privileges: Option<PrivilegesPolicy>,
+    /// Denials of paths that are tried out.
+    pub audited: Vec<PathRule>,
     pub syscalls: Vec<SyscallRule>,
     pub warnings: Vec<Diagnostic>,
 }

@@ -139,11 +139,14 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
         allow: rules(|file| &file.profile.allow),
         deny: rules(|file| &file.profile.deny),
         listen: rules(|file| &file.profile.listen),
+        audited: rules(|file| &file.profile.audited),
         sockets,
         source: own.source.place(own.network_root),
     };
     let (mut filesystem, mut exec, mut unix) = (filesystem(chain), exec(chain), unix(chain));
-    replace_variables(filesystem.as_mut(), exec.as_mut(), unix.as_mut(), &workspace);
+    let mut audited: Vec<PathRule> =
+        chain.0.iter().flat_map(|file| &file.profile.audited_paths).cloned().collect();
+    replace_variables(filesystem.as_mut(), exec.as_mut(), unix.as_mut(), &mut audited, &workspace);
     let names = chain.all(|file| &file.profile.allow).any(|(_, rule)| !rule.value.hosts.is_empty());
     match &mut unix {
         Some(unix) if names => unix.deny.extend(other_resolvers(&name, &network.source)),
@@ -167,6 +170,7 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
             exec,
             unix,
             privileges,
+            audited,
             syscalls: one_rule_per_call(chain),
             warnings: Vec::new(),
         })));
@@ -184,6 +188,7 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
         exec,
         unix,
         privileges,
+        audited,
         protected: Default::default(),
         homes: homes::of_host(),
         syscalls: one_rule_per_call(chain),
@@ -280,12 +285,13 @@ fn replace_variables(
     files: Option<&mut FilesPolicy>,
     exec: Option<&mut ExecPolicy>,
     unix: Option<&mut UnixPolicy>,
+    audited: &mut [PathRule],
     workspace: &[String],
 ) {
     let files = files.into_iter().flat_map(|files| [&mut files.read, &mut files.write, &mut files.deny]);
     let exec = exec.into_iter().flat_map(|exec| [&mut exec.allow, &mut exec.deny]);
     let unix = unix.into_iter().flat_map(|unix| [&mut unix.allow, &mut unix.deny]);
-    for rule in files.chain(exec).chain(unix).flatten() {
+    for rule in files.chain(exec).chain(unix).flatten().chain(audited) {
         rule.glob = globs::without_variable(&rule.glob, workspace);
     }
 }

@@ -222,6 +222,9 @@ pub struct PeerRule {
     /// (`2030-01-31T18:00:00Z`). It ends by itself, in the kernel; for good if left out.
     #[schemars(extend("examples" = ["2h", "2030-01-31T18:00:00Z"]))]
     pub expires: Option<Spanned<LeaseWord>>,
+    /// Under `deny` only. `true`: tries the denial out. What it matches goes on where it is granted by address, and
+    /// is told as what would be denied (`would-deny`). Of what a name grants it says nothing.
+    pub audit: Option<Spanned<bool>>,
     /// Why the rule is there; shown where the rule is named.
     #[schemars(extend("examples" = ["our model proxy"]))]
     #[expect(dead_code, reason = "part of the language, for people who read the file")]
@@ -379,6 +382,10 @@ pub struct DeniedFile {
     #[serde(default)]
     #[schemars(extend("examples" = ["write", ["write", "execute"]]))]
     pub access: OneOrMany<AccessWord>,
+    /// `true`: tries the denial out. What it matches goes on where it is granted, and is told as what would be
+    /// denied (`would-deny`).
+    #[serde(default)]
+    pub audit: bool,
     /// Why the rule is there; shown where the rule is named.
     #[schemars(extend("examples" = ["our model proxy"]))]
     #[expect(dead_code, reason = "part of the language, for people who read the file")]
@@ -401,6 +408,10 @@ pub struct DeniedProgram {
     #[serde(default)]
     #[schemars(extend("examples" = ["npm"]))]
     pub except: OneOrMany<Spanned<Program>>,
+    /// `true`: tries the denial out. What it matches goes on where it is granted, and is told as what would be
+    /// denied (`would-deny`).
+    #[serde(default)]
+    pub audit: bool,
     /// Why the rule is there; shown where the rule is named.
     #[schemars(extend("examples" = ["our model proxy"]))]
     #[expect(dead_code, reason = "part of the language, for people who read the file")]
@@ -447,6 +458,10 @@ pub struct DeniedSocket {
     #[serde(default)]
     #[schemars(extend("examples" = ["docker"]))]
     pub except: OneOrMany<Spanned<Program>>,
+    /// `true`: tries the denial out. What it matches goes on where it is granted, and is told as what would be
+    /// denied (`would-deny`).
+    #[serde(default)]
+    pub audit: bool,
     /// Why the rule is there; shown where the rule is named.
     #[schemars(extend("examples" = ["who talks to the engine is root"]))]
     #[expect(dead_code, reason = "part of the language, for people who read the file")]

@@ -5,7 +5,8 @@
 //! Time is linear in the networks of all rules.
 //!
 //! The meaning: a rule matches when one of its networks holds the address, one of its ranges the port, its set the
-//! protocol, and it is about the program that asks. A destination that a deny rule matches is denied; else one that an allow rule matches is granted;
+//! protocol, and it is about the program that asks. A destination that a deny rule matches is denied; else one that an
+//! allow rule matches is granted, and told where a deny rule that is tried out matches it;
 //! else it is denied by default. A listen asks the listen rules only. IPv4 and its mapped form are one thing, and no
 //! IPv6 network (`::/0`) speaks about it. A destination of an IPv6 form that carries an IPv4 address must be granted
 //! in both forms.
@@ -35,7 +36,7 @@ pub fn decide<'p>(
     }
     let (decision, rule) = judge(policy, program, request, IpAddr::V6(address));
     match carried(address) {
-        Some(v4) if decision.allowed() && request.direction == Direction::Out => {
+        Some(v4) if decision.passes() && request.direction == Direction::Out => {
             let inner = judge(policy, program, request, IpAddr::V4(v4));
             if inner.0.allowed() { (decision, rule) } else { inner }
         }
@@ -77,7 +78,9 @@ pub fn speaking(policy: &NetworkPolicy, request: NetRequest) -> impl Iterator<It
     let inner = carried(address).filter(|_| out && plain.is_ipv6()).map(IpAddr::V4);
     let (deny, allow): (&[NetRule], &[NetRule]) =
         if out { (&policy.deny, &policy.allow) } else { (&[], &policy.listen) };
-    let rules = deny.iter().map(|rule| (rule, true)).chain(allow.iter().map(|rule| (rule, false)));
+    let audited: &[NetRule] = if out { &policy.audited } else { &[] };
+    let denying = deny.iter().chain(audited).map(|rule| (rule, true));
+    let rules = denying.chain(allow.iter().map(|rule| (rule, false)));
     rules.filter(move |(rule, _)| {
         let held = |address| prefix_length(rule, address).is_some();
         (held(plain) || inner.is_some_and(held))
@@ -93,16 +96,19 @@ fn judge<'p>(
     request: NetRequest,
     address: IpAddr,
 ) -> (Decision, Option<&'p NetRule>) {
-    let (deny, allow): (&[NetRule], &[NetRule]) = match request.direction {
-        Direction::Out => (&policy.deny, &policy.allow),
-        Direction::Listen => (&[], &policy.listen),
+    let (deny, allow, audited): (&[NetRule], &[NetRule], &[NetRule]) = match request.direction {
+        Direction::Out => (&policy.deny, &policy.allow, &policy.audited),
+        Direction::Listen => (&[], &policy.listen, &[]),
     };
     let denies = |rule: &NetRule| rule.programs.denies(program);
     if let Some(rule) = most_specific(deny, request, address, denies) {
         return (Decision::DenyRule, Some(rule));
     }
     match most_specific(allow, request, address, |rule| rule.programs.grants(program)) {
-        Some(rule) => (Decision::Allow, Some(rule)),
+        Some(rule) => match most_specific(audited, request, address, denies) {
+            Some(audited) => (Decision::Audit, Some(audited)),
+            None => (Decision::Allow, Some(rule)),
+        },
         None => (Decision::DenyDefault, None),
     }
 }

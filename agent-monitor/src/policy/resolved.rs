@@ -232,6 +232,8 @@ pub struct NetworkPolicy {
     pub allow: Vec<NetRule>,
     pub deny: Vec<NetRule>,
     pub listen: Vec<NetRule>,
+    /// Denials that are tried out: what they match goes on where it is granted, and is told.
+    pub audited: Vec<NetRule>,
     /// Socket kinds granted beyond TCP, UDP and Unix sockets.
     pub sockets: SocketKinds,
     /// Where the default deny is rooted: the `network:` key of the profile's
@@ -430,6 +432,8 @@ pub struct ResolvedProfile {
     pub unix: Option<UnixPolicy>,
     /// `None`: the profile does not speak about privileges, so none is judged.
     pub privileges: Option<PrivilegesPolicy>,
+    /// Denials of paths that are tried out, of every section; `access` says of which rights.
+    pub audited: Vec<PathRule>,
     /// What belongs to the monitor; empty until the daemon lays it under the profile.
     pub protected: Protected,
     /// The homes of the host's users when the profile was loaded: what `~` stands for in the path rules.

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::judge::{self, Disagreement, Effect, Judge};
+use super::judge::{self, Disagreement, Effect, Judge, Reason};
 use super::{ResolvedProfile, Source};
 use crate::event::model::{Event, VerdictEffect};
 
@@ -52,13 +52,19 @@ impl<'j> Usage<'j> {
         if let Some(loss) = &event.loss {
             self.lost += loss.lost;
         }
-        if event.verdict.as_ref().is_none_or(|verdict| verdict.effect != VerdictEffect::Allow) {
-            return Ok(());
-        }
+        // What a rule that is tried out would deny was granted by another one.
+        let tried_out = match event.verdict.as_ref().map(|verdict| verdict.effect) {
+            Some(VerdictEffect::Allow) => false,
+            Some(VerdictEffect::WouldDeny) => true,
+            _ => return Ok(()),
+        };
         let Ok(request) = judge::of_event(event) else { return Ok(()) };
         let repeats = event.file.as_ref().and_then(|file| file.repeats).unwrap_or(0);
-        self.requests += 1 + u64::from(repeats);
         let answer = self.judge.ask(self.judge.class_of_event(event), &request)?;
+        if tried_out && answer.reason != Reason::Audited {
+            return Ok(());
+        }
+        self.requests += 1 + u64::from(repeats);
         // Also rules about other programs: one of them may have repeated it.
         let speaking =
             answer.others.into_iter().filter(|rule| rule.effect == Effect::Allow).map(|rule| rule.id);

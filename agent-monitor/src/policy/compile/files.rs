@@ -4,7 +4,9 @@
 //! a non-deterministic automaton whose answer is a set of rights (`agent_monitor_common::path`); a path's answer is the
 //! union of what its globs say, a denial taking away what another grants.
 
-use agent_monitor_common::path::{ALL_RIGHTS, DENIED_BELOW, Right, Rights, path_answer};
+use agent_monitor_common::path::{
+    ALL_RIGHTS, AUDITED_SHIFT, DENIED_BELOW, Right, Rights, audited, path_answer,
+};
 
 use super::error::CompileError;
 use super::glob::{GlobError, Nfa};
@@ -23,18 +25,24 @@ const DENIED: u32 = path_answer(0, 1, false).trailing_zeros();
 struct Says {
     granted: Rights,
     denied: Rights,
+    /// Denied by a rule that is tried out.
+    audited: Rights,
 }
 
 impl Says {
     /// Whether a rule of the list holds for a program.
     fn holds(self, rule: &PathRule, holder: Holder<'_>) -> bool {
-        if self.denied == 0 { holder.granted(&rule.programs) } else { holder.denied(&rule.programs) }
+        if self.denied | self.audited == 0 {
+            holder.granted(&rule.programs)
+        } else {
+            holder.denied(&rule.programs)
+        }
     }
 
     /// What a rule of the list says: it may be about fewer rights.
     fn of(self, rule: &PathRule) -> Self {
         match rule.access {
-            Some(access) => Says { denied: self.denied & access, ..self },
+            Some(access) => Says { denied: self.denied & access, audited: self.audited & access, ..self },
             None => self,
         }
     }
@@ -42,8 +50,9 @@ impl Says {
 
 /// The lists of a profile, and what each says.
 fn lists(profile: &ResolvedProfile) -> impl Iterator<Item = (&[PathRule], Says)> {
-    let grants = |right: Right| Says { granted: right as Rights, denied: 0 };
-    let denies = |denied: Rights| Says { granted: 0, denied };
+    const NOTHING: Says = Says { granted: 0, denied: 0, audited: 0 };
+    let grants = |right: Right| Says { granted: right as Rights, ..NOTHING };
+    let denies = |denied: Rights| Says { denied, ..NOTHING };
     let files = profile.filesystem.iter().flat_map(move |files| {
         [
             (files.read.as_slice(), grants(Right::Read)),
@@ -58,7 +67,7 @@ fn lists(profile: &ResolvedProfile) -> impl Iterator<Item = (&[PathRule], Says)>
             // With its content, which the hook asks for: so whoever may execute it may not give it another one.
             (
                 exec.pinned.as_slice(),
-                Says { granted: Right::Execute as Rights, denied: Right::Write as Rights },
+                Says { granted: Right::Execute as Rights, denied: Right::Write as Rights, ..NOTHING },
             ),
         ]
     });
@@ -69,7 +78,8 @@ fn lists(profile: &ResolvedProfile) -> impl Iterator<Item = (&[PathRule], Says)>
         ]
     });
     let protected = [(profile.protected.paths.as_slice(), denies(Right::Write as Rights))];
-    files.chain(exec).chain(unix).chain(protected)
+    let audited = [(profile.audited.as_slice(), Says { audited: ALL_RIGHTS, ..NOTHING })];
+    files.chain(exec).chain(unix).chain(protected).chain(audited)
 }
 
 /// Which path rules, in the order of [`lists`], hold for a program. Where two agree, so do their automata.
@@ -119,7 +129,7 @@ pub(super) fn alone(profile: &ResolvedProfile) -> impl Iterator<Item = (&PathRul
 
 fn add(nfa: &mut Nfa, profile: &ResolvedProfile, rule: &PathRule, says: Says) -> Result<(), GlobError> {
     let says = says.of(rule);
-    let accept = u64::from(path_answer(says.granted, says.denied, false));
+    let accept = u64::from(path_answer(says.granted, says.denied, false) | audited(says.audited));
     let above = if says.denied == 0 { 0 } else { u64::from(DENIED_BELOW) };
     let Some(glob) = group_homes(&rule.glob, &profile.homes) else { return Ok(()) };
     match nfa.add_marking(&glob, accept, above) {
@@ -140,14 +150,16 @@ impl Answers for Judgement {
     fn settled(&self, bits: u64) -> u64 {
         let denied = bits >> DENIED & u64::from(ALL_RIGHTS);
         let written = if denied & Right::Write as u64 == 0 { 0 } else { u64::from(DENIED_BELOW) };
-        bits | denied | written
+        // Of what is denied it is no matter what else is said.
+        bits | denied | written | denied << AUDITED_SHIFT
     }
 
     fn answer(&self, bits: u64) -> u16 {
         let bits = bits as u32;
         let denied = bits >> DENIED & ALL_RIGHTS;
         let below = bits & DENIED_BELOW != 0 && denied & Right::Write as u32 == 0;
-        path_answer(bits & ALL_RIGHTS, denied, below) as u16
+        let told = bits >> AUDITED_SHIFT & ALL_RIGHTS & !denied;
+        (path_answer(bits & ALL_RIGHTS, denied, below) | audited(told)) as u16
     }
 }
 
@@ -157,6 +169,8 @@ pub struct Speaking<'r> {
     pub rule: &'r PathRule,
     pub granted: Rights,
     pub denied: Rights,
+    /// Denied by a rule that is tried out.
+    pub audited: Rights,
 }
 
 /// Matches paths against one rule at a time: says which rule decided, where the automaton says only what.
@@ -186,6 +200,12 @@ impl PathMatcher {
         self.first(program, |says| says.denied & needed != 0, |answer| answer & !DENIED_BELOW != 0, path)
     }
 
+    /// The rule that is tried out and would deny a program one of `needed` on `path`.
+    #[must_use]
+    pub fn auditing(&self, program: &Membership, path: &[u8], needed: Rights) -> Option<&PathRule> {
+        self.first(program, |says| says.audited & needed != 0, |answer| answer & !DENIED_BELOW != 0, path)
+    }
+
     /// The rule that denies a program something below the directory `path`.
     #[must_use]
     pub fn denying_below(&self, program: &Membership, path: &[u8]) -> Option<&PathRule> {
@@ -207,13 +227,17 @@ impl PathMatcher {
             let own = nfa.answers(path) as u32 & !DENIED_BELOW != 0;
             own || inside.as_ref().is_some_and(|inside| nfa.answers(inside) as u32 & !DENIED_BELOW != 0)
         };
-        let rules = self.rules.iter().filter(|(_, says, _)| (says.granted | says.denied) & needed != 0);
+        let rules = self
+            .rules
+            .iter()
+            .filter(|(_, says, _)| (says.granted | says.denied | says.audited) & needed != 0);
         let matching = rules.filter(|(.., nfa)| matches(nfa));
         matching
             .map(|(rule, says, _)| Speaking {
                 rule,
                 granted: says.granted & needed,
                 denied: says.denied & needed,
+                audited: says.audited & needed,
             })
             .collect()
     }

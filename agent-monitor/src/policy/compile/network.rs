@@ -21,13 +21,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use agent_monitor_common::automaton::{PORTS, TERMINAL};
-use agent_monitor_common::decide::Decision;
 use agent_monitor_common::image::class::NAME_STARTS;
 use agent_monitor_common::request::{Direction, STARTS};
 use ipnet::IpNet;
 
 use super::cost::Ledger;
-use super::ports::{NOTHING, PortMap, PortMaps};
+use super::ports::{NOTHING, PortMap, PortMaps, Said};
 use super::programs::Holder;
 use super::state::{State, Target, is_answer};
 use crate::policy::{NameClasses, NetRule, NetworkPolicy, Protocol};
@@ -49,17 +48,18 @@ pub(super) struct Roots {
 }
 
 /// The rules of a policy in the order of [`Entry::rule`].
-pub(super) fn rules(policy: &NetworkPolicy) -> impl Iterator<Item = (&NetRule, Direction, Decision)> {
-    let allow = policy.allow.iter().map(|rule| (rule, Direction::Out, Decision::Allow));
-    let deny = policy.deny.iter().map(|rule| (rule, Direction::Out, Decision::DenyRule));
-    let listen = policy.listen.iter().map(|rule| (rule, Direction::Listen, Decision::Allow));
-    allow.chain(deny).chain(listen)
+pub(super) fn rules(policy: &NetworkPolicy) -> impl Iterator<Item = (&NetRule, Direction, Said)> {
+    let allow = policy.allow.iter().map(|rule| (rule, Direction::Out, Said::ALLOW));
+    let deny = policy.deny.iter().map(|rule| (rule, Direction::Out, Said::DENY));
+    let listen = policy.listen.iter().map(|rule| (rule, Direction::Listen, Said::ALLOW));
+    let audited = policy.audited.iter().map(|rule| (rule, Direction::Out, Said::AUDIT));
+    allow.chain(deny).chain(listen).chain(audited)
 }
 
 /// Which rules, in the order of [`rules`], hold for a program.
 fn holding(policy: &NetworkPolicy, holder: Holder<'_>) -> Vec<bool> {
-    let holds = |(rule, _, decision): (&NetRule, Direction, Decision)| match decision {
-        Decision::DenyRule => holder.denied(&rule.programs),
+    let holds = |(rule, _, said): (&NetRule, Direction, Said)| match said {
+        Said::DENY | Said::AUDIT => holder.denied(&rule.programs),
         _ => holder.granted(&rule.programs),
     };
     rules(policy).map(holds).collect()
@@ -151,11 +151,11 @@ fn entries(
     maps: &mut PortMaps,
 ) -> [Vec<Entry>; 2] {
     let mut families = [Vec::new(), Vec::new()];
-    for (index, (rule, rule_direction, decision)) in rules(policy).enumerate() {
+    for (index, (rule, rule_direction, said)) in rules(policy).enumerate() {
         if rule_direction != direction || !holding[index] {
             continue;
         }
-        let ports = maps.of(&rule.ports, decision);
+        let ports = maps.of(&rule.ports, said);
         for net in &rule.nets {
             let (family, network, bits) = key(net);
             let protocols = rule.protocols.bits();
@@ -177,7 +177,7 @@ fn named(policy: &NetworkPolicy, names: &NameClasses, holding: &[bool], maps: &m
         // `allow` comes first in the order of `rules`.
         for &position in names.rules(class).iter().filter(|&&position| holding[position as usize]) {
             let rule = &policy.allow[position as usize];
-            let granted = if rule.sni { Decision::AllowHello } else { Decision::Allow };
+            let granted = if rule.sni { Said::ALLOW_HELLO } else { Said::ALLOW };
             let ports = maps.of(&rule.ports, granted);
             let protocols = rule.protocols.bits();
             entries.push(Entry { network, bits: 16, protocols, ports, rule: position });
@@ -248,8 +248,8 @@ impl Builder {
 
     /// Where only the port matters.
     fn tail(&mut self, ports: PortMap) -> Target {
-        if let Some(decision) = self.maps.constant(ports) {
-            return answer(decision);
+        if let Some(said) = self.maps.constant(ports) {
+            return answer(said);
         }
         if let Some(&known) = self.tails.get(&ports) {
             return known;
@@ -272,7 +272,7 @@ impl Builder {
                 run += 1;
             }
             let mut low = vec![(0, answer(runs[run].1))];
-            low.extend(runs[run + 1..end].iter().map(|&(first, decision)| (first as u8, answer(decision))));
+            low.extend(runs[run + 1..end].iter().map(|&(first, said)| (first as u8, answer(said))));
             let target = self.intern(State { accept: 0, runs: low.into() });
             if high.last().is_none_or(|&(_, last)| last != target) {
                 high.push((byte, target));
@@ -311,8 +311,8 @@ impl Trie<'_> {
     /// `cover` is what the networks that ended before grant.
     fn node(&mut self, range: Range<usize>, depth: usize, cover: PortMap) -> Target {
         // Nothing below can change a denial of every port.
-        if self.builder.maps.constant(cover) == Some(Decision::DenyRule) {
-            return answer(Decision::DenyRule);
+        if self.builder.maps.constant(cover) == Some(Said::DENY) {
+            return answer(Said::DENY);
         }
         let bits = 8 * (depth + 1);
         let mut covers = [cover; 256];
@@ -368,7 +368,7 @@ impl Trie<'_> {
     }
 }
 
-/// The target that is this answer.
-const fn answer(decision: Decision) -> Target {
-    TERMINAL | decision.code()
+/// The target that is the answer to what is said.
+fn answer(said: Said) -> Target {
+    TERMINAL | said.decision().code()
 }

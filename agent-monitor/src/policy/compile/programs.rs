@@ -67,13 +67,14 @@ pub(super) fn conditions(
     profile: &ResolvedProfile,
 ) -> impl Iterator<Item = (&Condition, &str, &crate::policy::Source)> {
     let policy = &profile.network;
-    let network = policy.allow.iter().chain(&policy.deny).chain(&policy.listen);
+    let network = policy.allow.iter().chain(&policy.deny).chain(&policy.listen).chain(&policy.audited);
     let network = network.map(|rule| (&rule.programs, rule.id.as_str(), &rule.source));
     let files =
         profile.filesystem.iter().flat_map(|files| files.read.iter().chain(&files.write).chain(&files.deny));
     let exec = profile.exec.iter().flat_map(|exec| exec.allow.iter().chain(&exec.deny));
     let unix = profile.unix.iter().flat_map(|unix| unix.allow.iter().chain(&unix.deny));
-    network.chain(files.chain(exec).chain(unix).map(|rule| (&rule.programs, rule.id.as_str(), &rule.source)))
+    let paths = files.chain(exec).chain(unix).chain(&profile.audited);
+    network.chain(paths.map(|rule| (&rule.programs, rule.id.as_str(), &rule.source)))
 }
 
 /// Bit *n* says that a path is in set *n*; the sets of a path, ascending and not none, make an answer.

@@ -22,7 +22,7 @@ pub fn compare(sides: &Sides<'_>, found: &mut Found) {
             let rank = |named: &Named<'_>, class, port| {
                 let number = named.classes.class_of(&name)?;
                 match decide_name(named.judge.image(), class, number, *protocol, port) {
-                    Decision::Allow => Some(2),
+                    Decision::Allow | Decision::Audit => Some(2),
                     Decision::AllowHello => Some(1),
                     Decision::DenyDefault | Decision::DenyRule => None,
                 }

@@ -74,6 +74,16 @@ pub enum Reason {
     NotGranted,
     /// The profile has no section that speaks of such requests.
     NotJudged,
+    /// It is granted, and a rule that is tried out would deny it: it is told.
+    Audited,
+}
+
+impl Answer {
+    /// It is denied, or told as what would be.
+    #[must_use]
+    pub fn denies_or_tells(&self) -> bool {
+        self.effect != Effect::Allow || self.reason == Reason::Audited
+    }
 }
 
 impl Reason {
@@ -85,6 +95,7 @@ impl Reason {
             Self::DeniedByRule => "denied-by-rule",
             Self::NotGranted => "not-granted",
             Self::NotJudged => "not-judged",
+            Self::Audited => "audited",
         }
     }
 }
@@ -348,17 +359,21 @@ impl Judge {
         let decision = judged.decide_answer(found, needed);
         let spoken = self.paths.speaking(path, directory, needed);
         let holds = |s: &compile::Speaking<'_>| {
-            if s.denied != 0 { s.rule.programs.denies(program) } else { s.rule.programs.grants(program) }
+            if s.granted == 0 { s.rule.programs.denies(program) } else { s.rule.programs.grants(program) }
         };
         let says = spoken.iter().filter(|s| holds(s));
-        let (granted, denied) = says.fold((0, 0), |(g, d), s| (g | s.granted, d | s.denied));
-        self.agree(request, decision, judged.decide(granted, denied, needed))?;
+        let (granted, denied, audited) =
+            says.fold((0, 0, 0), |(g, d, a), s| (g | s.granted, d | s.denied, a | s.audited));
+        self.agree(request, decision, judged.decide(granted, denied, audited, needed))?;
         let deciding = match decision {
             Decision::DenyRule => {
                 spoken.iter().filter(|s| s.denied & needed != 0 && holds(s)).min_by_key(|s| &s.rule.id)
             }
             Decision::Allow => {
                 spoken.iter().filter(|s| s.granted & needed != 0 && holds(s)).min_by_key(|s| &s.rule.id)
+            }
+            Decision::Audit => {
+                spoken.iter().filter(|s| s.audited & needed != 0 && holds(s)).min_by_key(|s| &s.rule.id)
             }
             // No path ends in a hello.
             Decision::DenyDefault | Decision::AllowHello => None,
@@ -377,7 +392,7 @@ impl Judge {
                 Spoken {
                     id: s.rule.id.clone(),
                     source: s.rule.source.clone(),
-                    effect: if s.denied & needed != 0 { Effect::Deny } else { Effect::Allow },
+                    effect: if (s.denied | s.audited) & needed != 0 { Effect::Deny } else { Effect::Allow },
                     holds: holds(s),
                 }
             });
@@ -425,6 +440,7 @@ fn answer(decision: Decision, rule: Option<(String, Source)>, mut others: Vec<Sp
     let (effect, reason) = match decision {
         // What the client then says, egress asks.
         Decision::Allow | Decision::AllowHello => (Effect::Allow, Reason::Granted),
+        Decision::Audit => (Effect::Allow, Reason::Audited),
         Decision::DenyRule => (Effect::Deny, Reason::DeniedByRule),
         Decision::DenyDefault => (Effect::Deny, Reason::NotGranted),
     };

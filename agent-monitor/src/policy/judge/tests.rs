@@ -301,3 +301,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_denial_that_is_tried_out_is_told_of_what_is_granted() {
+    let text = "version: 1\nname: tried\nmode: enforce\nprograms: { git: [/usr/bin/git] }\nnetwork:\n  allow: [{ cidr: 10.0.0.0/8, ports: [443] }]\n  deny: [{ cidr: 10.1.0.0/16, audit: true }]\nfiles:\n  read: ['/srv/**']\n  deny:\n    - { path: '/srv/**/key', audit: true, except: git }\n    - '/srv/closed/**'\n";
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tried.yaml");
+    std::fs::write(&file, text).unwrap();
+    let judge = Judge::new(crate::policy::load_profile(&file, &[]).unwrap().profile).unwrap();
+    let tcp = Protocol::Tcp;
+    let read = |path: &str| Request::path(path.as_bytes(), Right::Read as Rights).unwrap();
+    use Effect::{Allow, Deny};
+    use Reason::{Audited, DeniedByRule, Granted, NotGranted};
+    for (exe, request, effect, reason, rule) in [
+        (None, Request::connect("10.1.2.3:443", tcp).unwrap(), Allow, Audited, "network.deny[0]"),
+        (None, Request::connect("10.2.2.3:443", tcp).unwrap(), Allow, Granted, "network.allow[0]"),
+        (None, Request::connect("10.1.2.3:80", tcp).unwrap(), Deny, NotGranted, "network.default"),
+        (None, read("/srv/a/key"), Allow, Audited, "files.deny[0]"),
+        (Some("/usr/bin/git"), read("/srv/a/key"), Allow, Granted, "files.read[0]"),
+        (None, read("/srv/closed/key"), Deny, DeniedByRule, "files.deny[1]"),
+        (None, read("/etc/key"), Deny, NotGranted, "files.default"),
+    ] {
+        let answer = judge.ask(judge.class_of(exe.map(str::as_bytes)), &request).unwrap();
+        let id = answer.rule.map(|(id, _)| id);
+        assert_eq!(
+            (answer.effect, answer.reason, id.as_deref()),
+            (effect, reason, Some(format!("tried:{rule}").as_str())),
+            "{request}"
+        );
+    }
+}

@@ -240,7 +240,7 @@ fn allowed(judge: &Judge, exe: Option<&str>, request: &Request) -> bool {
     let class = judge.class_of(exe.map(str::as_bytes));
     judge
         .ask(class, request)
-        .is_ok_and(|answer| answer.effect == Effect::Allow && answer.reason == Reason::Granted)
+        .is_ok_and(|answer| answer.effect == Effect::Allow && answer.reason != Reason::NotJudged)
 }
 
 /// Why something is not granted without a person's word.

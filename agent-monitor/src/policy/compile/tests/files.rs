@@ -20,8 +20,16 @@ use crate::policy::{
     Condition, ExecPolicy, FilesPolicy, Membership, PathRule, ProgramRef, ResolvedProfile, Source, UnixPolicy,
 };
 
-const LISTS: [&str; 7] =
-    ["files.read", "files.write", "files.deny", "exec.allow", "exec.deny", "unix.allow", "unix.deny"];
+const LISTS: [&str; 8] = [
+    "files.read",
+    "files.write",
+    "files.deny",
+    "exec.allow",
+    "exec.deny",
+    "unix.allow",
+    "unix.deny",
+    "tried out",
+];
 
 fn source(line: usize) -> Source {
     Source { file: Arc::from(Path::new("t.yaml")), line: line as u32, column: 1 }
@@ -53,6 +61,7 @@ pub(super) fn profile(rules: &[(usize, String)]) -> ResolvedProfile {
         source: source(2),
     });
     profile.unix = Some(UnixPolicy { allow: list(5), deny: list(6), source: source(3) });
+    profile.audited = list(7);
     profile.homes = vec!["/home/ann".into(), "/root".into()];
     profile
 }
@@ -69,7 +78,11 @@ fn expected(rules: &[(usize, String)], path: &str, needed: Rights) -> Decision {
         return Decision::DenyRule;
     }
     let granted = Right::ALL.into_iter().zip([0, 1, 3, 5]).filter(|(right, _)| needs(*right));
-    if granted.map(|(_, list)| list).all(hit) { Decision::Allow } else { Decision::DenyDefault }
+    match granted.map(|(_, list)| list).all(hit) {
+        true if hit(7) => Decision::Audit,
+        true => Decision::Allow,
+        false => Decision::DenyDefault,
+    }
 }
 
 /// Where the walk over a path ends.
@@ -103,7 +116,9 @@ proptest! {
             prop_assert_eq!(decide_path(&image, Class::PLAIN, path.as_bytes(), *needed), wanted, "{:?} {} {}", rules, path, needed);
             let denying = matcher.denying(&Membership::PLAIN, path.as_bytes(), *needed);
             prop_assert_eq!(denying.is_some(), wanted == Decision::DenyRule, "{:?} {}", rules, path);
-            if wanted == Decision::Allow {
+            let auditing = matcher.auditing(&Membership::PLAIN, path.as_bytes(), *needed);
+            prop_assert!(wanted != Decision::Audit || auditing.is_some(), "{:?} {}", rules, path);
+            if wanted.passes() {
                 for right in Right::ALL.into_iter().filter(|right| needed & *right as Rights != 0) {
                     prop_assert!(matcher.granting(&Membership::PLAIN, path.as_bytes(), right).is_some());
                 }

@@ -23,7 +23,7 @@ use crate::policy::{
     SocketKinds, Source, SyscallRule, naive,
 };
 
-const LISTS: [&str; 3] = ["allow", "deny", "listen"];
+const LISTS: [&str; 4] = ["allow", "deny", "listen", "audited"];
 
 /// A rule from its parts; `list` is one of [`LISTS`].
 fn rule(
@@ -140,8 +140,13 @@ fn net_rules(list: usize, most: usize) -> impl Strategy<Value = Vec<NetRule>> {
 }
 
 pub(super) fn profiles() -> impl Strategy<Value = ResolvedProfile> {
-    (net_rules(0, 12), net_rules(1, 6), net_rules(2, 4))
-        .prop_map(|(allow, deny, listen)| profile(allow, deny, listen))
+    (net_rules(0, 12), net_rules(1, 6), net_rules(2, 4), net_rules(3, 4)).prop_map(
+        |(allow, deny, listen, audited)| {
+            let mut profile = profile(allow, deny, listen);
+            profile.network.audited = audited;
+            profile
+        },
+    )
 }
 
 proptest! {
@@ -171,8 +176,14 @@ proptest! {
                 Just(p.network.allow.clone()).prop_shuffle(),
                 Just(p.network.deny.clone()).prop_shuffle(),
                 Just(p.network.listen.clone()).prop_shuffle(),
+                Just(p.network.audited.clone()).prop_shuffle(),
             );
-            (Just(p), shuffled.prop_map(|(allow, deny, listen)| profile(allow, deny, listen)))
+            let after = shuffled.prop_map(|(allow, deny, listen, audited)| {
+                let mut after = profile(allow, deny, listen);
+                after.network.audited = audited;
+                after
+            });
+            (Just(p), after)
         }),
         twice in any::<prop::sample::Index>(),
     ) {
