@@ -10,6 +10,7 @@ mod confined;
 mod control;
 mod daemon;
 mod hello;
+mod learning;
 mod leases;
 mod lifecycle;
 mod metrics;
@@ -49,6 +50,7 @@ fn main() {
         lifecycle::trials(),
         survival::trials(),
         leases::trials(),
+        learning::trials(),
         metrics::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();

@@ -7,15 +7,13 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 
-use super::profile::{self, BasesArgs};
-use super::{event_files, print};
-use crate::control::client::ask;
-use crate::control::protocol::{Op, Status};
+use super::profile::BasesArgs;
+use super::{event_files, print, recording};
 use crate::event::model::Event;
 use crate::exit::{Exit, Failed};
 use crate::policy::homes;
@@ -53,6 +51,13 @@ pub struct LearnArgs {
     /// Write the profile here [default: standard output]
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Learn from a process that runs already, and its descendants, until they end or Ctrl-C; what it opened before is
+    /// not seen
+    #[arg(long, value_name = "PID", group = "seen", conflicts_with_all = ["command", "user"])]
+    pub attach: Option<u32>,
+    /// With --attach: no longer than this, such as `10m` or `2h`
+    #[arg(long = "for", value_name = "TIME", requires = "attach", conflicts_with = "command", value_parser = span)]
+    pub time: Option<Duration>,
     /// Keep the events of the run here, for `--from`
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
@@ -70,6 +75,13 @@ pub struct LearnArgs {
     /// The command and its arguments
     #[arg(trailing_var_arg = true, value_name = "COMMAND", group = "seen")]
     pub command: Vec<OsString>,
+}
+
+/// A time from the command line.
+fn span(text: &str) -> Result<Duration, String> {
+    let told = || format!("{text:?} is no time such as `90s`, `10m` or `2h`");
+    let span: jiff::SignedDuration = text.parse().map_err(|_| told())?;
+    Duration::try_from(span).ok().filter(|span| !span.is_zero()).ok_or_else(told)
 }
 
 /// What no agent gets without a person's word.
@@ -102,14 +114,14 @@ pub fn run(args: &LearnArgs) -> anyhow::Result<ExitCode> {
     }
     let mut files_seen = false;
     let mut ended = None;
-    if !args.command.is_empty() {
-        let recorded = record(args, &scratch)?;
+    if !args.command.is_empty() || args.attach.is_some() {
+        let recorded = recording::record(args, &scratch.0)?;
         files_seen = recorded.files_seen;
         read(args, &recorded.events, &mut seen)?;
         if let Some(kept) = &args.record {
             fs::copy(&recorded.events, kept).with_context(|| kept.display().to_string())?;
         }
-        ended = Some(recorded.status);
+        ended = recorded.status;
     }
     if seen.is_empty() {
         return Err(Failed::error(
@@ -238,97 +250,4 @@ impl Drop for Scratch {
         // A leftover is a directory in /run.
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-/// Denies nothing, and has every section: what nothing grants is told each time, with the program. A name that nobody
-/// has makes the monitor the agent's resolver, so that names are told too.
-const LEARNING: &str = "version: 1\nname: learning\nmode: learn\nnetwork: { allow: [{ host: learning.invalid, ports: [443] }] }\nfiles: {}\nexec: {}\nunix: {}\nprivileges: {}\n";
-
-struct Recorded {
-    events: PathBuf,
-    files_seen: bool,
-    status: i32,
-}
-
-/// How long a monitor may take to start and to end: verifiers walk every program.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A monitor of our own, ended with this value.
-struct Monitor {
-    child: Child,
-    socket: PathBuf,
-}
-
-impl Monitor {
-    fn start(args: &LearnArgs, scratch: &Scratch) -> anyhow::Result<(Self, Status)> {
-        let directory = scratch.0.join("profiles.d");
-        fs::create_dir(&directory)?;
-        fs::write(directory.join("learning.yaml"), LEARNING)?;
-        let socket = scratch.0.join("control.sock");
-        let log = fs::File::create(scratch.0.join("log"))?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("daemon").arg("--profiles").arg(&directory).arg("--bases").arg(&directory);
-        command.arg("--socket").arg(&socket).arg("--events").arg(scratch.0.join("events.jsonl"));
-        command.args(["--no-metrics", "--no-pins", "--events-rotate", "0", "--log", "warn"]);
-        if let Some(cgroup) = &args.cgroup {
-            command.arg("--cgroup").arg(cgroup);
-        }
-        for server in &args.name_server {
-            command.args(["--name-server", server]);
-        }
-        // Else the monitor of the host would be spoken to.
-        command.env_remove("AGENT_MONITOR_SOCKET").env_remove("AGENT_MONITOR_PROFILES");
-        command.env_remove("AGENT_MONITOR_PINS").env_remove("AGENT_MONITOR_EVENTS");
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
-        let mut monitor = Monitor { child, socket };
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = profile::daemon(&monitor.socket) {
-                return Ok((monitor, status));
-            }
-            let ended = monitor.child.try_wait()?;
-            if ended.is_some() || Instant::now() > deadline {
-                let told = fs::read_to_string(scratch.0.join("log")).unwrap_or_default();
-                let exit = match ended.and_then(|status| status.code()) {
-                    Some(77) => Exit::NotPermitted,
-                    Some(69) => Exit::CannotEnforce,
-                    _ => Exit::Failure,
-                };
-                return Err(Failed::error(exit, format!("the monitor for learning does not start\n{told}")));
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    /// Ends it; what was on its way is written first.
-    fn end(&mut self) {
-        if ask::<serde_json::Value>(&self.socket, Op::Stop).is_err() {
-            // It is ours, and gone or going.
-            let _ = self.child.kill();
-        }
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Monitor {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            self.end();
-        }
-    }
-}
-
-fn record(args: &LearnArgs, scratch: &Scratch) -> anyhow::Result<Recorded> {
-    eprintln!("agent-monitor: starting a monitor that denies nothing and records everything");
-    let (mut monitor, status) = Monitor::start(args, scratch)?;
-    let files_seen =
-        status.posture.iter().any(|mechanism| mechanism.name == "lsm/file_open" && mechanism.works);
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["run", "--profile", "learning", "--socket"]).arg(&monitor.socket);
-    if let Some(user) = &args.user {
-        command.args(["--user", user]);
-    }
-    let status = command.arg("--").args(&args.command).status().context("the command")?;
-    monitor.end();
-    Ok(Recorded { events: scratch.0.join("events.jsonl"), files_seen, status: status.code().unwrap_or(128) })
 }

@@ -19,6 +19,7 @@ mod explanation;
 pub mod install;
 pub mod learn;
 mod profile;
+mod recording;
 pub mod reload;
 pub mod run;
 pub mod schema;
