@@ -139,7 +139,7 @@ fn watch(monitor: &Monitor, pid: u32, time: Option<Duration>) -> anyhow::Result<
     eprintln!("agent-monitor: learning from process {pid} until it ends; Ctrl-C ends it earlier");
     let lives = || {
         profile::daemon(&monitor.socket)
-            .is_some_and(|status| status.agents.iter().any(|one| one.id == agent.agent.to_string()))
+            .is_some_and(|status| status.agents.iter().any(|one| one.id == agent.agent))
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
