@@ -3,7 +3,7 @@
 //! Called by `path.rs`, whose automata have loops; the network automaton has none and is minimal as built. Time is
 //! classes × states × log(states): a long path makes no more rounds than a short one.
 
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt};
 
 /// The block of each state. Blocks are numbered by their first state, so the numbers depend on nothing else.
 ///

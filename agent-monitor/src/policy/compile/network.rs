@@ -17,12 +17,12 @@
 //! * an IPv6 network inside `::ffff:0:0/96` *is* an IPv4 network; any other IPv6 network (`::/0` too) says nothing
 //!   about IPv4, because `decide()` sends mapped addresses to the IPv4 root.
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use agent_monitor_common::automaton::{PORTS, TERMINAL};
 use agent_monitor_common::image::class::NAME_STARTS;
 use agent_monitor_common::request::{Direction, STARTS};
+use foldhash::{HashMap, HashMapExt};
 use ipnet::IpNet;
 
 use super::cost::Ledger;

@@ -10,9 +10,12 @@
 //! any more. So a subset holds the answers that its paths have for good, and no node that could only add to them what
 //! no longer matters ([`Answers::settled`]); and the same for what holds until the next `/`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use agent_monitor_common::automaton::TERMINAL;
+use foldhash::fast::RandomState;
+use foldhash::{HashMap, HashMapExt};
+use indexmap::IndexSet;
 
 use super::glob::{Bytes, Nfa};
 use super::minimise;
@@ -53,15 +56,26 @@ pub(super) fn build<A: Answers>(nfa: &Nfa, limit: usize, answers: &A) -> Result<
     let mut rows: Vec<u32> = Vec::new();
     let mut accept: Vec<u64> = Vec::new();
     let mut ways: Vec<Subset> = vec![Subset::default(); width];
-    while let Some(subset) = subsets.sets.get(accept.len()).cloned() {
+    // Classes whose ways differ: most lead where another one leads.
+    let mut distinct: Vec<usize> = Vec::with_capacity(width);
+    while let Some(subset) = subsets.sets.get_index(accept.len()) {
         if subsets.sets.len() > limit {
             return Err(TooMany);
         }
         let from = accept.len() as u32;
-        accept.push(walk.accept(&subset));
-        walk.ways(&subset, &mut ways);
-        for (way, &byte) in ways.iter_mut().zip(&classes.representatives) {
-            rows.push(subsets.intern(walk.pruned(way), Some((from, byte))));
+        accept.push(walk.accept(subset));
+        walk.ways(subset, &mut ways);
+        let row = rows.len();
+        distinct.clear();
+        for (class, &byte) in classes.representatives.iter().enumerate() {
+            let target = match distinct.iter().find(|&&other| ways[other] == ways[class]) {
+                Some(&other) => rows[row + other],
+                None => {
+                    distinct.push(class);
+                    subsets.intern(walk.pruned(&ways[class]), Some((from, byte)))
+                }
+            };
+            rows.push(target);
         }
     }
 
@@ -129,7 +143,7 @@ impl<'a, A: Answers> Walk<'a, A> {
     }
 
     fn begin(&self) -> Subset {
-        self.pruned(&mut Subset { gain: self.reduced.gained, nodes: self.reduced.begin.clone() })
+        self.pruned(&Subset { gain: self.reduced.gained, nodes: self.reduced.begin.clone() })
     }
 
     /// The answers of a path that ends here.
@@ -168,19 +182,17 @@ impl<'a, A: Answers> Walk<'a, A> {
     }
 
     /// Without the nodes that make no difference any more.
-    fn pruned(&self, way: &mut Subset) -> Subset {
+    fn pruned(&self, way: &Subset) -> Subset {
         let for_good = self.answers.settled(way.gain.for_good);
         let component = self.answers.settled(for_good | way.gain.component);
         let matters = |&node: &u32| {
             let at = node as usize;
             self.reduced.potential[at] & !component != 0 || self.reduced.beyond[at] & !for_good != 0
         };
-        way.nodes.sort_unstable();
-        way.nodes.dedup();
-        Subset {
-            gain: Gain { for_good, component },
-            nodes: way.nodes.iter().copied().filter(matters).collect(),
-        }
+        let mut nodes: Vec<u32> = way.nodes.iter().copied().filter(matters).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        Subset { gain: Gain { for_good, component }, nodes }
     }
 }
 
@@ -209,9 +221,9 @@ fn merge(accept: &[u16], rows: &[u32], blocks: &[u32], classes: &Classes) -> (Ve
         .iter()
         .map(|&state| {
             let row = row(state);
-            State::from_bytes(
+            State::from_runs(
                 accept[state],
-                classes.of_byte.iter().map(|&class| target(row[usize::from(class)])),
+                classes.runs.iter().map(|&(first, class)| (first, target(row[usize::from(class)]))),
             )
         })
         .collect();
@@ -221,6 +233,8 @@ fn merge(accept: &[u16], rows: &[u32], blocks: &[u32], classes: &Classes) -> (Ve
 /// Bytes that every edge treats alike.
 struct Classes {
     of_byte: [u8; 256],
+    /// First byte of a run, and the class of every byte from there to the next run.
+    runs: Vec<(u8, u8)>,
     /// A byte of each class; a readable one where there is one.
     representatives: Vec<u8>,
 }
@@ -250,7 +264,13 @@ impl Classes {
                 Some(_) => {}
             }
         }
-        Classes { of_byte, representatives }
+        let mut runs: Vec<(u8, u8)> = Vec::new();
+        for (byte, &class) in (0..=255).zip(&of_byte) {
+            if runs.last().is_none_or(|&(_, last)| last != class) {
+                runs.push((byte, class));
+            }
+        }
+        Classes { of_byte, runs, representatives }
     }
 }
 
@@ -267,21 +287,17 @@ fn readable(byte: u8) -> u8 {
 /// The subsets found so far, and how each was first reached.
 #[derive(Default)]
 struct Subsets {
-    sets: Vec<Subset>,
+    sets: IndexSet<Subset, RandomState>,
     reached: Vec<Option<(u32, u8)>>,
-    ids: HashMap<Subset, u32>,
 }
 
 impl Subsets {
     fn intern(&mut self, set: Subset, reached: Option<(u32, u8)>) -> u32 {
-        if let Some(&known) = self.ids.get(&set) {
-            return known;
+        let (id, fresh) = self.sets.insert_full(set);
+        if fresh {
+            self.reached.push(reached);
         }
-        let id = self.sets.len() as u32;
-        self.sets.push(set.clone());
-        self.reached.push(reached);
-        self.ids.insert(set, id);
-        id
+        id as u32
     }
 
     /// The shortest path that ends in this subset.

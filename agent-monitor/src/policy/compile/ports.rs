@@ -5,10 +5,10 @@
 //! A union takes per port what is said more ([`Said::with`]), so neither the order nor the
 //! number of repetitions of rules matters. That is the whole semantics of "order-free, deny wins".
 
-use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use agent_monitor_common::decide::Decision;
+use foldhash::{HashMap, HashMapExt};
 
 /// What rules say together about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -10,7 +10,9 @@
 //! What must stay true: the answers of every path are those of the automaton that came in. The number of nodes decides
 //! how many subsets there can be, so what is shared here is not multiplied there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+
+use foldhash::{HashMap, HashMapExt};
 
 use super::glob::{Bytes, Nfa};
 

@@ -14,10 +14,10 @@
 //!   has a state's own word.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 
 use agent_monitor_common::automaton::{FREE_CELL, LIKE, PORTS, cell_word, state_word};
 use agent_monitor_common::image::header;
+use foldhash::{HashMap, HashMapExt};
 
 use super::glob::Bytes;
 use super::state::{State, Target, index, is_answer};

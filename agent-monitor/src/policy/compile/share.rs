@@ -3,9 +3,8 @@
 //! Called by `compile::profile` with the path automata of all classes: most rules are about every program, so most states
 //! of one class are also another's. Moore's partition refinement, as in `minimise.rs`, on states as they are packed.
 
-use std::collections::HashMap;
-
 use agent_monitor_common::automaton::PORTS;
+use foldhash::{HashMap, HashMapExt};
 
 use super::state::{State, Target, index, is_answer};
 

@@ -19,10 +19,15 @@ pub(super) struct State {
 impl State {
     /// From the target of each byte, ascending.
     pub(super) fn from_bytes(accept: u16, targets: impl IntoIterator<Item = Target>) -> Self {
+        Self::from_runs(accept, (0..=255).zip(targets))
+    }
+
+    /// From runs, ascending and the first from byte 0; neighbours may be equal.
+    pub(super) fn from_runs(accept: u16, given: impl IntoIterator<Item = (u8, Target)>) -> Self {
         let mut runs: Vec<(u8, Target)> = Vec::new();
-        for (byte, target) in targets.into_iter().take(256).enumerate() {
+        for (byte, target) in given {
             if runs.last().is_none_or(|&(_, last)| last != target) {
-                runs.push((byte as u8, target));
+                runs.push((byte, target));
             }
         }
         State { accept, runs: runs.into() }
