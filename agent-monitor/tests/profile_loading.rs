@@ -425,13 +425,22 @@ fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies")
 }
 
+/// Every shipped profile that governs, by itself: those of single agents claim what `coding-agent` claims.
+fn shipped_profiles() -> Vec<Loaded> {
+    let files = std::fs::read_dir(shipped()).unwrap().map(|entry| entry.unwrap().path());
+    let profiles: Vec<Loaded> = files
+        .filter(|file| file.is_file() && !file.ends_with("base.yaml") && !file.ends_with("workbench.yaml"))
+        .map(|file| load_profile(&file, &[]).unwrap())
+        .collect();
+    assert_eq!(profiles.len(), 10);
+    profiles
+}
+
 #[test]
 fn shipped_profiles_load_without_a_remark() {
-    let directory = load_directory(&shipped(), &[]).unwrap();
-    assert!(directory.failed.is_empty(), "{:?}", directory.failed);
-    assert!(directory.profiles.iter().any(|loaded| loaded.profile.name == "coding-agent"));
-    assert!(directory.bases.iter().any(|base| base.name == "base"));
-    for loaded in &directory.profiles {
+    for loaded in shipped_profiles() {
+        let name = loaded.profile.name.as_str();
+        assert_eq!(loaded.profile.file.file_stem().unwrap(), name);
         assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
         assert_eq!(loaded.profile.mode, Mode::Enforce);
         for metadata in ["169.254.169.254", "fd00:ec2::254", "168.63.129.16", "100.100.100.200"] {
@@ -441,28 +450,44 @@ fn shipped_profiles_load_without_a_remark() {
                     && rule.ports == [0..=u16::MAX]
                     && rule.nets.iter().any(|net| net.contains(&address))
             });
-            assert!(denied, "{} allows {metadata}", loaded.profile.name);
+            assert!(denied, "{name} allows {metadata}");
         }
         assert!(loaded.profile.network.sockets.contains(SocketKind::Netlink));
     }
 }
 
 #[test]
-fn shipped_profiles_fit_into_the_kernel() {
+fn shipped_claims_fit_into_the_kernel() {
     let homes = ["/root", "/home/someone"].map(PathBuf::from);
-    let mut claims = Vec::new();
-    for (slot, loaded) in load_directory(&shipped(), &[]).unwrap().profiles.iter().enumerate() {
-        compile::profile(&loaded.profile).unwrap();
-        for claim in &loaded.profile.claims {
-            if let ClaimKind::Exe(glob) = &claim.what {
-                let slot = u32::try_from(slot).unwrap();
-                claims.extend(compile::expand_home(glob, &homes).into_iter().map(|glob| (slot, glob)));
-            }
+    for loaded in shipped_profiles() {
+        let globs = loaded.profile.claims.iter().filter_map(|claim| match &claim.what {
+            ClaimKind::Exe(glob) => Some(glob),
+            ClaimKind::Cgroup(_) => None,
+        });
+        let claims: Vec<_> =
+            globs.flat_map(|glob| compile::expand_home(glob, &homes)).map(|glob| (0, glob)).collect();
+        let compiled = compile::claims(&claims).unwrap();
+        assert!(compiled.overlaps.is_empty(), "{:?}", compiled.overlaps);
+    }
+}
+
+/// A host that takes single agents' profiles takes them in the place of the one for all.
+#[test]
+fn single_agents_profiles_are_used_together_and_not_beside_the_one_for_all() {
+    let directory = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(shipped()).unwrap() {
+        let file = entry.unwrap().path();
+        if file.is_file() {
+            std::fs::copy(&file, directory.path().join(file.file_name().unwrap())).unwrap();
         }
     }
-    assert!(claims.len() > 10);
-    let compiled = compile::claims(&claims).unwrap();
-    assert!(compiled.overlaps.is_empty(), "{:?}", compiled.overlaps);
+    let beside = load_directory(directory.path(), &[]).unwrap();
+    assert!(beside.failed.iter().all(|failed| failed.errors.0[0].code == Code::ClaimedTwice));
+    assert!(!beside.failed.is_empty());
+    std::fs::remove_file(directory.path().join("coding-agent.yaml")).unwrap();
+    let alone = load_directory(directory.path(), &[]).unwrap();
+    assert!(alone.failed.is_empty(), "{:?}", alone.failed);
+    assert_eq!((alone.profiles.len(), alone.bases.len()), (9, 2));
 }
 
 /// Pieces that profiles are made of, and pieces that break them.

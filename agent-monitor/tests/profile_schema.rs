@@ -139,9 +139,12 @@ fn case(name: &str) -> String {
 
 #[test]
 fn shipped_profiles_are_valid() {
-    for name in ["base.yaml", "coding-agent.yaml"] {
-        let profile = yaml(&std::fs::read_to_string(shipped(name)).unwrap());
-        assert_eq!(invalid(profile_schema(), &profile, name), None);
+    for entry in std::fs::read_dir(shipped("")).unwrap() {
+        let file = entry.unwrap().path();
+        if file.is_file() {
+            let profile = yaml(&std::fs::read_to_string(&file).unwrap());
+            assert_eq!(invalid(profile_schema(), &profile, &file.display().to_string()), None);
+        }
     }
 }
 

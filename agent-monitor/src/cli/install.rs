@@ -22,10 +22,21 @@ use crate::settings::DEFAULT_PINS;
 const UNIT: &str = include_str!("../../packaging/agent-monitor.service");
 const UNIT_PATH: &str = "/etc/systemd/system/agent-monitor.service";
 
-/// The shipped profiles; whether a host uses it, or it is only a base.
+/// The shipped profiles; whether a host uses it, or it only lies where bases are looked up. Those of single agents claim
+/// what `coding-agent` claims, and two profiles in use can't: whoever wants one takes it in the other's place.
 const SHIPPED: &[(&str, &str, bool)] = &[
     ("base.yaml", include_str!("../../../policies/base.yaml"), false),
+    ("workbench.yaml", include_str!("../../../policies/workbench.yaml"), false),
     ("coding-agent.yaml", include_str!("../../../policies/coding-agent.yaml"), true),
+    ("claude-code.yaml", include_str!("../../../policies/claude-code.yaml"), false),
+    ("codex.yaml", include_str!("../../../policies/codex.yaml"), false),
+    ("gemini-cli.yaml", include_str!("../../../policies/gemini-cli.yaml"), false),
+    ("cursor.yaml", include_str!("../../../policies/cursor.yaml"), false),
+    ("aider.yaml", include_str!("../../../policies/aider.yaml"), false),
+    ("openhands.yaml", include_str!("../../../policies/openhands.yaml"), false),
+    ("copilot-cli.yaml", include_str!("../../../policies/copilot-cli.yaml"), false),
+    ("opencode.yaml", include_str!("../../../policies/opencode.yaml"), false),
+    ("goose.yaml", include_str!("../../../policies/goose.yaml"), false),
 ];
 
 #[derive(Debug, clap::Args)]
@@ -280,6 +291,21 @@ mod tests {
     }
 
     #[test]
+    fn every_profile_of_the_source_is_shipped_and_one_is_in_use() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
+        let mut there: Vec<PathBuf> = files(&source);
+        there.retain(|file| file.parent() == Some(&source));
+        let mut shipped: Vec<PathBuf> = SHIPPED.iter().map(|(name, ..)| source.join(name)).collect();
+        shipped.sort();
+        there.sort();
+        assert_eq!(there, shipped);
+        let root = tempfile::tempdir().unwrap();
+        install(root.path());
+        let used = places(root.path()).at(DEFAULT_DIRECTORIES[0]);
+        assert_eq!(files(&used), [used.join("coding-agent.yaml")]);
+    }
+
+    #[test]
     fn edits_survive_until_they_are_purged() {
         let root = tempfile::tempdir().unwrap();
         install(root.path());
@@ -305,7 +331,7 @@ mod tests {
             fs::write(path, older).unwrap();
         }
         install(root.path());
-        let (_, shipped, _) = SHIPPED[1];
-        assert_eq!(fs::read_to_string(places.used("coding-agent.yaml")).unwrap(), shipped);
+        let (_, shipped, _) = SHIPPED.iter().find(|(name, ..)| *name == "coding-agent.yaml").unwrap();
+        assert_eq!(fs::read_to_string(places.used("coding-agent.yaml")).unwrap(), *shipped);
     }
 }

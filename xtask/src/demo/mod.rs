@@ -124,7 +124,7 @@ impl Scratch {
     fn profiles(&self, own: &str) -> Result<PathBuf> {
         let to = self.0.join("profiles");
         std::fs::create_dir_all(&to)?;
-        for name in ["base.yaml", "coding-agent.yaml"] {
+        for name in ["base.yaml", "workbench.yaml", "coding-agent.yaml"] {
             let from = places::workspace().join("policies").join(name);
             std::fs::copy(&from, to.join(name)).with_context(|| format!("cannot copy {}", from.display()))?;
         }
