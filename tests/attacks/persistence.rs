@@ -17,7 +17,7 @@ done
 # Written under another name, then given the protected one.
 echo pwned >tasks.json; mv tasks.json .vscode/tasks.json
 # A directory is given the protected name with what lies in it.
-mkdir new && echo pwned >new/mcp.json; rm -rf .cursor; mv new .cursor
+mkdir new && echo pwned >new/mcp.json; rm -r .cursor; mv new .cursor
 mkdir -p other/commands && echo pwned >other/commands/x.md; ln -s ../other/commands .claude/commands"#,
         harm: Harm::Written(
             "pwned",

