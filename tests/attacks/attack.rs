@@ -39,7 +39,7 @@ pub enum Harm {
 
 impl Harm {
     /// How much of it was done, and how much all of it would be.
-    fn done(&self) -> Result<(usize, usize)> {
+    pub fn done(&self) -> Result<(usize, usize)> {
         let holding = |words: &str, files: &[&str]| {
             files
                 .iter()
@@ -108,7 +108,8 @@ fn run(attack: &Attack) -> Result<()> {
     Ok(())
 }
 
-fn says(event: &Value, words: &[&str]) -> bool {
+/// Whether an event holds all of the words.
+pub fn says(event: &Value, words: &[&str]) -> bool {
     let text = event.to_string();
     words.iter().all(|word| text.contains(word))
 }

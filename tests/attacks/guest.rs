@@ -10,7 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,11 +27,14 @@ const EVENTS: &str = "/var/log/agent-monitor/events.jsonl";
 pub const ARRIVED: &str = "/run/arrived";
 /// Output of the last attempt.
 pub const OUT: &str = "/run/out";
-/// What governs the agents.
-const PROFILE: &str = "guest";
+/// What governs the agents: the name of one of `profiles/`.
+static PROFILE: OnceLock<String> = OnceLock::new();
 pub const HOME: &str = "/home/dev";
 pub const WORKSPACE: &str = "/home/dev/work";
 const DEV: u32 = 1000;
+/// Seconds that an attack may take, and a session of a real agent, on an emulated machine.
+const ATTEMPT: u64 = 150;
+const SESSION: u64 = 1500;
 
 /// The attacker's, and the cloud's metadata services.
 const TCP: &[&str] = &[
@@ -67,8 +70,9 @@ pub enum Who {
     Root,
 }
 
-/// Makes all of it. Once.
-pub fn set_up() -> Result<()> {
+/// Makes all of it, with `profile` in force. Once.
+pub fn set_up(profile: &str) -> Result<()> {
+    let _ = PROFILE.set(profile.to_owned());
     stage("make")?;
     shell(
         "for address in 203.0.113.10/32 203.0.113.53/32 169.254.169.254/32 169.254.170.2/32; do
@@ -98,7 +102,7 @@ pub fn set_up() -> Result<()> {
     for entry in fs::read_dir(std::env::var("AGENT_MONITOR_POLICIES").context("AGENT_MONITOR_POLICIES")?)? {
         let entry = entry?;
         if entry.file_type()?.is_file() {
-            let directory = if entry.file_name() == "guest.yaml" { PROFILES } else { BASES };
+            let directory = if entry.file_name() == *format!("{profile}.yaml") { PROFILES } else { BASES };
             fs::copy(entry.path(), Path::new(directory).join(entry.file_name()))?;
         }
     }
@@ -132,10 +136,28 @@ pub fn start() -> Result<()> {
         thread::sleep(Duration::from_millis(100));
     }
     let idle = Command::new(BINARY)
-        .args(["run", "--profile", PROFILE, "--", "sleep", "infinity"])
+        .args(["run", "--profile", profile(), "--", "sleep", "infinity"])
         .stdin(Stdio::null())
         .spawn()?;
     *daemon = Some((child, idle));
+    Ok(())
+}
+
+fn profile() -> &'static str {
+    PROFILE.get().map_or("", String::as_str)
+}
+
+/// Ends the daemon and takes what it pinned away: what runs afterwards runs on a host without a monitor.
+pub fn without_monitor() -> Result<()> {
+    let mut daemon = DAEMON.lock().map_err(|_| anyhow::anyhow!("an earlier start failed"))?;
+    if let Some((mut child, mut idle)) = daemon.take() {
+        for process in [&mut idle, &mut child] {
+            process.kill()?;
+            process.wait()?;
+        }
+    }
+    shell(&format!("{BINARY} daemon --detach"))?;
+    ensure!(!holds(&format!("{BINARY} status"))?, "the monitor still answers");
     Ok(())
 }
 
@@ -180,10 +202,10 @@ pub fn holds(script: &str) -> Result<bool> {
     Ok(command.status()?.success())
 }
 
-fn attempt(mut command: Command, script: &str) -> Result<Output> {
+fn attempt(mut command: Command, seconds: u64, script: &str) -> Result<Output> {
     let all = format!("set -u; exec 2>&1; {script}");
     command
-        .args(["timeout", "--kill-after=5", "150", "bash", "-c", &all])
+        .args(["timeout", "--kill-after=5", &seconds.to_string(), "bash", "-c", &all])
         .current_dir(WORKSPACE)
         .stdin(Stdio::null())
         .env_clear()
@@ -195,29 +217,46 @@ fn attempt(mut command: Command, script: &str) -> Result<Output> {
         .env("XDG_RUNTIME_DIR", "/run/user/1000")
         .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/run/user/1000/bus")
         .env("SSH_AUTH_SOCK", "/run/agents/ssh-XXXX/agent.1");
-    let output = command.output()?;
-    fs::write(OUT, &output.stdout)?;
-    Ok(output)
+    Ok(command.output()?)
 }
 
 /// Runs a script as an agent, in the workspace.
 pub fn as_agent(who: Who, script: &str) -> Result<Output> {
-    let mut command = Command::new(BINARY);
-    command.args(["run", "--profile", PROFILE]);
-    if who == Who::Dev {
-        command.args(["--user", "dev"]);
-    }
-    command.arg("--");
-    attempt(command, script)
+    kept(attempt(governed(who), ATTEMPT, script)?)
 }
 
 /// Runs the same without a label.
 pub fn as_nobody_special(who: Who, script: &str) -> Result<Output> {
+    kept(attempt(ungoverned(who), ATTEMPT, script)?)
+}
+
+/// Runs a script that takes long as the developer, governed or not. What it says is not what an attack says.
+pub fn session(under_the_monitor: bool, script: &str) -> Result<Output> {
+    let command = if under_the_monitor { governed(Who::Dev) } else { ungoverned(Who::Dev) };
+    attempt(command, SESSION, script)
+}
+
+fn kept(output: Output) -> Result<Output> {
+    fs::write(OUT, &output.stdout)?;
+    Ok(output)
+}
+
+fn governed(who: Who) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(["run", "--profile", profile()]);
+    if who == Who::Dev {
+        command.args(["--user", "dev"]);
+    }
+    command.arg("--");
+    command
+}
+
+fn ungoverned(who: Who) -> Command {
     let mut command = Command::new("env");
     if who == Who::Dev {
         command.uid(DEV).gid(DEV);
     }
-    attempt(command, script)
+    command
 }
 
 /// Where the last whole line of the event file ends now.
@@ -251,7 +290,7 @@ pub fn denials(since: usize) -> Result<Vec<Value>> {
 /// Waits until everything that was decided before this call is in the event file: a denial of its own comes last.
 pub fn settle() -> Result<usize> {
     let since = now();
-    as_agent(Who::Root, "exec 3<>/dev/tcp/203.0.113.10/1")?;
+    attempt(governed(Who::Root), ATTEMPT, "exec 3<>/dev/tcp/203.0.113.10/1")?;
     wait("the last word", || {
         Ok(denials(since)?.iter().any(|event| event["network"]["port"] == 1).then_some(()))
     })?;
@@ -263,7 +302,7 @@ pub fn summary(denials: &[Value]) -> String {
     let lines: BTreeSet<String> = denials
         .iter()
         .map(|event| {
-            let what = ["file", "network", "socket", "syscall", "unix", "privilege"]
+            let what = ["file", "network", "lookup", "socket", "syscall", "unix", "privilege"]
                 .iter()
                 .find_map(|key| event.get(key).map(|value| format!("{key} {value}")));
             let verdict = &event["verdict"];

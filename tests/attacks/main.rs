@@ -5,7 +5,8 @@
 //! the ids `A01` … of the scenarios and have a twin each ([`attack`]); honest work carries `B01` … ([`benign`]).
 //!
 //! The profile is the shipped `coding-agent` with the shipped `base`; `profiles/guest.yaml` only says where the guest's
-//! workspace lies. Not run: A11's `git config` (git must write its own configuration, and what it names runs later).
+//! workspace lies. With `--real-agent NAME` it is a real agent that works and attacks ([`session`]), under its own profile; run
+//! by `cargo xtask e2e-agents`. Not run: A11's `git config` (git must write its own configuration, and what it names runs later).
 
 mod attack;
 mod benign;
@@ -18,6 +19,7 @@ mod pids;
 mod privilege;
 mod programs;
 mod secrets;
+mod session;
 mod sockets;
 
 use std::path::Path;
@@ -30,7 +32,19 @@ fn main() {
     if words.first().is_some_and(|word| word == agent::ARGUMENT) {
         std::process::exit(agent::main(&words[1..]));
     }
-    let mut arguments = Arguments::from_args();
+    let agent = match words.as_slice() {
+        [option, name, ..] if option == "--real-agent" => match session::named(name) {
+            Some(agent) => Some(agent),
+            None => {
+                eprintln!("no agent `{name}` is known here");
+                std::process::exit(1);
+            }
+        },
+        _ => None,
+    };
+    let skipped = if agent.is_some() { 3 } else { 1 };
+    let all: Vec<String> = std::env::args().collect();
+    let mut arguments = Arguments::from_iter(all.iter().take(1).chain(all.iter().skip(skipped)));
     // They share a home, a network and a daemon.
     arguments.test_threads = Some(1);
     let guest = std::env::var_os("AGENT_MONITOR_VM").is_some() && Path::new("/guest/program").is_file();
@@ -39,12 +53,18 @@ fn main() {
         std::process::exit(1);
     }
     if !arguments.list
-        && let Err(error) = guest::set_up()
+        && let Err(error) = guest::set_up(agent.map_or("guest", |agent| agent.profile))
     {
         eprintln!("the stage can't be set: {error:#}\n{}", guest::log_tail());
         std::process::exit(1);
     }
-    let trials: Vec<Trial> = [
+    let trials = agent.map_or_else(attacks, session::trials);
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    conclusion.exit();
+}
+
+fn attacks() -> Vec<Trial> {
+    [
         attack::trials(secrets::ATTACKS),
         attack::trials(persistence::ATTACKS),
         attack::trials(programs::ATTACKS),
@@ -59,7 +79,5 @@ fn main() {
     ]
     .into_iter()
     .flatten()
-    .collect();
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    conclusion.exit();
+    .collect()
 }

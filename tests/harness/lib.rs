@@ -12,6 +12,7 @@ pub mod bpf;
 pub mod cgroup;
 pub mod child;
 pub mod greeter;
+pub mod model;
 pub mod monitor;
 pub mod netlink;
 pub mod peer;

@@ -1,5 +1,6 @@
 //! `cargo xtask TASK`: builds, tests and measures agent-monitor. Only wires: each task is a module.
 
+mod agents;
 mod bench;
 mod command;
 mod demo;
@@ -40,6 +41,7 @@ enum Task {
     Bench(bench::Arguments),
     Test(test::Arguments),
     Vm(vm::Arguments),
+    E2eAgents(agents::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Task::CompromisedAgent => demo::compromised(),
         Task::Test(arguments) => test::run(&arguments),
         Task::Vm(arguments) => vm::run(&arguments),
+        Task::E2eAgents(arguments) => agents::run(&arguments),
     };
     exit_code(result)
 }

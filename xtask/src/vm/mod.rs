@@ -63,9 +63,33 @@ pub struct Arguments {
     /// More words for the kernel's command line, such as `lsm=landlock,yama` for a kernel without BPF LSM.
     #[arg(long, default_value = "", value_name = "WORDS")]
     append: String,
+    /// A second disk, for the tools' guest.
+    #[arg(skip)]
+    beside: Option<PathBuf>,
     /// Handed to the program as they are.
     #[arg(last = true)]
     arguments: Vec<String>,
+}
+
+impl Arguments {
+    /// The kernel tests, all of them, as they are run without options.
+    fn of(series: &str) -> Self {
+        Arguments {
+            kernel: series.to_owned(),
+            systemd: false,
+            faults: false,
+            attacks: false,
+            filter: None,
+            program: None,
+            icount: false,
+            limit: 900,
+            memory: "1G".to_owned(),
+            processors: None,
+            append: String::new(),
+            beside: None,
+            arguments: Vec::new(),
+        }
+    }
 }
 
 /// What one kernel's run came to.
@@ -105,18 +129,23 @@ pub enum Suite {
 /// Every test of a suite on `series`, as `cargo xtask vm --kernel SERIES` would run them.
 pub fn tests_on(series: &str, suite: Suite) -> Result<Vec<Report>> {
     on(&Arguments {
-        kernel: series.to_owned(),
-        systemd: false,
         faults: suite == Suite::Faults,
         attacks: suite == Suite::Attacks,
-        filter: None,
-        program: None,
-        icount: false,
         limit: 1800,
-        memory: "1G".to_owned(),
-        processors: None,
-        append: String::new(),
-        arguments: Vec::new(),
+        ..Arguments::of(series)
+    })
+}
+
+/// Sessions of a real agent, which lies on `disk`, in the guest of `--attacks`. `words` go to the tests.
+pub fn agent_on(series: &str, disk: PathBuf, words: Vec<String>) -> Result<Vec<Report>> {
+    on(&Arguments {
+        attacks: true,
+        // A session takes an emulated processor minutes, and agents' programs are large.
+        limit: 5400,
+        memory: "4G".to_owned(),
+        beside: Some(disk),
+        arguments: words,
+        ..Arguments::of(series)
     })
 }
 
@@ -167,7 +196,13 @@ fn guest(
             true => format!("{} {}", systemd::COMMAND_LINE, arguments.append),
             false => arguments.append.clone(),
         },
-        disk: arguments.attacks.then(tools::disk).transpose()?,
+        disks: arguments
+            .attacks
+            .then(tools::disk)
+            .transpose()?
+            .into_iter()
+            .chain(arguments.beside.clone())
+            .collect(),
         limit: Duration::from_secs(arguments.limit),
     };
     // The same guest may run twice at once, for two people.

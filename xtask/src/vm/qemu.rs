@@ -37,8 +37,8 @@ pub struct Machine {
     pub icount: bool,
     /// More words for the kernel's command line; a later one wins over an earlier.
     pub append: String,
-    /// An image that the guest sees as `/dev/vda`; what it writes there is forgotten.
-    pub disk: Option<PathBuf>,
+    /// Images that the guest sees as `/dev/vda`, `/dev/vdb` …; what it writes there is forgotten.
+    pub disks: Vec<PathBuf>,
     pub limit: Duration,
 }
 
@@ -133,7 +133,7 @@ fn command(kernel: &Kernel, archive: &Path, machine: &Machine, directory: &Path)
         command.args(["-accel", "tcg,thread=multi,tb-size=256", "-smp", &machine.processors.to_string()]);
     }
     command.args(["-m", &machine.memory]);
-    if let Some(disk) = &machine.disk {
+    for disk in &machine.disks {
         let file = disk.display();
         command.arg("-drive").arg(format!("file={file},format=raw,if=virtio,snapshot=on"));
     }

@@ -16,6 +16,11 @@ ln -s /proc/self/fd /dev/fd
 ln -s /proc/self/fd/0 /dev/stdin
 ln -s /proc/self/fd/1 /dev/stdout
 ln -s /proc/self/fd/2 /dev/stderr
+# An agent's own disk, where the run has one.
+if [ -b /dev/vdb ]; then
+    mkdir -p /opt/agent
+    mount -t ext4 -o ro /dev/vdb /opt/agent || echo "the agent's disk can't be mounted" >/dev/ttyS0
+fi
 ip link set lo up
 hostname guest
 # Debian's own settings: the sandboxes of agents make user namespaces.

