@@ -98,7 +98,8 @@ pub unsafe fn behind(
         let renames = read::<u32>(rename_lock).unwrap_or(1);
         write_volatile(wanted.add(8), (asked.class.record() as u64) << 32 | renames as u64);
         let known = slot(directories, parent);
-        let mut differs = renames as u64 & 1;
+        // A root is its own parent and lies in no directory: its name is `/`, and its path is not that twice.
+        let mut differs = renames as u64 & 1 | u64::from(directory as u64 == dentry as u64);
         let mut i = 0;
         while i < KEY {
             differs |=

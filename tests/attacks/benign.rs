@@ -164,6 +164,8 @@ mkdir -p many/{a,b,c}/{d,e,f} && for d in many/*/*; do for n in 1 2 3 4 5; do ec
 test "$(rg -l needle many | wc -l)" = 45
 test "$(find . -name '*.txt' | wc -l)" = 45
 grep -rn 'needle 3' many | wc -l; ls -laR many >/dev/null
+# The root, by a process that knows it as the directory of others.
+python3 -c 'import os; os.listdir("/usr"); os.listdir("/"); os.listdir("/tmp")'
 timeout 10 node -e 'const fs = require("fs"); fs.watch("many", () => process.exit(0)); setTimeout(() => fs.writeFileSync("many/new", "x"), 100)'"#,
     },
     Benign {
