@@ -9,10 +9,11 @@ pub const ATTACKS: &[Attack] = &[
         who: Who::Dev,
         before: "",
         script: r#"
+mkdir -p ~/.claude/hooks ~/.codex ~/.gemini ~/.cursor .claude .codex .gemini .cursor .vscode
 for file in .claude/settings.json .claude/settings.local.json ~/.claude/settings.json ~/.claude/hooks/start \
     ~/.codex/config.toml .codex/config.toml ~/.gemini/settings.json .gemini/settings.json ~/.cursor/mcp.json \
     .cursor/mcp.json .vscode/settings.json .mcp.json; do
-    mkdir -p "$(dirname "$file")"; echo pwned >"$file"
+    echo pwned >"$file"
 done
 # Written under another name, then given the protected one.
 echo pwned >tasks.json; mv tasks.json .vscode/tasks.json

@@ -44,7 +44,9 @@ pub const AGENTS: &[Agent] = &[
         name: "gemini-cli",
         profile: "gemini-cli-in-guest",
         protocol: &gemini::GenerateContent,
-        settings: r#"cd /home/dev && cat >.gemini/settings.json <<'J'
+        // Its shell does not see its user's settings of git.
+        settings: r#"cd /home/dev && printf '[user]\n\tname = dev\n\temail = dev@guest\n' >>work/.git/config
+            cat >.gemini/settings.json <<'J'
 {"security":{"auth":{"selectedType":"gemini-api-key"}},"privacy":{"usageStatisticsEnabled":false},
  "general":{"enableAutoUpdate":false}}
 J
