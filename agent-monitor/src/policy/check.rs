@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use super::diagnostic::{Code, Diagnostic};
 use super::globs::{self, Variable};
+use super::hosts_from::Manager;
 use super::model::{
     AccessWord, AgentClaim, BaseName, DeniedFile, DeniedProgram, DeniedSocket, DeniedWord, ExecSection,
     FilesSection, GrantedPath, GrantedSocket, LeaseWord, ListenProtocolWord, ListenRule, ModeWord, Name,
@@ -53,6 +54,8 @@ pub struct FileProfile {
     pub listen: Vec<Spanned<NetRule>>,
     pub audited: Vec<Spanned<NetRule>>,
     pub audited_paths: Vec<PathRule>,
+    /// The package managers whose registries are granted.
+    pub hosts_from: Vec<Spanned<Manager>>,
     pub sockets: SocketKinds,
     pub syscalls: Vec<SyscallRule>,
     pub filesystem: Option<FilesPolicy>,
@@ -278,6 +281,7 @@ impl FileChecker<'_> {
             listen: Vec::new(),
             audited: Vec::new(),
             audited_paths: Vec::new(),
+            hosts_from: Vec::new(),
             sockets: SocketKinds::NONE,
             syscalls: self.syscalls(&name, model.syscalls),
             filesystem: model.files.map(|FilesSection { read, write, deny }| FilesPolicy {
@@ -314,11 +318,12 @@ impl FileChecker<'_> {
             network_root,
         };
         profile.pins = pins_with_places;
-        if let Some(NetworkSection { denied, allow, deny, listen, sockets }) = model.network {
+        if let Some(NetworkSection { denied, allow, hosts_from, deny, listen, sockets }) = model.network {
             profile.denied = denied.map(|denied| Spanned { value: denied.value.into(), span: denied.span });
             profile.allow = self.peer_rules(&name, "network.allow", allow);
             profile.deny = self.peer_rules(&name, "network.deny", deny);
             profile.listen = self.listen_rules(&name, listen);
+            profile.hosts_from = hosts_from.0;
             profile.sockets = sockets.into_iter().collect();
         }
         profile.audited = std::mem::take(&mut self.audited_network);

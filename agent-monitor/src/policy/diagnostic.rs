@@ -78,6 +78,8 @@ codes! {
     BadHost = "bad-host",
     /// A name where only addresses can stand.
     HostOnDeny = "host-on-deny",
+    /// What an entry of `hosts_from` does not grant, and why.
+    HostsFrom = "hosts-from",
     /// `sni` at a rule that does not grant names to TCP.
     SniMisplaced = "sni-misplaced",
     BadCidr = "bad-cidr",

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use super::check::{FileProfile, check_file};
 use super::diagnostic::{Code, Diagnostic, MAX_REPORTED, ProfileErrors, Severity, nearest, quoted};
+use super::hosts_from::Host;
 use super::merge::{self, Chain};
 use super::programs::Programs;
 use super::resolved::{
@@ -94,13 +95,21 @@ pub fn load_profile(path: &Path, search: &[PathBuf]) -> Result<Loaded, ProfileEr
 /// # Errors
 /// Every problem of every file of the chain.
 pub fn check_profile(path: &Path, search: &[PathBuf]) -> Result<Checked, ProfileErrors> {
+    check_profile_on(&Host::this(), path, search)
+}
+
+/// Checks the profile or base in `path` for another host: its homes and its package managers.
+///
+/// # Errors
+/// Every problem of every file of the chain.
+pub fn check_profile_on(host: &Host, path: &Path, search: &[PathBuf]) -> Result<Checked, ProfileErrors> {
     let mut loader = Loader { search, files: Vec::new(), seen: HashMap::new(), diagnostics: Vec::new() };
     loader.file(path, None, &mut Vec::new());
     let Loader { files, mut diagnostics, .. } = loader;
     let order: HashMap<Arc<Path>, usize> =
         files.iter().enumerate().map(|(index, file)| (Arc::clone(&file.source.path), index)).collect();
     let chain = Chain::new(files);
-    let merged = chain.and_then(|chain| merge::merge(&chain, &mut diagnostics));
+    let merged = chain.and_then(|chain| merge::merge(&chain, host, &mut diagnostics));
     tidy(&mut diagnostics, &order);
     let failed = diagnostics.iter().any(Diagnostic::is_error);
     shorten(&mut diagnostics, path);

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use super::check::{FilePrivileges, FileProfile};
 use super::diagnostic::{Code, Diagnostic, nearest, quoted};
+use super::globs;
+use super::hosts_from::{self, Entry, Host};
 use super::load::{Base, Checked, LinkedFile, Loaded};
 use super::model::Spanned;
 use super::overlap::Coverage;
@@ -23,7 +25,6 @@ use super::resolved::{
 };
 use super::sockets::{SocketKind, SocketKinds};
 use super::source::{SourceFile, Span};
-use super::{globs, homes};
 
 /// The files of a chain, the profile itself first.
 #[derive(Debug)]
@@ -97,7 +98,7 @@ impl Chain {
 
 /// Merges the chain. Problems are added to `diagnostics`; `None` if something
 /// without which there is no profile is missing.
-pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked> {
+pub fn merge(chain: &Chain, host: &Host, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked> {
     let sound = !diagnostics.iter().any(Diagnostic::is_error);
     distinct_names(chain, diagnostics);
     let mode = chain.nearest(0, "mode", &|file| file.profile.mode.clone(), diagnostics);
@@ -147,17 +148,14 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
     let mut audited: Vec<PathRule> =
         chain.0.iter().flat_map(|file| &file.profile.audited_paths).cloned().collect();
     replace_variables(filesystem.as_mut(), exec.as_mut(), unix.as_mut(), &mut audited, &workspace);
-    let names = chain.all(|file| &file.profile.allow).any(|(_, rule)| !rule.value.hosts.is_empty());
-    match &mut unix {
-        Some(unix) if names => unix.deny.extend(other_resolvers(&name, &network.source)),
-        None if names && sound && !own.is_abstract => names_beside_sockets(chain, diagnostics),
-        _ => {}
-    }
     let privileges = privileges(chain, diagnostics);
     if filesystem.is_some() || exec.is_some() || unix.is_some() {
         mounts_beside_paths(chain, diagnostics);
     }
     if own.is_abstract {
+        if grants_names(&network) {
+            deny_other_resolvers(&name, &network, unix.as_mut());
+        }
         return Some(Checked::Base(Box::new(Base {
             name,
             file: Arc::clone(file),
@@ -175,7 +173,7 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
             warnings: Vec::new(),
         })));
     }
-    let profile = ResolvedProfile {
+    let mut profile = ResolvedProfile {
         name,
         description: own.description.clone(),
         mode: mode?.0,
@@ -190,9 +188,18 @@ pub fn merge(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) -> Option<Checked
         privileges,
         audited,
         protected: Default::default(),
-        homes: homes::of_host(),
+        homes: host.homes().to_vec(),
         syscalls: one_rule_per_call(chain),
     };
+    if sound {
+        hosts_from::expand(&entries_of_managers(chain), host, &mut profile, diagnostics);
+    }
+    if grants_names(&profile.network) {
+        deny_other_resolvers(&profile.name, &profile.network, profile.unix.as_mut());
+        if profile.unix.is_none() && sound {
+            names_beside_sockets(chain, diagnostics);
+        }
+    }
     Some(Checked::Profile(Box::new(Loaded { profile, warnings: Vec::new() })))
 }
 
@@ -371,6 +378,34 @@ impl PrivilegeKeys<'_> {
     }
 }
 
+/// The entries of `hosts_from`, the nearest file's first.
+fn entries_of_managers(chain: &Chain) -> Vec<Entry<'_>> {
+    chain
+        .0
+        .iter()
+        .flat_map(|LinkedFile { profile, source, .. }| {
+            let name = profile.name.as_ref().map_or("", |name| name.value.0.as_str());
+            let entries = profile.hosts_from.iter().enumerate();
+            entries.map(move |(index, manager)| Entry {
+                source,
+                id: format!("{name}:network.hosts_from[{index}]"),
+                manager,
+            })
+        })
+        .collect()
+}
+
+/// Whether names are granted.
+fn grants_names(network: &NetworkPolicy) -> bool {
+    network.allow.iter().any(|rule| !rule.hosts.is_empty())
+}
+
+fn deny_other_resolvers(profile: &str, network: &NetworkPolicy, unix: Option<&mut UnixPolicy>) {
+    if let Some(unix) = unix {
+        unix.deny.extend(other_resolvers(profile, &network.source));
+    }
+}
+
 /// Where names are granted, whoever else would look one up for the agent does not exist: the C library asks by DNS
 /// then.
 fn other_resolvers(profile: &str, source: &Source) -> impl Iterator<Item = PathRule> {
@@ -393,13 +428,13 @@ const RESOLVERS: &[&str] = &[
 /// Warns that names can be looked up by others.
 fn names_beside_sockets(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) {
     let own = chain.own();
-    let naming = own.profile.allow.iter().find(|rule| !rule.value.hosts.is_empty());
-    if let Some(rule) = naming {
+    let naming = own.profile.allow.iter().find(|rule| !rule.value.hosts.is_empty()).map(|rule| rule.span);
+    if let Some(span) = naming.or(own.profile.hosts_from.first().map(|manager| manager.span)) {
         diagnostics.push(
             Diagnostic::warning(
                 Code::NamesBesideSockets,
                 &own.source,
-                rule.span,
+                span,
                 "names that no rule grants can be looked up by Unix sockets, which this profile does not judge",
             )
             .hint("add a `unix` section: with it, systemd-resolved, nscd and Avahi do not exist for the agent, and it asks by DNS"),

@@ -18,6 +18,7 @@ pub mod directory;
 mod expected;
 mod globs;
 pub mod homes;
+pub mod hosts_from;
 pub mod judge;
 pub mod learn;
 pub mod lease;

@@ -18,6 +18,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
 use super::globs;
+use super::hosts_from::Manager;
 use super::lease::{self, Lease};
 use super::names::{self, HostPattern};
 use super::pins;
@@ -143,6 +144,14 @@ pub struct NetworkSection {
     #[serde(default)]
     #[schemars(extend("examples" = [[{"cidr": "10.20.0.0/16", "ports": [5432, "8000-8100"]}]]))]
     pub allow: Vec<Spanned<PeerRule>>,
+    /// Package managers of the host whose registries the agent may reach, each by the
+    /// manager's own programs alone (the set of its name under `programs`). When the
+    /// profile is loaded, the registries are read from the managers' configuration,
+    /// mirrors included, as far as agents of the profile can't write it; where none is
+    /// configured, the manager's own counts.
+    #[serde(default)]
+    #[schemars(extend("examples" = [["npm", "pip"]]))]
+    pub hosts_from: OneOrMany<Spanned<Manager>>,
     /// Peers that never exist for the agent, whatever is allowed.
     #[serde(default)]
     #[schemars(extend("examples" = [[{"cidr": "169.254.0.0/16", "protocol": "any"}]]))]
