@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod confine;
 pub mod cut;
 pub mod denied;
+pub mod known;
 pub mod landlock;
 pub mod launch;
 pub mod registry;

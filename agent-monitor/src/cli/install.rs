@@ -129,7 +129,7 @@ fn install_binary(places: &Places, text: &mut String) -> anyhow::Result<()> {
     write(&places.at(&places.binary), &bytes, 0o755, text)
 }
 
-/// The pristine copy always, the used one unless it was edited.
+/// The pristine copy always, the used one unless it was edited or removed.
 fn install_profile(
     places: &Places,
     name: &str,
@@ -140,9 +140,13 @@ fn install_profile(
     let (pristine, target) = (places.shipped(name), places.used(name));
     if used {
         let before = read(&pristine)?;
+        let have = read(&target)?;
         let edited =
-            read(&target)?.filter(|have| have != shipped.as_bytes() && before.as_ref() != Some(have));
-        if edited.is_some() {
+            have.as_ref().filter(|have| *have != shipped.as_bytes() && before.as_ref() != Some(have));
+        if have.is_none() && before.is_some() {
+            // `init` takes it away where others claim its agents; two that do would not load.
+            text.push_str(&format!("left out {}: it was removed\n", target.display()));
+        } else if edited.is_some() {
             text.push_str(&format!("kept {}: it was edited\n", target.display()));
         } else {
             write(&target, shipped.as_bytes(), 0o644, text)?;
@@ -195,7 +199,7 @@ pub fn run_uninstall(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn read(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+pub(super) fn read(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -204,7 +208,7 @@ fn read(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
 }
 
 /// Writes beside and renames, so that a running binary or a reader sees the old file or the new one.
-fn write(path: &Path, bytes: &[u8], mode: u32, text: &mut String) -> anyhow::Result<()> {
+pub(super) fn write(path: &Path, bytes: &[u8], mode: u32, text: &mut String) -> anyhow::Result<()> {
     if read(path)?.as_deref() == Some(bytes) {
         return Ok(());
     }
@@ -224,7 +228,7 @@ fn write(path: &Path, bytes: &[u8], mode: u32, text: &mut String) -> anyhow::Res
     Ok(())
 }
 
-fn remove(path: &Path, text: &mut String) -> anyhow::Result<()> {
+pub(super) fn remove(path: &Path, text: &mut String) -> anyhow::Result<()> {
     match fs::remove_file(path) {
         Ok(()) => text.push_str(&format!("removed {}\n", path.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -233,7 +237,7 @@ fn remove(path: &Path, text: &mut String) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn refused(path: &Path, error: io::Error) -> anyhow::Error {
+pub(super) fn refused(path: &Path, error: io::Error) -> anyhow::Error {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
             Failed::error(Exit::NotPermitted, format!("{}: {error}; run this as root", path.display()))
@@ -319,6 +323,19 @@ mod tests {
         assert_eq!(fs::read_to_string(&used).unwrap(), "# mine\n");
         uninstall(root.path(), true);
         assert_eq!(files(root.path()), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_profile_that_was_removed_stays_away() {
+        let root = tempfile::tempdir().unwrap();
+        install(root.path());
+        let used = places(root.path()).used("coding-agent.yaml");
+        fs::remove_file(&used).unwrap();
+        install(root.path());
+        assert!(!used.exists());
+        uninstall(root.path(), false);
+        install(root.path());
+        assert!(used.exists());
     }
 
     #[test]

@@ -5,7 +5,6 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::profile::BasesArgs;
+use super::scratch::Scratch;
 use super::{event_files, print, recording};
 use crate::event::model::Event;
 use crate::exit::{Exit, Failed};
@@ -92,7 +92,7 @@ const SENSITIVE: &str = include_str!("../../../policies/base.yaml");
 /// # Errors
 /// A command that can't be watched, events that can't be read, a base that can't be used.
 pub fn run(args: &LearnArgs) -> anyhow::Result<ExitCode> {
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::new("learn")?;
     let sensitive = judge_of(&scratch, "sensitive", &sensitive_profile())?;
     let base = match args.extends.as_slice() {
         [] => None,
@@ -222,32 +222,4 @@ fn read(args: &LearnArgs, file: &Path, seen: &mut Observations) -> anyhow::Resul
     })?;
     seen.next_run();
     Ok(())
-}
-
-/// A directory of this run, taken away when it ends.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> anyhow::Result<Self> {
-        let run = Path::new("/run");
-        let place = if rustix::process::geteuid().is_root() && run.is_dir() {
-            run.to_owned()
-        } else {
-            std::env::temp_dir()
-        };
-        let directory = place.join(format!("agent-monitor-learn.{}", std::process::id()));
-        // Fails where somebody else made it.
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&directory)
-            .with_context(|| directory.display().to_string())?;
-        Ok(Scratch(directory))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // A leftover is a directory in /run.
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

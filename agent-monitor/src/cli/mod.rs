@@ -16,6 +16,7 @@ mod event_files;
 pub mod events;
 pub mod explain;
 mod explanation;
+pub mod init;
 pub mod install;
 pub mod learn;
 mod profile;
@@ -23,6 +24,7 @@ mod recording;
 pub mod reload;
 pub mod run;
 pub mod schema;
+mod scratch;
 pub mod simulate;
 pub mod status;
 mod table;
@@ -60,6 +62,8 @@ enum Verb {
     Run(run::RunArgs),
     /// Make an agent of a running process and its descendants
     Attach(attach::AttachArgs),
+    /// Find the AI agents of this host and propose profiles for them
+    Init(init::InitArgs),
     /// Check profiles without a daemon
     Check(check::CheckArgs),
     /// Say what this host can enforce, and what to change where it can't
@@ -117,6 +121,7 @@ pub fn main() -> ExitCode {
         Verb::Daemon(args) => daemon::run(args),
         Verb::Run(args) => run::run(&args),
         Verb::Attach(args) => attach::run(&args),
+        Verb::Init(args) => init::run(&args),
         Verb::Check(args) => check::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Status(args) => status::run(&args),

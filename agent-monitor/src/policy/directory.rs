@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::diagnostic::{Code, Diagnostic, ProfileErrors, Severity, quoted};
+use super::hosts_from::Host;
 use super::load::{self, Base, Checked, Loaded};
 use super::resolved::{Claim, ClaimKind, ResolvedProfile};
 
@@ -49,11 +50,19 @@ pub struct ListError {
 /// # Errors
 /// Only if the directory itself can't be listed.
 pub fn load_directory(directory: &Path, search: &[PathBuf]) -> Result<Directory, ListError> {
+    load_directory_on(&Host::this(), directory, search)
+}
+
+/// As [`load_directory`], for another host: its homes and its package managers.
+///
+/// # Errors
+/// Only if the directory itself can't be listed.
+pub fn load_directory_on(host: &Host, directory: &Path, search: &[PathBuf]) -> Result<Directory, ListError> {
     let files = load::profile_files(directory)
         .map_err(|source| ListError { directory: directory.to_path_buf(), source })?;
     let mut loaded = Directory::default();
     for file in files {
-        match load::check_profile(&file, search) {
+        match load::check_profile_on(host, &file, search) {
             Ok(Checked::Profile(profile)) => loaded.profiles.push(*profile),
             Ok(Checked::Base(base)) => loaded.bases.push(*base),
             Err(errors) => loaded.failed.push(FailedProfile { file, errors }),
