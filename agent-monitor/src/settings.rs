@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use agent_monitor_common::name::DNS_PORT;
 
+use crate::control::notices;
 use crate::kernel::Pinning;
 use crate::policy::load::DEFAULT_DIRECTORIES;
 use crate::policy::protected::Protected;
@@ -16,6 +17,8 @@ use crate::sink::jsonl::FileSettings;
 
 /// Where the daemon listens for `run`, `status` and the other commands.
 pub const DEFAULT_SOCKET: &str = "/run/agent-monitor/control.sock";
+/// Where agents ask for what they were denied.
+pub const DEFAULT_NOTICES: &str = "/run/agent-monitor/notices.sock";
 /// Where the daemon writes events.
 pub const DEFAULT_EVENTS: &str = "/var/log/agent-monitor/events.jsonl";
 /// Where the daemon serves metrics.
@@ -121,6 +124,12 @@ impl Settings {
         }
     }
 
+    /// Where agents ask for what they were denied: beside the control socket.
+    #[must_use]
+    pub fn notices(&self) -> PathBuf {
+        self.socket.with_file_name(notices::NAME)
+    }
+
     /// The event file, if one is to be written.
     #[must_use]
     pub fn event_file(&self) -> Option<FileSettings> {
@@ -147,6 +156,7 @@ impl Settings {
             }
         }
         protected.path(&self.socket);
+        protected.path(&self.notices());
         if !self.no_events_file {
             protected.begins_with(&self.events);
         }

@@ -16,6 +16,7 @@ mod lifecycle;
 mod metrics;
 mod names;
 mod network;
+mod notices;
 mod roaming;
 mod survival;
 
@@ -47,6 +48,7 @@ fn main() {
         hello::trials(),
         roaming::trials(),
         control::trials(),
+        notices::trials(),
         lifecycle::trials(),
         survival::trials(),
         leases::trials(),

@@ -119,6 +119,38 @@ pub fn main(words: &[String]) -> i32 {
             say(&denied.to_string());
             0
         }
+        // At each line on standard input connects, or asks what was denied: the answer's lines, with how many first.
+        ["denied-and-told", program] => {
+            say("ready");
+            let mut line = String::new();
+            while std::io::stdin().read_line(&mut line).is_ok_and(|read| read > 0) {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                match words.as_slice() {
+                    ["connect", address] => {
+                        say(&connect(address)
+                            .map_or_else(|errno| errno.to_string(), |_| "connected".to_owned()));
+                    }
+                    rest => {
+                        let told = std::process::Command::new(program).arg("notices").args(rest).output();
+                        let told = told.map_or_else(
+                            |error| error.to_string(),
+                            |output| {
+                                String::from_utf8_lossy(if output.status.success() {
+                                    &output.stdout
+                                } else {
+                                    &output.stderr
+                                })
+                                .into_owned()
+                            },
+                        );
+                        say(&told.lines().count().to_string());
+                        told.lines().for_each(say);
+                    }
+                }
+                line.clear();
+            }
+            0
+        }
         ["ask-and-vanish", socket, count] => {
             let count: u32 = count.parse().unwrap_or(0);
             let asked = (0..count).filter(|_| ask_and_vanish(socket)).count();

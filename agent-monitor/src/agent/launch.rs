@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use super::confine::Confinement;
+use crate::control::notices::VARIABLE;
 
 /// Whom the command runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,9 +113,14 @@ fn groups_of(name: &CStr, gid: u32) -> io::Result<Vec<u32>> {
 }
 
 /// Becomes the command, as the user for whom this process was prepared, confined where it shall be; returns only when it
-/// can't.
+/// can't. `notices`: the socket at which the command may ask what it was denied.
 #[must_use]
-pub fn execute(command: &[OsString], user: Option<&User>, confinement: Option<Confinement>) -> io::Error {
+pub fn execute(
+    command: &[OsString],
+    user: Option<&User>,
+    confinement: Option<Confinement>,
+    notices: Option<&str>,
+) -> io::Error {
     let Some((program, arguments)) = command.split_first() else {
         return io::Error::from(io::ErrorKind::InvalidInput);
     };
@@ -137,6 +143,9 @@ pub fn execute(command: &[OsString], user: Option<&User>, confinement: Option<Co
             .env("USER", &user.name)
             .env("LOGNAME", &user.name)
             .env("SHELL", &user.shell);
+    }
+    if let Some(socket) = notices {
+        next.env(VARIABLE, socket);
     }
     // Last: after it this process has no more rights than the command.
     if let Some(confinement) = confinement
@@ -164,6 +173,6 @@ mod tests {
 
     #[test]
     fn an_empty_command_is_an_error() {
-        assert_eq!(execute(&[], None, None).kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(execute(&[], None, None, None).kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -19,6 +19,7 @@ mod explanation;
 pub mod init;
 pub mod install;
 pub mod learn;
+pub mod notices;
 mod profile;
 mod recording;
 pub mod reload;
@@ -70,6 +71,8 @@ enum Verb {
     Doctor(doctor::DoctorArgs),
     /// Show the daemon, its profiles and its agents
     Status(status::StatusArgs),
+    /// For agents: print what the monitor denied to the agent that asks, since it asked last
+    Notices(notices::NoticesArgs),
     /// Show events: those in the file, or live ones
     Events(events::EventsArgs),
     /// Say what a profile does about a request or an event, why, and what would change it
@@ -125,6 +128,7 @@ pub fn main() -> ExitCode {
         Verb::Check(args) => check::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Status(args) => status::run(&args),
+        Verb::Notices(args) => notices::run(&args),
         Verb::Events(args) => events::run(&args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Learn(args) => learn::run(&args),

@@ -50,8 +50,8 @@ pub struct RunArgs {
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     // Looked up before the label: an agent may have no name service.
     let user = args.user.as_deref().map(User::find).transpose().context("--user")?;
-    let confinement = label(args, user.as_ref())?;
-    let error = execute(&args.command, user.as_ref(), confinement);
+    let (labelled, confinement) = label(args, user.as_ref())?;
+    let error = execute(&args.command, user.as_ref(), confinement, labelled.notices.as_deref());
     let program = args.command.first().map(|program| program.to_string_lossy()).unwrap_or_default();
     eprintln!("agent-monitor: {program}: {error}");
     Ok(ExitCode::from(if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_EXECUTE }))
@@ -61,7 +61,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 const ATTEMPTS: u32 = 3;
 
 /// Has this process labelled, as one that may become the user; the rules that it has to put in force then.
-fn label(args: &RunArgs, user: Option<&User>) -> anyhow::Result<Option<Confinement>> {
+fn label(args: &RunArgs, user: Option<&User>) -> anyhow::Result<(Labelled, Option<Confinement>)> {
     if let Some(user) = user {
         user.prepare().map_err(|error| Failed::error(Exit::NotPermitted, error.to_string()))?;
     }
@@ -70,8 +70,7 @@ fn label(args: &RunArgs, user: Option<&User>) -> anyhow::Result<Option<Confineme
         ask::<Labelled>(&args.socket.socket, op)
     };
     if !args.allow_degraded && !args.landlock {
-        ask_to_run(None).map_err(ClientError::into_exit)?;
-        return Ok(None);
+        return Ok((ask_to_run(None).map_err(ClientError::into_exit)?, None));
     }
     let mut attempt = 0;
     loop {
@@ -80,7 +79,7 @@ fn label(args: &RunArgs, user: Option<&User>) -> anyhow::Result<Option<Confineme
         let enforcement: Enforcement = ask(&args.socket.socket, op).map_err(ClientError::into_exit)?;
         let confinement = confinement(args, &enforcement)?;
         match ask_to_run(confinement.as_ref().map(|_| enforcement.generation)) {
-            Ok(_) => return Ok(confinement),
+            Ok(labelled) => return Ok((labelled, confinement)),
             Err(ClientError::Refused(refusal)) if refusal.code == Code::Changed && attempt < ATTEMPTS => {}
             Err(error) => return Err(error.into_exit()),
         }

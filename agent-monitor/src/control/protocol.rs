@@ -144,6 +144,9 @@ pub struct Labelled {
     pub profile: String,
     /// Its own cgroup, where it got one.
     pub cgroup: Option<String>,
+    /// The socket at which it may ask what it was denied, where its profile has `notices`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notices: Option<String>,
 }
 
 /// What a reload did, profile by profile.

@@ -61,6 +61,18 @@ pub trait Handler: Send + Sync + 'static {
 /// # Errors
 /// When another daemon listens there, or the directory or socket can't be made.
 pub fn listen_at(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
+    listen_as(path, if group.is_some() { 0o660 } else { 0o600 }, group)
+}
+
+/// Makes a socket that everybody may connect to.
+///
+/// # Errors
+/// As [`listen_at`].
+pub fn listen_for_all(path: &Path) -> io::Result<UnixListener> {
+    listen_as(path, 0o666, None)
+}
+
+fn listen_as(path: &Path, mode: u32, group: Option<u32>) -> io::Result<UnixListener> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
@@ -86,7 +98,7 @@ pub fn listen_at(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
     sockopt::set_socket_passcred(&socket, true)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
     // Nobody can connect until `listen`.
-    fs::set_permissions(path, fs::Permissions::from_mode(if group.is_some() { 0o660 } else { 0o600 }))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     if let Some(group) = group {
         std::os::unix::fs::chown(path, None, Some(group))?;
     }
@@ -357,7 +369,7 @@ mod tests {
             let Op::Attach { profile, .. } = op else {
                 return Err(Refusal::new(Code::UnknownProfile, "no such"));
             };
-            let labelled = Labelled { agent: from.pid.to_string(), profile, cgroup: None };
+            let labelled = Labelled { agent: from.pid.to_string(), profile, cgroup: None, notices: None };
             Ok(serde_json::value::to_raw_value(&labelled).unwrap())
         }
         fn follow(&self, filter: Filter) -> Result<Subscription, Refusal> {

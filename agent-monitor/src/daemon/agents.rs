@@ -49,6 +49,16 @@ impl Core {
         Ok(Enforcement { generation: held.generation, gaps: held.gaps.iter().map(gap).collect(), image })
     }
 
+    fn labelled(&self, info: &AgentInfo) -> Labelled {
+        let notices = self.denials.wanted_by(&info.profile).then(|| self.settings.notices());
+        Labelled {
+            agent: info.id.to_string(),
+            profile: info.profile.to_string(),
+            cgroup: info.cgroup.as_ref().map(|own| own.directory.display().to_string()),
+            notices: notices.map(|socket| socket.display().to_string()),
+        }
+    }
+
     /// Makes an agent of the process `pid`, which asked for it, in a cgroup of its own. `confined`: it restricts itself
     /// by the image of this generation.
     ///
@@ -84,7 +94,7 @@ impl Core {
         }
         let own = AgentCgroup { directory: directory.clone(), ours: true };
         match self.label(id, profile, pid, LabelOrigin::Run, Some(own), Some(confined)) {
-            Ok(info) => Ok(labelled(&info)),
+            Ok(info) => Ok(self.labelled(&info)),
             Err(refusal) => {
                 undo();
                 Err(refusal)
@@ -119,7 +129,7 @@ impl Core {
             return Err(Refusal::new(Code::Kernel, message));
         }
         self.label(Ulid::generate(), profile, pid, LabelOrigin::Attach, None, None)
-            .map(|info| labelled(&info))
+            .map(|info| self.labelled(&info))
     }
 
     /// Labels a tree as a new agent, and everything that follows from it; `run`: it asked for itself, confined or not. The table is held meanwhile: the slot is the
@@ -368,6 +378,8 @@ impl Core {
         {
             self.leftover.lock().unwrap_or_else(PoisonError::into_inner).push(own.directory.clone());
         }
+        let live = self.registry.live();
+        self.denials.keep(|id| live.iter().any(|agent| agent.id == id));
         self.remove_retired();
         self.sync_syscall_hook();
         tracing::info!(agent = %info.id, profile = %info.profile, "agent ended");
@@ -453,14 +465,6 @@ impl Core {
             told[position] = counters.rings[position];
         }
         self.kernel().note_told(&told);
-    }
-}
-
-fn labelled(info: &AgentInfo) -> Labelled {
-    Labelled {
-        agent: info.id.to_string(),
-        profile: info.profile.to_string(),
-        cgroup: info.cgroup.as_ref().map(|own| own.directory.display().to_string()),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::policy::protected::Protected;
 use crate::resolver::{Names, Resolver};
 use crate::settings::Settings;
+use crate::sink::denials::Denials;
 use crate::sink::follow::Followers;
 use crate::sink::jsonl::FileCounts;
 
@@ -37,6 +38,8 @@ pub struct Core {
     pub registry: Arc<Registry>,
     pub generations: Arc<Generations>,
     pub followers: Arc<Followers>,
+    /// What agents are told of their denials.
+    pub denials: Arc<Denials>,
     pub injector: Arc<Injector>,
     pub counts: Arc<PipelineCounts>,
     /// Counts of the event file, where there is one.

@@ -35,6 +35,7 @@ use self::pipeline::{Injector, Notice, Pipeline, PipelineCounts, Records};
 use self::table::Table;
 use crate::agent::cgroup;
 use crate::agent::registry::Registry;
+use crate::control::notices::{self, Teller};
 use crate::control::peer::Peer;
 use crate::control::protocol::{Code, Op, Refusal};
 use crate::control::server::{self, Handler};
@@ -166,6 +167,7 @@ pub async fn run(mut settings: Settings, shutdown: impl Future<Output = ()>) -> 
         // An error means that the sender is gone, which ends everything too.
         let _ = ended.changed().await;
     };
+    serve_notices(&core, until_end(ended.clone()));
     let handler: Arc<dyn Handler> = Arc::new(Served(Arc::clone(&core)));
     let serving = until_end(ended.clone());
     let control = tokio::spawn(async move { server::serve(control, &socket, handler, serving).await });
@@ -282,6 +284,7 @@ fn start(settings: Settings, directory: Directory, began: Instant) -> Result<Sta
         registry,
         generations,
         followers: Arc::new(Followers::default()),
+        denials: Arc::default(),
         injector: Arc::new(injector),
         counts: Arc::new(PipelineCounts::default()),
         file,
@@ -305,6 +308,7 @@ fn start(settings: Settings, directory: Directory, began: Instant) -> Result<Sta
     let mut pipeline =
         Pipeline::new(enricher, sink, Arc::clone(&core.followers), Arc::clone(&core.counts), notice);
     pipeline.enricher.names = Some(names);
+    pipeline.denials = Arc::clone(&core.denials);
     names::serve(&core);
     pipeline.repeats = core.kernel().take_used().map(Repeats::new);
     // What was recorded while no daemon ran is read when the profiles that decided it are known.
@@ -460,6 +464,35 @@ async fn drain(core: &Core, threads: Threads) {
 fn notify(state: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "systemd can't be told");
+    }
+}
+
+/// Tells agents of their denials. Without the socket everything else goes on.
+fn serve_notices(core: &Arc<Core>, until: impl Future<Output = ()> + Send + 'static) {
+    let path = core.settings.notices();
+    match server::listen_for_all(&path) {
+        Ok(listener) => {
+            let teller: Arc<dyn Teller> = Arc::clone(core) as _;
+            tokio::spawn(async move {
+                notices::serve(listener, teller, until).await;
+                // One that stays is found dead by the next daemon.
+                let _ = std::fs::remove_file(&path);
+            });
+        }
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "no agent is told of its denials: the socket can't be made");
+        }
+    }
+}
+
+impl Teller for Core {
+    fn agent_of(&self, pid: u32) -> Option<ulid::Ulid> {
+        let label = self.kernel().label_of(pid)?;
+        self.registry.find(label.agent).map(|info| info.id)
+    }
+
+    fn take(&self, agent: ulid::Ulid) -> Vec<u8> {
+        self.denials.take(agent)
     }
 }
 

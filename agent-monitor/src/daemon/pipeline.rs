@@ -28,6 +28,7 @@ use crate::event::enrich::{Change, Enricher};
 use crate::event::model::{Event, EventType, Id, Loss};
 use crate::event::repeats::Repeats;
 use crate::sink::Chunk;
+use crate::sink::denials::Denials;
 use crate::sink::follow::Followers;
 use crate::sink::jsonl::FileSink;
 
@@ -127,6 +128,8 @@ pub struct Pipeline {
     pub enricher: Enricher,
     pub file: Option<FileSink>,
     pub followers: Arc<Followers>,
+    /// What agents are told of their denials.
+    pub denials: Arc<Denials>,
     pub counts: Arc<PipelineCounts>,
     pub notices: UnboundedSender<Notice>,
     /// What the kernel counts instead of telling.
@@ -180,6 +183,7 @@ impl Pipeline {
             enricher,
             file,
             followers,
+            denials: Arc::default(),
             counts,
             notices,
             repeats: None,
@@ -258,13 +262,16 @@ impl Pipeline {
         let time = self.enricher.time(&record);
         if let Some(Change::Started(info)) = &change {
             let event = self.enricher.agent_event(EventType::AgentStarted, info, time);
-            Sinks::of(&mut self.lines, &mut self.events, &self.followers, &self.counts).emit(&event);
+            Sinks::of(&mut self.lines, &mut self.events, &self.followers, &self.denials, &self.counts)
+                .emit(&event);
         }
         let event = self.enricher.event(&record);
-        Sinks::of(&mut self.lines, &mut self.events, &self.followers, &self.counts).emit(&event);
+        Sinks::of(&mut self.lines, &mut self.events, &self.followers, &self.denials, &self.counts)
+            .emit(&event);
         if let Some(Change::Ended(info)) = &change {
             let event = self.enricher.agent_event(EventType::AgentEnded, info, time);
-            Sinks::of(&mut self.lines, &mut self.events, &self.followers, &self.counts).emit(&event);
+            Sinks::of(&mut self.lines, &mut self.events, &self.followers, &self.denials, &self.counts)
+                .emit(&event);
         }
         let notice = match change {
             None => None,
@@ -296,7 +303,8 @@ impl Pipeline {
 
     fn inject(&mut self, mut event: Event<'static>) {
         event.id = Id(self.enricher.next_id(event.time.0));
-        Sinks::of(&mut self.lines, &mut self.events, &self.followers, &self.counts).emit(&event);
+        Sinks::of(&mut self.lines, &mut self.events, &self.followers, &self.denials, &self.counts)
+            .emit(&event);
     }
 
     fn count_undecodable(&mut self, error: DecodeError) {
@@ -340,6 +348,7 @@ struct Sinks<'a> {
     lines: &'a mut Vec<u8>,
     events: &'a mut u64,
     followers: &'a Followers,
+    denials: &'a Denials,
     counts: &'a PipelineCounts,
 }
 
@@ -348,9 +357,10 @@ impl<'a> Sinks<'a> {
         lines: &'a mut Vec<u8>,
         events: &'a mut u64,
         followers: &'a Followers,
+        denials: &'a Denials,
         counts: &'a PipelineCounts,
     ) -> Self {
-        Sinks { lines, events, followers, counts }
+        Sinks { lines, events, followers, denials, counts }
     }
 
     fn emit(self, event: &Event<'_>) {
@@ -367,6 +377,7 @@ impl<'a> Sinks<'a> {
             count.fetch_add(1, Ordering::Relaxed);
         }
         self.followers.offer(event, &self.lines[start..]);
+        self.denials.offer(event);
     }
 }
 

@@ -106,6 +106,7 @@ impl Core {
         profile.protect(&self.protected);
         lapse(&mut profile);
         let deadline = profile.first_end().map_or(Deadline::PAST, Deadline::at);
+        profile.let_ask(&self.settings.notices());
         let name = profile.name.clone();
         let gaps = self.kernel().posture().missing_for(&profile);
         if !gaps.is_empty() && !self.settings.allow_degraded {
@@ -165,6 +166,7 @@ impl Core {
             Ok(generation) => generation,
             Err(error) => return refuse(table, name, Code::Kernel, error.to_string()),
         };
+        self.denials.set_profile(&name, profile.notices.as_ref());
         self.kernel().note_profile(slot, &name, digest.bytes(), generation);
         table.inherited.remove(&slot);
         table.slots.insert(
@@ -222,6 +224,7 @@ impl Core {
             return refuse(table, name, Code::Kernel, error.to_string());
         }
         self.names.settle(slot, None);
+        self.denials.set_profile(&name, None);
         self.kernel().note_profile(slot, "", [0; 32], generation.unwrap_or(0));
         if let Err(error) = self.kernel().unmark(slot, None) {
             tracing::warn!(profile = %name, %error, "marks of a profile that is gone stay");

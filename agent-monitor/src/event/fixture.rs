@@ -59,6 +59,7 @@ pub(crate) fn profile(name: &str) -> Arc<ResolvedProfile> {
         unix: None,
         privileges: None,
         audited: Vec::new(),
+        notices: None,
         protected: Default::default(),
         homes: Vec::new(),
         syscalls: vec![SyscallRule {

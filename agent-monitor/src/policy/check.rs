@@ -28,14 +28,17 @@ use super::names::HostPattern;
 use super::programs::{Condition, ProgramRef, Programs};
 use super::reader::Reader;
 use super::resolved::{
-    Claim, ClaimKind, Denied, ExecPolicy, FilesPolicy, Mode, NetRule, PathRule, Pin, Protocol, ProtocolSet,
-    SyscallRule, Targets, UnixPolicy,
+    Claim, ClaimKind, Denied, ExecPolicy, FilesPolicy, Mode, NetRule, Notices, PathRule, Pin, Protocol,
+    ProtocolSet, SyscallRule, Targets, UnixPolicy,
 };
 use super::schema::profile_schema;
 use super::sockets::SocketKinds;
 use super::source::{SourceFile, Span};
 use super::tree::{self, Node, SyntaxError, Value};
 use super::{structure, syscalls};
+
+/// Characters of `notices.request` that count.
+const MAX_REQUEST: usize = 500;
 
 /// What one file says by itself.
 #[derive(Debug)]
@@ -62,6 +65,7 @@ pub struct FileProfile {
     pub exec: Option<ExecPolicy>,
     pub unix: Option<UnixPolicy>,
     pub privileges: Option<FilePrivileges>,
+    pub notices: Option<Notices>,
     pub programs: Programs,
     /// What `${workspace}` stands for.
     pub workspace: Vec<String>,
@@ -310,6 +314,9 @@ impl FileChecker<'_> {
             privileges: model
                 .privileges
                 .map(|section| FilePrivileges::of(section, privileges_key.unwrap_or_default())),
+            notices: model.notices.map(|section| Notices {
+                request: section.request.map(|text| text.chars().take(MAX_REQUEST).collect()),
+            }),
             programs,
             workspace: model.workspace.0.into_iter().map(|glob| glob.value.0).collect(),
             workspace_uses: Vec::new(),

@@ -187,6 +187,7 @@ pub fn merge(chain: &Chain, host: &Host, diagnostics: &mut Vec<Diagnostic>) -> O
         unix,
         privileges,
         audited,
+        notices: chain.0.iter().find_map(|file| file.profile.notices.clone()),
         protected: Default::default(),
         homes: host.homes().to_vec(),
         syscalls: one_rule_per_call(chain),

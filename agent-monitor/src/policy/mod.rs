@@ -50,7 +50,8 @@ pub use load::{Base, Checked, Loaded, check_profile, check_profile_on, load_prof
 pub use names::{HostPattern, NameClasses};
 pub use programs::{Condition, Membership, ProgramRef, Programs};
 pub use resolved::{
-    Claim, ClaimKind, Denied, ExecPolicy, FilesPolicy, Granted, Mode, NetRule, NetworkPolicy, PathRule, Pin,
-    PrivilegesPolicy, Protocol, ProtocolSet, ResolvedProfile, Source, SyscallRule, Targets, UnixPolicy,
+    Claim, ClaimKind, Denied, ExecPolicy, FilesPolicy, Granted, Mode, NetRule, NetworkPolicy, Notices,
+    PathRule, Pin, PrivilegesPolicy, Protocol, ProtocolSet, ResolvedProfile, Source, SyscallRule, Targets,
+    UnixPolicy,
 };
 pub use sockets::{SocketKind, SocketKinds};

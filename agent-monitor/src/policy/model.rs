@@ -98,9 +98,24 @@ pub struct ProfileFile {
     /// section nothing of it is judged; with it, what is not granted is denied.
     #[schemars(extend("examples" = [{"ptrace": "own"}, {"capabilities": ["net_bind_service"], "user_namespaces": true}]))]
     pub privileges: Option<PrivilegesSection>,
+    /// Lets agents of this profile know what they were denied: each asks for its own at
+    /// a socket (`AGENT_MONITOR_NOTICES`, `agent-monitor notices`). Without this section
+    /// they are told nothing. Of several files the nearest counts.
+    #[schemars(extend("examples" = [{"request": "ask in #agents, with the rule's name"}]))]
+    pub notices: Option<NoticesSection>,
     /// System calls to watch.
     #[schemars(extend("examples" = [{"watch": ["ptrace", "bpf"], "kill": ["kexec_load"]}]))]
     pub syscalls: Option<SyscallSection>,
+}
+
+/// What an agent is told of its denials: what it asked for, the rule, the reason.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoticesSection {
+    /// How to ask for what was denied, in words for the agent; its first 500
+    /// characters count.
+    #[schemars(extend("examples" = ["ask in #agents, with the rule's name"]))]
+    pub request: Option<String>,
 }
 
 /// How far a profile's verdicts go.

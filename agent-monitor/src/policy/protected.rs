@@ -34,6 +34,23 @@ impl ResolvedProfile {
         self.network.deny.extend(protected.network.iter().cloned());
         self.protected = protected.clone();
     }
+
+    /// Where the profile has `notices`: lets its agents connect to the socket at which they ask for them.
+    pub fn let_ask(&mut self, socket: &Path) {
+        let (Some(_), Some(unix)) = (&self.notices, &mut self.unix) else { return };
+        let socket = std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned());
+        let rule = PathRule {
+            id: format!("{}:notices", self.name),
+            source: unix.source.clone(),
+            glob: escape(&real(&socket)),
+            programs: Condition::default(),
+            access: None,
+        };
+        // What is in force is put in force again when a lease ends.
+        if !unix.allow.contains(&rule) {
+            unix.allow.push(rule);
+        }
+    }
 }
 
 /// Where a person is pointed to: there is no file to point at.
@@ -198,6 +215,32 @@ mod tests {
         let again = Protected::described(told.iter().map(String::as_str));
         assert_eq!(again.paths, protected.paths);
         assert_eq!(again.describe().collect::<Vec<_>>(), told);
+    }
+
+    #[test]
+    fn the_socket_of_notices_is_granted_where_there_are_some() {
+        use crate::policy::judge::{Effect, Judge, Request};
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("notices.sock");
+        let file = directory.path().join("p.yaml");
+        for (notices, connects) in [("notices: {}\n", Effect::Allow), ("", Effect::Deny)] {
+            let text = format!(
+                "version: 1\nname: p\nmode: enforce\nunix: {{}}\nfiles: {{ write: [\"/**\"] }}\n{notices}"
+            );
+            fs::write(&file, text).unwrap();
+            let mut profile = crate::policy::load_profile(&file, &[]).unwrap().profile;
+            let mut protected = Protected::default();
+            protected.path(&socket);
+            profile.protect(&protected);
+            profile.let_ask(&socket);
+            let judge = Judge::new(profile).unwrap();
+            let plain = judge.class_of(None);
+            let name = socket.as_os_str().as_bytes();
+            let ask = |request| judge.ask(plain, &request).unwrap().effect;
+            assert_eq!(ask(Request::unix(name).unwrap()), connects);
+            let writing = agent_monitor_common::path::Right::Write as u32;
+            assert_eq!(ask(Request::path(name, writing).unwrap()), Effect::Deny, "nobody puts another there");
+        }
     }
     use std::fs;
     use std::os::unix::fs::symlink;

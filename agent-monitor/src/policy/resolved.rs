@@ -379,6 +379,13 @@ impl PrivilegesPolicy {
     }
 }
 
+/// The `notices:` section: agents are told of their denials.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notices {
+    /// How to ask for what was denied; the operator's words.
+    pub request: Option<String>,
+}
+
 /// One system call that is watched, and its caller killed if `kill`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyscallRule {
@@ -434,6 +441,8 @@ pub struct ResolvedProfile {
     pub privileges: Option<PrivilegesPolicy>,
     /// Denials of paths that are tried out, of every section; `access` says of which rights.
     pub audited: Vec<PathRule>,
+    /// `None`: agents are not told of their denials.
+    pub notices: Option<Notices>,
     /// What belongs to the monitor; empty until the daemon lays it under the profile.
     pub protected: Protected,
     /// The homes of the host's users when the profile was loaded: what `~` stands for in the path rules.

@@ -3,6 +3,7 @@
 //! Fed by `daemon::pipeline` in chunks of whole lines. What must stay true: no sink can hold up the reading of the
 //! rings for longer than they have room. A sink that can't keep up or can't write loses events and counts them.
 
+pub mod denials;
 pub mod follow;
 pub mod jsonl;
 

@@ -66,6 +66,7 @@ pub fn network_profile(rules: usize, seed: u64) -> ResolvedProfile {
         unix: None,
         privileges: None,
         audited: Vec::new(),
+        notices: None,
         protected: Default::default(),
         homes: Vec::new(),
         syscalls: Vec::new(),
