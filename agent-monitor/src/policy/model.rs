@@ -248,6 +248,7 @@ pub struct PeerRule {
     pub expires: Option<Spanned<LeaseWord>>,
     /// Under `deny` only. `true`: tries the denial out. What it matches goes on where it is granted by address, and
     /// is told as what would be denied (`would-deny`). Of what a name grants it says nothing.
+    #[schemars(extend("examples" = [true]))]
     pub audit: Option<Spanned<bool>>,
     /// Why the rule is there; shown where the rule is named.
     #[schemars(extend("examples" = ["our model proxy"]))]
@@ -409,6 +410,7 @@ pub struct DeniedFile {
     /// `true`: tries the denial out. What it matches goes on where it is granted, and is told as what would be
     /// denied (`would-deny`).
     #[serde(default)]
+    #[schemars(extend("examples" = [true]))]
     pub audit: bool,
     /// Why the rule is there; shown where the rule is named.
     #[schemars(extend("examples" = ["our model proxy"]))]
@@ -435,6 +437,7 @@ pub struct DeniedProgram {
     /// `true`: tries the denial out. What it matches goes on where it is granted, and is told as what would be
     /// denied (`would-deny`).
     #[serde(default)]
+    #[schemars(extend("examples" = [true]))]
     pub audit: bool,
     /// Why the rule is there; shown where the rule is named.
     #[schemars(extend("examples" = ["our model proxy"]))]
@@ -485,6 +488,7 @@ pub struct DeniedSocket {
     /// `true`: tries the denial out. What it matches goes on where it is granted, and is told as what would be
     /// denied (`would-deny`).
     #[serde(default)]
+    #[schemars(extend("examples" = [true]))]
     pub audit: bool,
     /// Why the rule is there; shown where the rule is named.
     #[schemars(extend("examples" = ["who talks to the engine is root"]))]
