@@ -166,7 +166,9 @@ pub fn plan_below(image: &[u64], root: &Path, bounds: Bounds) -> Plan {
     if handled == 0 {
         return Plan { trace, signals, ..Plan::default() };
     }
-    let start = Class::UNKNOWN.field(image, class::START_PATH) as u32;
+    // Nor can it take anything back, so it grants no lease.
+    let leased = u32::from(field(image, header::LEASED) != 0);
+    let start = Class::UNKNOWN.without_leases(leased).field(image, class::START_PATH) as u32;
     let mut planner = Planner {
         image,
         reaches: Reaches::of(image, start),

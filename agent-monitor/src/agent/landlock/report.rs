@@ -76,6 +76,9 @@ fn grant(profile: &ResolvedProfile, rule: &PathRule, right: Rights, plan: &Plan)
     if !rule.programs.exe.is_empty() {
         return Expressed::Not("it can't tell programs apart, and grants this to none".to_owned());
     }
+    if rule.programs.until.is_some() {
+        return Expressed::Not("it takes nothing back, so it grants no lease".to_owned());
+    }
     let Ok(glob) = Glob::read(&rule.glob, &profile.homes) else {
         return Expressed::Not("its glob can't be read".to_owned());
     };

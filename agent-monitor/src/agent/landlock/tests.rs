@@ -98,6 +98,21 @@ fn a_granted_tree_is_one_exact_rule() {
 }
 
 #[test]
+fn what_is_lent_is_not_granted_for_good() {
+    let (_keep, root) = tree(&["src/a", "lent/a"]);
+    let globs = ["@/src/**".to_owned(), "@/lent/**".to_owned()];
+    let mut profile = profile(&root, [&globs, &[], &[], &[], &[]]);
+    profile.filesystem.as_mut().unwrap().read[1].programs.until =
+        Some(jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1));
+    let words = compile::profile(&profile).unwrap().words;
+    let plan = plan_below(&words, &root, Bounds::default());
+    assert_eq!((rights(&plan, &root.join("src/a")), rights(&plan, &root.join("lent/a"))), (READ, 0));
+    let told = report(&profile, &plan);
+    assert_eq!(told[0].expressed, Expressed::Exactly);
+    assert!(matches!(&told[1].expressed, Expressed::Not(why) if why.contains("lease")), "{told:?}");
+}
+
+#[test]
 fn a_denied_object_is_left_out_and_the_rest_granted() {
     let (_keep, root) = tree(&["src/.git/hooks/pre", "src/.git/HEAD", "src/lib/x", "src/y", "src/z/.env"]);
     let plan = planned(&root, [&["@/src/**"], &["@/src/**"], &["**/.git/hooks/**", "**/.env*"], &[], &[]]);

@@ -4,21 +4,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::policy::compile::sample;
-use crate::policy::load_profile;
+use crate::policy::judge::fixture::judge_of;
 use agent_monitor_common::decide::decide;
 use agent_monitor_common::request::{Address, NetRequest};
 
-fn judge(text: &str) -> Judge {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("p.yaml");
-    std::fs::write(&file, format!("version: 1\nname: p\nmode: enforce\n{text}")).unwrap();
-    let mut profile = load_profile(&file, &[]).unwrap_or_else(|e| panic!("{}", e.render(false))).profile;
-    profile.homes = vec!["/home/u".into()];
-    Judge::new(profile).unwrap()
-}
-
 fn found(text: &str) -> BlastRadius {
-    blast_radius(&judge(text)).unwrap()
+    blast_radius(&judge_of(text)).unwrap()
 }
 
 #[test]

@@ -4,18 +4,10 @@ use agent_monitor_common::request::{Direction, Protocol};
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::ResolvedProfile;
 use crate::policy::compile::{sample, sample_names, sample_paths};
+use crate::policy::judge::fixture::judge_of;
 use crate::policy::judge::{Destination, Effect};
-use crate::policy::{ResolvedProfile, load_profile};
-
-fn judge(text: &str) -> Judge {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("p.yaml");
-    std::fs::write(&file, format!("version: 1\nname: p\nmode: enforce\n{text}")).unwrap();
-    let mut profile = load_profile(&file, &[]).unwrap_or_else(|e| panic!("{}", e.render(false))).profile;
-    profile.homes = vec!["/home/u".into()];
-    Judge::new(profile).unwrap()
-}
 
 fn told(examples: &[Example]) -> Vec<&str> {
     examples.iter().map(|example| example.request.as_str()).collect()
@@ -23,17 +15,17 @@ fn told(examples: &[Example]) -> Vec<&str> {
 
 /// What is wider and what is narrower.
 fn between(old: &str, new: &str) -> (Vec<String>, Vec<String>) {
-    let found = diff(&judge(old), &judge(new)).unwrap();
+    let found = diff(&judge_of(old), &judge_of(new)).unwrap();
     let owned = |examples: &[Example]| told(examples).iter().map(|text| (*text).to_owned()).collect();
     (owned(&found.wider), owned(&found.narrower))
 }
 
 #[test]
 fn a_profile_differs_from_itself_in_nothing_however_it_is_written() {
-    let one = judge(
+    let one = judge_of(
         "network: { allow: [{ cidr: 10.0.0.0/8, ports: [80, 443] }] }\nfiles: { read: ['/a/**', '/b'] }\n",
     );
-    let other = judge(
+    let other = judge_of(
         "network: { allow: [{ cidr: [10.128.0.0/9, 10.0.0.0/9], ports: [443] }, { cidr: 10.0.0.0/8, ports: [80] }] }\n\
          files: { read: ['/b', '/a/{*,*/**}', '/{a/**,b}'] }\n",
     );
@@ -106,7 +98,7 @@ fn names_are_compared_by_the_kinds_that_patterns_tell_apart() {
 #[test]
 fn a_hello_that_is_asked_for_no_more_is_wider() {
     let rule = |sni: &str| format!("network: {{ allow: [{{ host: h.example, ports: [443]{sni} }}] }}\n");
-    let (with, without) = (judge(&rule(", sni: require")), judge(&rule("")));
+    let (with, without) = (judge_of(&rule(", sni: require")), judge_of(&rule("")));
     let found = diff(&with, &without).unwrap();
     assert_eq!((told(&found.wider), found.narrower.len()), (vec!["connect tcp h.example:443"], 0));
     assert!(
@@ -121,7 +113,7 @@ fn a_hello_that_is_asked_for_no_more_is_wider() {
 fn a_grant_to_one_program_is_told_with_that_program() {
     let old = "programs: { git: [/usr/bin/git] }\nnetwork: { allow: [{ host: h.example, ports: [22], exe: git }] }\n";
     let new = "programs: { git: [/usr/bin/git, /opt/git] }\nnetwork: { allow: [{ host: h.example, ports: [22], exe: git }] }\n";
-    let found = diff(&judge(old), &judge(new)).unwrap();
+    let found = diff(&judge_of(old), &judge_of(new)).unwrap();
     assert_eq!(found.wider.len(), 1);
     assert_eq!(found.wider[0].programs, ["any other -> git (/opt/git)"]);
     assert!(found.wider[0].old.starts_with("deny by p:network.default"));
@@ -132,7 +124,7 @@ fn a_grant_to_one_program_is_told_with_that_program() {
 fn what_is_no_path_and_no_address_counts_too() {
     let old = "agents: [{ exe: /usr/bin/a }]\nnetwork: {}\nprivileges: {}\nexec: { allow: ['/usr/**'], pinned: [{ path: /usr/p, sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 }] }\nsyscalls: { kill: [kexec_load] }\n";
     let new = "agents: [{ exe: /usr/bin/b }]\nnetwork: { sockets: [raw] }\nprivileges: { capabilities: [net_raw], ptrace: any }\nexec: { allow: ['/usr/**'] }\nsyscalls: { watch: [kexec_load] }\n";
-    let found = diff(&judge(old), &judge(new)).unwrap();
+    let found = diff(&judge_of(old), &judge_of(new)).unwrap();
     let wider = told(&found.wider);
     for part in
         ["socket raw", "capability net_raw", "privilege ptrace", "system call kexec_load", "write /usr/p"]
@@ -155,7 +147,7 @@ fn what_is_no_path_and_no_address_counts_too() {
         wider.contains(&"write /a".to_owned()) && wider.iter().any(|w| w.starts_with("capability")),
         "{wider:?}"
     );
-    let mode = diff(&judge("network: {}\n"), &judge("network: {}\n#")).unwrap();
+    let mode = diff(&judge_of("network: {}\n"), &judge_of("network: {}\n#")).unwrap();
     assert!(!mode.grants_more());
 }
 
@@ -296,7 +288,8 @@ proptest! {
 fn a_lease_that_is_made_a_grant_for_good_is_wider_later() {
     let rule =
         |expires: &str| format!("network: {{ allow: [{{ address: 10.0.0.1, ports: [22]{expires} }}] }}\n");
-    let (lent, granted, nothing) = (judge(&rule(", expires: 2h")), judge(&rule("")), judge("network: {}\n"));
+    let (lent, granted, nothing) =
+        (judge_of(&rule(", expires: 2h")), judge_of(&rule("")), judge_of("network: {}\n"));
     let found = diff_over_time(&lent, &granted).unwrap();
     assert!(found.now.is_empty() && found.grants_more());
     assert_eq!(told(&found.after_leases.wider), ["connect tcp 10.0.0.1:22"]);

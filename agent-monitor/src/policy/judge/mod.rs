@@ -5,6 +5,8 @@
 //! kernel calls; the rules are found by matching the request against each as it is written. What must stay true: where
 //! the two disagree nobody is told a verdict, but that they do.
 
+#[cfg(test)]
+pub mod fixture;
 mod from_event;
 mod grant;
 mod judged;

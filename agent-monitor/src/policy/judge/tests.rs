@@ -304,11 +304,9 @@ proptest! {
 
 #[test]
 fn a_denial_that_is_tried_out_is_told_of_what_is_granted() {
-    let text = "version: 1\nname: tried\nmode: enforce\nprograms: { git: [/usr/bin/git] }\nnetwork:\n  allow: [{ cidr: 10.0.0.0/8, ports: [443] }]\n  deny: [{ cidr: 10.1.0.0/16, audit: true }]\nfiles:\n  read: ['/srv/**']\n  deny:\n    - { path: '/srv/**/key', audit: true, except: git }\n    - '/srv/closed/**'\n";
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("tried.yaml");
-    std::fs::write(&file, text).unwrap();
-    let judge = Judge::new(crate::policy::load_profile(&file, &[]).unwrap().profile).unwrap();
+    let judge = fixture::judge_of(
+        "programs: { git: [/usr/bin/git] }\nnetwork:\n  allow: [{ cidr: 10.0.0.0/8, ports: [443] }]\n  deny: [{ cidr: 10.1.0.0/16, audit: true }]\nfiles:\n  read: ['/srv/**']\n  deny:\n    - { path: '/srv/**/key', audit: true, except: git }\n    - '/srv/closed/**'\n",
+    );
     let tcp = Protocol::Tcp;
     let read = |path: &str| Request::path(path.as_bytes(), Right::Read as Rights).unwrap();
     use Effect::{Allow, Deny};
@@ -326,7 +324,7 @@ fn a_denial_that_is_tried_out_is_told_of_what_is_granted() {
         let id = answer.rule.map(|(id, _)| id);
         assert_eq!(
             (answer.effect, answer.reason, id.as_deref()),
-            (effect, reason, Some(format!("tried:{rule}").as_str())),
+            (effect, reason, Some(format!("p:{rule}").as_str())),
             "{request}"
         );
     }
