@@ -1,12 +1,15 @@
 //! Grants that end by themselves, with a daemon and without.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use agent_monitor_tests::talker::wait;
+use agent_monitor_tests::zone::Zone;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 
 use crate::daemon::{Daemon, Server};
+use crate::names::{Asker, net};
 use crate::survival::{connects, kill, pinning_with, unreachable, waiting_agent};
 use crate::trial;
 
@@ -33,6 +36,8 @@ pub fn trials() -> Vec<Trial> {
         trial("a_lease_ends_and_the_others_hold_on", ends),
         trial("leases_end_after_the_daemon_was_killed_and_no_restart_renews_them", ends_alone),
         trial("a_lease_that_is_over_is_told_and_grants_nothing", over),
+        trial("a_name_that_is_lent_goes_with_its_addresses", name),
+        trial("the_addresses_of_a_lent_name_close_without_a_daemon", name_alone),
     ]
 }
 
@@ -111,4 +116,57 @@ fn over() -> Result<()> {
     ensure!(daemon.log().contains("this grant ended at 2020-01-01T00:00:00Z"), "{}", daemon.log());
     ensure!(daemon.agent(&["connect", SHORT])? == unreachable());
     Ok(())
+}
+
+const NAMES: &str = "\
+version: 1
+name: tester
+mode: enforce
+network:
+  allow:
+    - { host: lent.example.test, ports: [18443], expires: 6s }
+    - { host: kept.example.test, ports: [18443] }
+";
+
+/// A daemon that resolves, under [`NAMES`] written this moment; both names answer for an hour.
+fn naming() -> Result<(Daemon, Zone)> {
+    net()?;
+    let zone = Zone::serve(Ipv4Addr::LOCALHOST.into())?;
+    zone.set_addresses("lent.example.test", 3_600, &["198.51.100.7"]);
+    zone.set_addresses("kept.example.test", 3_600, &["198.51.100.8"]);
+    let mut daemon = Daemon::prepare(&NAMES.replace("6s", "1h"))?;
+    daemon.pins = Some(daemon.path("pins"));
+    daemon.arguments(&["--name-server", &zone.address.to_string()]);
+    daemon.launch()?;
+    daemon.write_profile(NAMES)?;
+    let reloaded = daemon.ask(&["reload"])?;
+    ensure!(reloaded.status.success(), "{reloaded:?}");
+    Ok((daemon, zone))
+}
+
+fn both_are_reached(agent: &mut Asker) -> Result<()> {
+    agent.must("reach lent.example.test 18443", "connected")?;
+    agent.must("reach kept.example.test 18443", "connected")
+}
+
+fn name() -> Result<()> {
+    let (daemon, _zone) = naming()?;
+    let mut agent = Asker::start(&daemon)?;
+    both_are_reached(&mut agent)?;
+    let lent = "connect 198.51.100.7:18443";
+    wait("the lease ends", || Ok((agent.does(lent)? == unreachable()).then_some(())))?;
+    wait("the name is gone", || Ok((agent.does("resolve lent.example.test")? == "none").then_some(())))?;
+    agent.must("connect 198.51.100.8:18443", "connected")?;
+    agent.must("reach kept.example.test 18443", "connected")
+}
+
+fn name_alone() -> Result<()> {
+    let (mut daemon, _zone) = naming()?;
+    let mut agent = Asker::start(&daemon)?;
+    both_are_reached(&mut agent)?;
+    kill(&mut daemon)?;
+    agent.must("connect 198.51.100.7:18443", "connected")?;
+    std::thread::sleep(HOLDS);
+    agent.must("connect 198.51.100.7:18443", &unreachable())?;
+    agent.must("connect 198.51.100.8:18443", "connected")
 }

@@ -55,7 +55,7 @@ network:
 ";
 
 /// Where everybody answers, once for the process.
-fn net() -> Result<()> {
+pub fn net() -> Result<()> {
     static MADE: OnceLock<()> = OnceLock::new();
     if MADE.get().is_none() {
         let (link, lo) = (Netlink::open()?, index_of("lo")?);
