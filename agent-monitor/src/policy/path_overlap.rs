@@ -36,16 +36,55 @@ impl Glob {
         self.reach.get_or_init(|| Reach::of(self.globs.iter().map(String::as_str))).as_ref()
     }
 
-    /// Whether some path may match both.
-    fn may_meet(&self, other: &Self) -> bool {
-        let meets = |a: &str, b: &str| a.starts_with(b) || b.starts_with(a);
-        self.globs.iter().any(|a| other.globs.iter().any(|b| meets(beginning(a), beginning(b))))
+    /// Whether every match of `other` may be one of this; false is certain.
+    fn may_cover(&self, other: &Self) -> bool {
+        // Several together may cover what none of them does.
+        let [wide] = self.globs.as_slice() else { return true };
+        let (first, last) = (Fixed::first(wide), Fixed::last(wide));
+        other
+            .globs
+            .iter()
+            .all(|narrow| first.holds(&Fixed::first(narrow)) && last.holds(&Fixed::last(narrow)))
     }
 }
 
-/// What every match of a glob begins with, or a part of that.
-fn beginning(glob: &str) -> &str {
-    glob.split(['*', '?', '[', '{', '\\', '$']).next().unwrap_or_default()
+/// The bytes that every match of a glob begins, or ends, with: as far as they can be seen.
+struct Fixed {
+    /// Of an end, from the last one on.
+    bytes: Vec<u8>,
+    /// A star comes next, so any byte can.
+    open: bool,
+}
+
+impl Fixed {
+    fn first(glob: &str) -> Self {
+        // Every path is absolute.
+        match glob.strip_prefix("**/") {
+            Some(_) => Fixed { bytes: vec![b'/'], open: true },
+            None => Fixed::of(glob.bytes()),
+        }
+    }
+
+    fn last(glob: &str) -> Self {
+        Fixed::of(glob.bytes().rev())
+    }
+
+    fn of(glob: impl Iterator<Item = u8>) -> Self {
+        let mut bytes = Vec::new();
+        for byte in glob {
+            if b"*?[]{}\\$".contains(&byte) {
+                return Fixed { bytes, open: byte == b'*' };
+            }
+            bytes.push(byte);
+        }
+        Fixed { bytes, open: false }
+    }
+
+    /// Whether what `narrow` matches may have these bytes, every time.
+    fn holds(&self, narrow: &Self) -> bool {
+        let common = self.bytes.len().min(narrow.bytes.len());
+        self.bytes[..common] == narrow.bytes[..common] && (common == self.bytes.len() || !narrow.open)
+    }
 }
 
 impl<'a> PathCoverage<'a> {
@@ -66,7 +105,7 @@ impl<'a> PathCoverage<'a> {
             }
         };
         let others = self.rules.iter().enumerate().filter(|(index, _)| Some(*index) != own);
-        let mut others = others.filter(|(_, (other, glob))| as_much(other, rule) && glob.may_meet(narrow));
+        let mut others = others.filter(|(_, (other, glob))| as_much(other, rule) && glob.may_cover(narrow));
         let found = others.find(|(index, (other, wide))| {
             let Some(left) = self.left.get().checked_sub(1) else { return false };
             self.left.set(left);
@@ -83,4 +122,54 @@ fn as_much(wide: &PathRule, narrow: &PathRule) -> bool {
     let (of_wide, of_narrow) = (&wide.programs, &narrow.programs);
     let programs = of_wide.is_any() || of_wide.exe == of_narrow.exe && of_wide.except == of_narrow.except;
     programs && of_wide.lasts(of_narrow) && (wide.access.is_none() || wide.access == narrow.access)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn glob(text: &str) -> Glob {
+        Glob { globs: vec![text.to_owned()], reach: OnceCell::new() }
+    }
+
+    fn piece() -> impl Strategy<Value = &'static str> {
+        prop::sample::select(vec!["a", "b", "/", "/a", "*", "**/", "**", "?", "{a,b}", "[ab]", "\\\\*"])
+    }
+
+    fn some_glob() -> impl Strategy<Value = String> {
+        (any::<bool>(), prop::collection::vec(piece(), 1..5)).prop_map(|(anywhere, pieces)| {
+            format!("{}{}", if anywhere { "**/" } else { "/" }, pieces.concat())
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_covers_is_never_passed_over(wide in some_glob(), narrow in some_glob()) {
+            let (wide, narrow) = (glob(&wide), glob(&narrow));
+            if let (Some(of_wide), Some(of_narrow)) = (wide.reach(), narrow.reach())
+                && of_wide.covers(of_narrow)
+            {
+                prop_assert!(wide.may_cover(&narrow), "{:?} {:?}", wide.globs, narrow.globs);
+            }
+        }
+    }
+
+    #[test]
+    fn most_globs_have_nothing_to_do_with_each_other() {
+        for (wide, narrow, may) in [
+            ("/srv/**", "/srv/a", true),
+            ("/srv/**", "/etc/a", false),
+            ("/srv/a", "/srv/*", false),
+            ("**/.env", "/srv/**", false),
+            ("**/.env", "/srv/**/.env", true),
+            ("/**", "**/.env", true),
+            ("/srv/**", "**/.env", false),
+        ] {
+            assert_eq!(glob(wide).may_cover(&glob(narrow)), may, "{wide} {narrow}");
+        }
+    }
 }
