@@ -17,7 +17,7 @@ wire_codes! {
         /// Granted by rules that look at what a TLS client says first. Only of names.
         AllowHello = 3 "allow-hello",
         /// Granted, and a rule that is tried out (`audit: true`) would deny it: it goes on and is told.
-        Audit = 4 "audit",
+        Audit = 5 "audit",
     }
 }
 
@@ -34,19 +34,15 @@ impl Decision {
         matches!(self, Decision::Allow | Decision::Audit)
     }
 
-    /// An unknown answer is a denial.
+    /// Of an answer about an address. An unknown one is a denial.
     #[inline(always)]
-    const fn from_walk(state: u32) -> Self {
-        if state == TERMINAL | 1 {
-            return Decision::Allow;
+    const fn from_answer(answer: u32) -> Self {
+        match answer {
+            1 => Decision::Allow,
+            2 => Decision::DenyRule,
+            5 => Decision::Audit,
+            _ => Decision::DenyDefault,
         }
-        if state == TERMINAL | 2 {
-            return Decision::DenyRule;
-        }
-        if state == TERMINAL | 4 {
-            return Decision::Audit;
-        }
-        Decision::DenyDefault
     }
 }
 
@@ -87,34 +83,49 @@ fn walk<W: Words + ?Sized>(image: &W, start: u64, address: Address, first: usize
     forget(state)
 }
 
+/// In the code of a decision: it goes on, whatever is said.
+const PASSES: u32 = 1;
+/// In the code of a decision that passes: it is told.
+const TOLD: u32 = 4;
+const _: () = assert!(
+    Decision::Allow.code() == PASSES
+        && Decision::Audit.code() == PASSES | TOLD
+        && Decision::DenyRule.code() & PASSES == 0
+);
+
 /// Judges a network request of a program of `class` against an image.
 ///
 /// IPv4 and its mapped form are one thing. An IPv6 destination that carries an IPv4 address (NAT64, 6to4, Teredo,
 /// IPv4-compatible) must be granted as IPv6 *and* as that IPv4 address.
 #[inline(always)]
 pub fn decide<W: Words + ?Sized>(image: &W, class: Class, request: NetRequest) -> Decision {
-    let mut outer = TERMINAL | 1;
+    Decision::from_answer(answer(image, class, request))
+}
+
+/// The same, as the [`Decision`]'s code; another number is a denial by default.
+// VERIFIER: "BPF program is too large": no branch for what the answer is, so that what follows is walked once.
+#[inline(always)]
+pub fn answer<W: Words + ?Sized>(image: &W, class: Class, request: NetRequest) -> u32 {
+    let mut outer = PASSES;
     let v4 = match request.address.as_v4() {
         Some(v4) => v4,
         None => {
             let start = class.field(image, class::START_V6 + request.start());
-            let state = walk(image, start, request.address, 0, request.port);
-            let passes = state == TERMINAL | 1 || state == TERMINAL | 4;
-            if !passes || matches!(request.direction, Direction::Listen) {
-                return Decision::from_walk(state);
+            outer = walk(image, start, request.address, 0, request.port) ^ TERMINAL;
+            if outer & !TOLD != PASSES || matches!(request.direction, Direction::Listen) {
+                return outer;
             }
-            outer = state;
             match request.address.embedded_v4() {
                 Some(v4) => v4,
-                None => return Decision::from_walk(state),
+                None => return outer,
             }
         }
     };
     let v4 = Address::v4(forget(v4));
     let start = class.field(image, class::START_V4 + request.start());
-    let inner = walk(image, start, v4, 12, request.port);
-    // One form that is told of is enough, and 4 is that answer.
-    Decision::from_walk(if inner == TERMINAL | 1 { outer } else { inner })
+    let inner = walk(image, start, v4, 12, request.port) ^ TERMINAL;
+    // Where both pass, one that is told of is enough.
+    inner | outer & inner << 2 & TOLD
 }
 
 /// Judges a request to an address that stands for a name of class `name`. The address itself was judged before: what a

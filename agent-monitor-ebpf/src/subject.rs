@@ -62,7 +62,7 @@ pub fn table(slot: u32) -> Option<Table> {
 pub struct Policy {
     pub table: Table,
     pub generation: u32,
-    pub mode: Mode,
+    mode: u32,
     pub errno: u8,
     /// [`agent_monitor_common::image::HAS_FILES`] and the like.
     pub flags: u8,
@@ -72,12 +72,31 @@ pub struct Policy {
     pub epoch: u32,
 }
 
+impl Policy {
+    /// The mode.
+    #[inline(always)]
+    pub fn mode(&self) -> Mode {
+        mode_of(self.mode)
+    }
+}
+
+/// An unknown mode enforces.
+#[inline(always)]
+fn mode_of(code: u32) -> Mode {
+    match code {
+        0 => Mode::Learn,
+        1 => Mode::Audit,
+        _ => Mode::Enforce,
+    }
+}
+
 /// What a row of the profile table says, before its image is looked at.
 #[derive(Clone, Copy)]
 pub struct Standing {
     slot: u32,
     pub generation: u32,
-    pub mode: Mode,
+    // VERIFIER: "BPF program is too large": a number of which nothing is known is one state, a mode is three.
+    mode: u32,
     /// 1: the leases have run out.
     lapsed: u32,
 }
@@ -102,15 +121,9 @@ pub fn standing(row: u32) -> Option<Standing> {
     // SAFETY: an element of an array; the daemon writes it as one word.
     let word = unsafe { core::ptr::read_volatile(word) };
     let InForce { slot, generation, mode, leased } = InForce::from_word(word)?;
-    // An unknown mode enforces.
-    let mode = match mode {
-        0 => Mode::Learn,
-        1 => Mode::Audit,
-        _ => Mode::Enforce,
-    };
     // VERIFIER: what follows is walked once, not for each answer.
     let lapsed = forget(if leased { lapsed(row) } else { 0 });
-    Some(Standing { slot, generation, mode, lapsed })
+    Some(Standing { slot, generation, mode: forget(mode as u32), lapsed })
 }
 
 impl Standing {
@@ -118,6 +131,12 @@ impl Standing {
     #[inline(always)]
     pub fn table(self) -> Option<Table> {
         table(self.slot)
+    }
+
+    /// The mode.
+    #[inline(always)]
+    pub fn mode(self) -> Mode {
+        mode_of(self.mode)
     }
 
     /// The class of a process by this image.

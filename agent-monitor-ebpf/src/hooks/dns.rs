@@ -217,17 +217,17 @@ pub fn redirect(
     let to = if mapped { LOOPBACK4 } else { LOOPBACK6 };
     // SAFETY: the hook's context, whose fields may be written.
     unsafe { if v6 { write_v6(c, to, port) } else { write_v4(c, to.0[3], port) } }
-    emit::decision(Domain::NetworkOut, Effect::Allow, policy.mode);
+    emit::decision(Domain::NetworkOut, Effect::Allow, policy.mode());
     PASS
 }
 
 /// The question can't come to the resolver: names fail. The errno, 0: it goes on.
 #[inline(always)]
 pub fn unanswered(label: &Label, policy: &Policy, flow: Flow, request: NetRequest, reason: Reason) -> u16 {
-    emit::decision(Domain::NetworkOut, Effect::Deny, policy.mode);
-    let enforce = matches!(policy.mode, Mode::Enforce);
+    emit::decision(Domain::NetworkOut, Effect::Deny, policy.mode());
+    let enforce = matches!(policy.mode(), Mode::Enforce);
     let errno = if enforce { destination_errno(policy.errno) } else { 0 };
-    let outcome = Outcome { effect: Effect::Deny, mode: policy.mode, generation: policy.generation, errno };
+    let outcome = Outcome { effect: Effect::Deny, mode: policy.mode(), generation: policy.generation, errno };
     emit::network(label, flow, request, reason.code(), outcome);
     emit::denied(label.agent);
     errno

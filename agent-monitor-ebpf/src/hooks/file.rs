@@ -168,7 +168,7 @@ impl Subject {
     /// Whether a denial denies.
     #[inline(always)]
     pub fn enforces(&self) -> bool {
-        matches!(self.policy.mode, Mode::Enforce)
+        matches!(self.policy.mode(), Mode::Enforce)
     }
 }
 
@@ -264,9 +264,9 @@ pub fn scratch(subject: &Subject, needed: Rights) -> Result<*mut Scratch, bool> 
     let Subject { label, policy } = subject;
     let Some(s) = SCRATCH.current() else {
         fail::count(Site::TaskStorage);
-        emit::decision(domain(needed), Effect::Deny, policy.mode);
+        emit::decision(domain(needed), Effect::Deny, policy.mode());
         emit::denied(label.agent);
-        return Err(matches!(policy.mode, Mode::Enforce));
+        return Err(matches!(policy.mode(), Mode::Enforce));
     };
     Ok(s)
 }
@@ -468,7 +468,7 @@ pub unsafe fn settle(
     text: Text,
 ) -> bool {
     let Subject { label, policy } = subject;
-    let (mut mode, mut reason) = (policy.mode, reason);
+    let (mut mode, mut reason) = (policy.mode(), reason);
     let allowed = reason == ALLOWED as u32;
     if reason == AUDITED as u32 {
         (mode, reason) = (mode.tried_out(), Reason::Rule.code() as u32);

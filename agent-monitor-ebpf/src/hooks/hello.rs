@@ -102,7 +102,7 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
             fail::count(Site::ImageMissing);
             return silently(agent, Mode::Enforce);
         };
-        let mode = standing.mode;
+        let mode = standing.mode();
         let Some(said) = HELLOS.get_or_create(sk.cast()) else {
             fail::count(Site::SocketStorage);
             return silently(agent, mode);

@@ -323,7 +323,7 @@ pub fn iterate_stale(ctx: *mut FileContext) -> i32 {
             None => (policy(&label), false),
         };
         let Some(policy) = policy else { return 0 };
-        if !matches!(policy.mode, Mode::Enforce) {
+        if !matches!(policy.mode(), Mode::Enforce) {
             return 0;
         }
         let Some(e) = ends(sk) else { return 0 };

@@ -131,13 +131,13 @@ fn judge(label: &Label, policy: &Policy, hook: Hook, e: &Ends, request: NetReque
     let listen = matches!(hook, Hook::LsmSocketListen);
     let domain = if listen { Domain::NetworkListen } else { Domain::NetworkOut };
     if decision.allowed() {
-        emit::decision(domain, Effect::Allow, policy.mode);
+        emit::decision(domain, Effect::Allow, policy.mode());
         return true;
     }
     let (mode, reason) = match decision {
-        Decision::DenyRule => (policy.mode, Reason::Rule),
-        Decision::Audit => (policy.mode.tried_out(), Reason::Rule),
-        _ => (policy.mode, Reason::Default),
+        Decision::DenyRule => (policy.mode(), Reason::Rule),
+        Decision::Audit => (policy.mode().tried_out(), Reason::Rule),
+        _ => (policy.mode(), Reason::Default),
     };
     emit::decision(domain, Effect::Deny, mode);
     let enforce = matches!(mode, Mode::Enforce);
@@ -193,7 +193,7 @@ pub fn network_socket_listen(ctx: LsmContext) -> i32 {
             return 0;
         }
         fail::count(Site::SocketStorage);
-        if matches!(policy.mode, Mode::Enforce) { -13 } else { 0 }
+        if matches!(policy.mode(), Mode::Enforce) { -13 } else { 0 }
     }
 }
 
@@ -229,7 +229,7 @@ pub fn network_file_receive(ctx: LsmContext) -> i32 {
             return 0;
         }
         fail::count(Site::SocketStorage);
-        if matches!(policy.mode, Mode::Enforce) { -13 } else { 0 }
+        if matches!(policy.mode(), Mode::Enforce) { -13 } else { 0 }
     }
 }
 
@@ -273,7 +273,7 @@ pub fn network_socket_sendmsg(ctx: LsmContext) -> i32 {
         };
         if !label_socket(sk.cast_mut(), &label, policy.generation, policy.class) {
             fail::count(Site::SocketStorage);
-            return if matches!(policy.mode, Mode::Enforce) { -101 } else { 0 };
+            return if matches!(policy.mode(), Mode::Enforce) { -101 } else { 0 };
         }
         if e.remote_port == 0 {
             return 0; // not connected: sendmsg4/6 judges the address

@@ -39,7 +39,7 @@ macro_rules! mount_hook {
                 let allowed = granted(&subject.policy.table, subject.policy.class, Privilege::Mount);
                 return privilege::judge(&subject, Hook::$code, allowed, Asked::plain(Privilege::Mount, 0));
             }
-            let mode = subject.policy.mode;
+            let mode = subject.policy.mode();
             let enforce = matches!(mode, Mode::Enforce);
             emit::decision(Domain::File, Effect::Deny, mode);
             let outcome = Outcome {

@@ -5,7 +5,7 @@
 //! sees, source routing, and flows whose grant went. `current` means nothing there (softirq), so it asks the socket.
 
 use agent_monitor_common::counters::{Domain, Effect, Mode, Site};
-use agent_monitor_common::decide::{Decision, decide, decide_socket, forget};
+use agent_monitor_common::decide::{Decision, answer, decide_socket, forget};
 use agent_monitor_common::event::{Hook, Kind, Reason, SocketBody};
 use agent_monitor_common::image::Class;
 use agent_monitor_common::label::{
@@ -162,7 +162,7 @@ fn address_hook(ctx: &SockAddrContext, hook: Hook, act: Act, v6: bool) -> i32 {
     };
     // SAFETY: `ctx->sk` is a socket the verifier knows.
     let Some(storage) = (unsafe { SOCKETS.get_or_create(sk.cast()) }) else {
-        return end_with(unjudged(&label, flow, request, Site::SocketStorage, standing.mode));
+        return end_with(unjudged(&label, flow, request, Site::SocketStorage, standing.mode()));
     };
     if act != Act::Bind
         && request.port == DNS_PORT
@@ -214,27 +214,31 @@ pub fn judge(
             && (*s).allowed == tag
             && socket_cell(s, standing.generation) == class_cell(class.number(), standing.generation, 0)
         {
-            emit::decision(Domain::NetworkOut, Effect::Allow, standing.mode);
+            emit::decision(Domain::NetworkOut, Effect::Allow, standing.mode());
             return 0;
         }
     }
     let Some(policy) = standing.policy(class) else {
         return unjudged(label, flow, request, Site::ImageMissing, Mode::Enforce);
     };
-    let mut decision = decide(&policy.table, policy.class, request);
+    // VERIFIER: "BPF program is too large": as a number that is one state.
+    let mut answer = forget(answer(&policy.table, policy.class, request));
     let domain = domain(request.direction);
     let protected = act == Act::Bind && dns::is_resolvers(request.port);
     if protected {
-        decision = Decision::DenyRule;
+        answer = Decision::DenyRule.code();
     }
     let mut name = 0;
-    if matches!(decision, Decision::DenyDefault) {
+    let told = forget((answer == Decision::Audit.code()) as u32);
+    let denied = forget((answer == Decision::DenyRule.code()) as u32);
+    let allowed = forget((answer == Decision::Allow.code()) as u32);
+    if told | denied | allowed == 0 {
         name = dns::granting_name(&policy, label.profile, request, false);
         if name & AWAITS_HELLO != 0 {
             match sk {
                 // SAFETY: the hook's own socket.
                 Some(sk) if !unsafe { hello::expect(sk) } => {
-                    return unjudged(label, flow, request, Site::SocketStorage, policy.mode);
+                    return unjudged(label, flow, request, Site::SocketStorage, policy.mode());
                 }
                 Some(_) => {}
                 // No packet of such a socket is looked at: what it says can't be known.
@@ -244,8 +248,8 @@ pub fn judge(
         flow.name = name as u16;
     }
     let flow = flow;
-    if decision.allowed() || flow.name != 0 {
-        emit::decision(domain, Effect::Allow, policy.mode);
+    if allowed != 0 || flow.name != 0 {
+        emit::decision(domain, Effect::Allow, policy.mode());
         claim_socket(s, label, standing.generation, class);
         let (tag, reason) = if flow.name != 0 {
             // SAFETY: socket storage. Not by its tag: with the next address the name's answers are asked for again.
@@ -269,16 +273,16 @@ pub fn judge(
             }
         }
         let outcome =
-            Outcome { effect: Effect::Allow, mode: policy.mode, generation: policy.generation, errno: 0 };
+            Outcome { effect: Effect::Allow, mode: policy.mode(), generation: policy.generation, errno: 0 };
         emit::network(label, flow, request, reason.code(), outcome);
         emit::allowed(label.agent);
         return 0;
     }
-    let mode = if matches!(decision, Decision::Audit) { policy.mode.tried_out() } else { policy.mode };
-    let reason = match decision {
-        _ if protected => Reason::Protected,
-        Decision::DenyRule | Decision::Audit => Reason::Rule,
-        _ => Reason::Default,
+    let mode = if told != 0 { policy.mode().tried_out() } else { policy.mode() };
+    let reason = match (protected, told | denied) {
+        (true, _) => Reason::Protected,
+        (false, 0) => Reason::Default,
+        (false, _) => Reason::Rule,
     };
     emit::decision(domain, Effect::Deny, mode);
     let enforce = matches!(mode, Mode::Enforce);
@@ -406,7 +410,7 @@ pub fn network_sock_create(ctx: SockContext) -> i32 {
     };
     let standing = standing(label.profile);
     let (mode, generation, class) = match standing {
-        Some(standing) => (standing.mode, standing.generation, standing.class_of(&label)),
+        Some(standing) => (standing.mode(), standing.generation, standing.class_of(&label)),
         None => (Mode::Enforce, 0, Class::UNKNOWN),
     };
     // Before the verdict: a program attached behind ours can take the errno back, and then egress must know the socket.
@@ -433,14 +437,14 @@ pub fn socket_granted(label: &Label, policy: &Policy, hook: Hook, mut body: Sock
         return true;
     };
     if decide_socket(&policy.table, policy.class, kind).allowed() {
-        emit::decision(Domain::Socket, Effect::Allow, policy.mode);
+        emit::decision(Domain::Socket, Effect::Allow, policy.mode());
         return true;
     }
     body.reason = Reason::SocketKind.code() as u32;
-    emit::decision(Domain::Socket, Effect::Deny, policy.mode);
-    let enforce = matches!(policy.mode, Mode::Enforce);
+    emit::decision(Domain::Socket, Effect::Deny, policy.mode());
+    let enforce = matches!(policy.mode(), Mode::Enforce);
     let errno = if enforce { errno } else { 0 };
-    let outcome = Outcome { effect: Effect::Deny, mode: policy.mode, generation: policy.generation, errno };
+    let outcome = Outcome { effect: Effect::Deny, mode: policy.mode(), generation: policy.generation, errno };
     report_socket(label, hook, body, outcome);
     !enforce
 }
@@ -631,10 +635,10 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
     let class = Class::new(class_of_cell(cell, standing.generation, 0));
     // For the records.
     label.classes = [cell; 2];
-    let mut mode = standing.mode;
     // SAFETY: the caller's promise.
     let Some(parsed) = (unsafe { parse(skb) }) else {
         fail::count(Site::PacketRead);
+        let mode = standing.mode();
         emit::decision(Domain::NetworkOut, Effect::Deny, mode);
         emit::denied(agent);
         return if matches!(mode, Mode::Enforce) { DENY } else { PASS };
@@ -690,13 +694,14 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
     // SAFETY: the caller's promise.
     let held = unsafe { dns::held(s, request, standing.epoch()) };
     let mut named = held == Held::Now && refused == 0;
-    let mut reason = refused;
+    let (mut reason, mut told) = (refused, 0);
     if refused == 0 && !named {
         let Some(policy) = standing.policy(class) else {
             return without_image(agent);
         };
-        let decision = decide(&policy.table, policy.class, request);
-        if decision.allowed() {
+        // VERIFIER: "BPF program is too large": as a number that is one state.
+        let answer = forget(answer(&policy.table, policy.class, request));
+        if answer == Decision::Allow.code() {
             // SAFETY: storage of the packet's socket, one word each.
             unsafe {
                 if listens {
@@ -707,7 +712,9 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
             }
             return PASS;
         }
-        if matches!(decision, Decision::DenyDefault) {
+        told = forget((answer == Decision::Audit.code()) as u32);
+        let denied = forget((answer == Decision::DenyRule.code()) as u32);
+        if told | denied == 0 {
             let name = dns::granting_name(&policy, profile, request, held == Held::Older);
             if name != 0 {
                 // SAFETY: storage of the packet's socket.
@@ -715,16 +722,13 @@ unsafe fn packet(skb: *mut __sk_buff, sk: *mut bpf_sock, s: *mut SocketLabel) ->
                 named = true;
             }
         }
-        (mode, reason) = match decision {
-            Decision::DenyRule => (mode, Reason::Rule.code()),
-            Decision::Audit => (mode.tried_out(), Reason::Rule.code()),
-            _ => (mode, Reason::Default.code()),
-        };
+        reason = if told | denied != 0 { Reason::Rule } else { Reason::Default }.code();
     }
     if forget(named as u32) != 0 {
         // SAFETY: the caller's promise.
-        return unsafe { if dns::awaits_hello(s) { hello::judge(skb, mode) } else { PASS } };
+        return unsafe { if dns::awaits_hello(s) { hello::judge(skb, standing.mode()) } else { PASS } };
     }
+    let mode = if forget(told) != 0 { standing.mode().tried_out() } else { standing.mode() };
     let reason = forget(reason as u32) as u8;
     let enforce = matches!(mode, Mode::Enforce);
     emit::decision(domain(request.direction), Effect::Deny, mode);

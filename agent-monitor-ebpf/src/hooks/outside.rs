@@ -150,7 +150,7 @@ unsafe fn judge(
     };
     // SAFETY: the caller's promise.
     let Some(s) = (unsafe { SOCKETS.get_or_create(sk.cast_mut()) }) else {
-        return code(unjudged(&label, flow, request, Site::SocketStorage, standing.mode));
+        return code(unjudged(&label, flow, request, Site::SocketStorage, standing.mode()));
     };
     if act != Act::Bind
         && let Some(policy) = standing.policy(standing.class_of(&label))
@@ -313,7 +313,7 @@ pub fn network_socket_made(ctx: LsmContext) -> i32 {
             return -93;
         };
         if !label_socket(sk.cast_mut(), &label, policy.generation, policy.class) {
-            let deny = count_unjudged_socket(&label, hook, body, Site::SocketStorage, policy.mode);
+            let deny = count_unjudged_socket(&label, hook, body, Site::SocketStorage, policy.mode());
             return if deny { -93 } else { 0 };
         }
         if socket_kind(family as u32, kind as u32, protocol as u32).is_none()

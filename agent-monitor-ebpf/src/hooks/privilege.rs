@@ -57,15 +57,15 @@ fn enter_privileges<const N: usize>(ctx: &LsmContext) -> Entry {
 pub fn judge(subject: &Subject, hook: Hook, allowed: bool, asked: Asked) -> i32 {
     let Subject { label, policy } = subject;
     if allowed {
-        emit::decision(Domain::Privilege, Effect::Allow, policy.mode);
+        emit::decision(Domain::Privilege, Effect::Allow, policy.mode());
         return 0;
     }
-    emit::decision(Domain::Privilege, Effect::Deny, policy.mode);
-    let enforce = matches!(policy.mode, Mode::Enforce);
+    emit::decision(Domain::Privilege, Effect::Deny, policy.mode());
+    let enforce = matches!(policy.mode(), Mode::Enforce);
     if !asked.quiet {
         let errno = if enforce { EPERM } else { 0 };
         let outcome =
-            Outcome { effect: Effect::Deny, mode: policy.mode, generation: policy.generation, errno };
+            Outcome { effect: Effect::Deny, mode: policy.mode(), generation: policy.generation, errno };
         let length = size_of::<Record<PrivilegeBody>>();
         let mut record = Record {
             header: emit::header(Kind::Privilege, hook, length, label, outcome),

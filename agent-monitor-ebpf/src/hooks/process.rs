@@ -26,7 +26,7 @@ use crate::{atomic, fail, program};
 #[inline(always)]
 fn observed(label: &Label) -> Outcome {
     let (mode, generation) = match policy(label) {
-        Some(p) => (p.mode, p.generation),
+        Some(p) => (p.mode(), p.generation),
         None => (Mode::Enforce, 0),
     };
     Outcome { effect: Effect::Allow, mode, generation, errno: 0 }

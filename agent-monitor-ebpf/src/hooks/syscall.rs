@@ -53,7 +53,7 @@ pub fn syscall_enter(ctx: RawTracePointContext) -> i32 {
     }
     let kill = (compat && kills_any(&policy.table))
         || (!compat && has_syscall(&policy.table, header::SYSCALL_KILL, nr));
-    let enforce = matches!(policy.mode, Mode::Enforce);
+    let enforce = matches!(policy.mode(), Mode::Enforce);
     count(label.agent, nr | if compat { 1 << 31 } else { 0 });
     let mut killed = 0;
     if kill && enforce {
@@ -65,8 +65,8 @@ pub fn syscall_enter(ctx: RawTracePointContext) -> i32 {
         }
     }
     let effect = if kill { Effect::Kill } else { Effect::Allow };
-    emit::decision(Domain::Syscall, effect, policy.mode);
-    let outcome = Outcome { effect, mode: policy.mode, generation: policy.generation, errno: 0 };
+    emit::decision(Domain::Syscall, effect, policy.mode());
+    let outcome = Outcome { effect, mode: policy.mode(), generation: policy.generation, errno: 0 };
     let header =
         emit::header(Kind::Syscall, Hook::SysEnter, size_of::<Record<SyscallBody>>(), &label, outcome);
     let body = SyscallBody { nr, killed, compat: compat as u32, pad: 0 };

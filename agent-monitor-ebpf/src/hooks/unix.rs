@@ -102,18 +102,18 @@ unsafe fn name(s: *mut Scratch, sk: u64) -> Result<Option<Named>, Site> {
 #[inline(always)]
 unsafe fn denies(subject: &Subject, hook: Hook, other: *const c_void) -> bool {
     let Subject { label, policy } = subject;
-    let mut mode = policy.mode;
+    let mut mode = policy.mode();
     // SAFETY: the caller's promise; the scratch is the current task's own.
     unsafe {
         if let Some(known) = SOCKETS.get(other.cast_mut())
             && (*known).agent == label.agent
         {
-            emit::decision(Domain::Unix, Effect::Allow, policy.mode);
+            emit::decision(Domain::Unix, Effect::Allow, policy.mode());
             return false;
         }
         let Some(s) = SCRATCH.current() else {
             fail::count(Site::TaskStorage);
-            emit::decision(Domain::Unix, Effect::Deny, policy.mode);
+            emit::decision(Domain::Unix, Effect::Deny, policy.mode());
             emit::denied(label.agent);
             return matches!(mode, Mode::Enforce);
         };

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use agent_monitor_common::automaton::{PORTS, TERMINAL, Words, step};
+use agent_monitor_common::decide::Decision;
 use agent_monitor_common::image::{Class, class};
 use agent_monitor_common::request::Protocol;
 
@@ -145,9 +146,7 @@ impl Family<'_, '_> {
                 if at.read != END {
                     return;
                 }
-                let allowed = |outer: u32, inner: u32| {
-                    outer == TERMINAL | 1 && (!at.carries() || inner == TERMINAL | 1)
-                };
+                let allowed = |outer: u32, inner: u32| passes(outer) && (!at.carries() || passes(inner));
                 let allowed = (allowed(at.outer.0, at.inner.0), allowed(at.outer.1, at.inner.1));
                 if kept.keep(found, 0, allowed) {
                     found.request(sides, self.request(&input()), allowed.1);
@@ -280,4 +279,9 @@ mod tests {
             }
         }
     }
+}
+
+/// Whether a walk ended in an answer by which the request goes on.
+fn passes(end: u32) -> bool {
+    Decision::from_code(end ^ TERMINAL).is_some_and(Decision::passes)
 }

@@ -25,7 +25,7 @@ use serde::Serialize;
 
 use self::form::{Form, ORDER};
 use super::Membership;
-use super::judge::{Answer, Disagreement, Judge, Request};
+use super::judge::{Answer, Disagreement, Judge, Reason, Request};
 use crate::event::escape;
 
 /// What differs.
@@ -294,6 +294,9 @@ impl Example {
 fn by(answer: &Answer) -> String {
     let hello = if answer.hello { ", with its name in the TLS hello," } else { "" };
     match &answer.rule {
+        Some((id, source)) if answer.reason == Reason::Audited => {
+            format!("allow, would-deny by {id} ({source})")
+        }
         Some((id, source)) => format!("{}{hello} by {id} ({source})", answer.effect.as_str()),
         None => format!("{}, not judged", answer.effect.as_str()),
     }

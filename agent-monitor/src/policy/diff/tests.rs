@@ -301,3 +301,20 @@ fn a_lease_that_is_made_a_grant_for_good_is_wider_later() {
     let found = diff_over_time(&nothing, &lent).unwrap();
     assert!(found.now.grants_more() && found.after_leases.is_empty());
 }
+
+#[test]
+fn a_denial_that_is_tried_out_denies_nothing() {
+    let sections = |audit: &str| {
+        format!(
+            "network:\n  allow: [{{ cidr: 10.0.0.0/8, ports: [22] }}]\n  deny: [{{ cidr: 10.1.0.0/16{audit} }}]\nfiles:\n  read: ['/srv/**']\n  deny: [{{ path: '/srv/key'{audit} }}]\n"
+        )
+    };
+    let none = "network: { allow: [{ cidr: 10.0.0.0/8, ports: [22] }] }\nfiles: { read: ['/srv/**'] }\n";
+    let (tried, denied, none) =
+        (judge_of(&sections(", audit: true")), judge_of(&sections("")), judge_of(none));
+    assert!(diff(&tried, &none).unwrap().is_empty());
+    let found = diff(&denied, &tried).unwrap();
+    assert!(told(&found.wider).iter().any(|request| request.starts_with("connect tcp 10.1.")), "{found:?}");
+    assert!(told(&found.wider).iter().any(|request| request.starts_with("read /srv/key")), "{found:?}");
+    assert!(found.wider[0].new.starts_with("allow, would-deny by p:"), "{found:?}");
+}
