@@ -231,6 +231,11 @@ fn narrowed(forms: u8, read: u8, byte: u8) -> u8 {
     forms & (carrying | mapped | unspecified | local)
 }
 
+/// Whether a walk ended in an answer by which the request goes on.
+fn passes(end: u32) -> bool {
+    Decision::from_code(end ^ TERMINAL).is_some_and(Decision::passes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,9 +284,4 @@ mod tests {
             }
         }
     }
-}
-
-/// Whether a walk ended in an answer by which the request goes on.
-fn passes(end: u32) -> bool {
-    Decision::from_code(end ^ TERMINAL).is_some_and(Decision::passes)
 }
