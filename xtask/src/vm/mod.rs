@@ -28,6 +28,9 @@ use crate::setup::{self, Need};
 use crate::test::tally::Tally;
 use crate::{places, programs};
 
+/// Half of it is the guest's root, in which the tests lay several copies of their own program.
+const MEMORY: &str = "2G";
+
 /// Runs the kernel tests (or a program) on stock kernels in virtual machines.
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -55,7 +58,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 900, value_name = "SECONDS")]
     limit: u64,
     /// Memory of the guest, as QEMU writes it.
-    #[arg(long, default_value = "1G", value_name = "SIZE")]
+    #[arg(long, default_value = MEMORY, value_name = "SIZE")]
     memory: String,
     /// Processors of the guest: one with `--attacks`, else two.
     #[arg(long, value_name = "COUNT")]
@@ -83,7 +86,7 @@ impl Arguments {
             program: None,
             icount: false,
             limit: 900,
-            memory: "1G".to_owned(),
+            memory: MEMORY.to_owned(),
             processors: None,
             append: String::new(),
             beside: None,
