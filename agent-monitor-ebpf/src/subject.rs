@@ -62,7 +62,7 @@ pub fn table(slot: u32) -> Option<Table> {
 pub struct Policy {
     pub table: Table,
     pub generation: u32,
-    mode: u32,
+    mode: Mode,
     pub errno: u8,
     /// [`agent_monitor_common::image::HAS_FILES`] and the like.
     pub flags: u8,
@@ -74,9 +74,11 @@ pub struct Policy {
 
 impl Policy {
     /// The mode.
+    // VERIFIER: from 6.12 the return value is range-checked: of a mode, which is one of three states, a verdict is made by
+    // branches; of a number it would be computed. Programs whose walk is long take [`Standing::mode`].
     #[inline(always)]
     pub fn mode(&self) -> Mode {
-        mode_of(self.mode)
+        self.mode
     }
 }
 
@@ -159,7 +161,7 @@ impl Standing {
         Some(Policy {
             table,
             generation: self.generation,
-            mode: self.mode,
+            mode: self.mode(),
             errno: settings.errno,
             flags: settings.flags,
             class: class.without_leases(self.lapsed),

@@ -238,7 +238,7 @@ pub fn judge(
             match sk {
                 // SAFETY: the hook's own socket.
                 Some(sk) if !unsafe { hello::expect(sk) } => {
-                    return unjudged(label, flow, request, Site::SocketStorage, policy.mode());
+                    return unjudged(label, flow, request, Site::SocketStorage, standing.mode());
                 }
                 Some(_) => {}
                 // No packet of such a socket is looked at: what it says can't be known.
@@ -249,7 +249,7 @@ pub fn judge(
     }
     let flow = flow;
     if allowed != 0 || flow.name != 0 {
-        emit::decision(domain, Effect::Allow, policy.mode());
+        emit::decision(domain, Effect::Allow, standing.mode());
         claim_socket(s, label, standing.generation, class);
         let (tag, reason) = if flow.name != 0 {
             // SAFETY: socket storage. Not by its tag: with the next address the name's answers are asked for again.
@@ -273,12 +273,12 @@ pub fn judge(
             }
         }
         let outcome =
-            Outcome { effect: Effect::Allow, mode: policy.mode(), generation: policy.generation, errno: 0 };
+            Outcome { effect: Effect::Allow, mode: standing.mode(), generation: policy.generation, errno: 0 };
         emit::network(label, flow, request, reason.code(), outcome);
         emit::allowed(label.agent);
         return 0;
     }
-    let mode = if told != 0 { policy.mode().tried_out() } else { policy.mode() };
+    let mode = if told != 0 { standing.mode().tried_out() } else { standing.mode() };
     let reason = match (protected, told | denied) {
         (true, _) => Reason::Protected,
         (false, 0) => Reason::Default,
