@@ -28,7 +28,7 @@ use crate::kernel::{offset, typed};
 use crate::maps::SCRATCH;
 use crate::mark::{self, Identity, Owner, identity};
 use crate::path::{self, ByAddress, ByType, Known, NOWHERE, Place, Scratch, bounded_length};
-use crate::subject::{Policy, current_tgid, has_bit, label_of, policy};
+use crate::subject::{Policy, current_tgid, forget_how, has_bit, label_of, policy};
 
 pub const READ: Rights = Right::Read as Rights;
 pub const WRITE: Rights = Right::Write as Rights;
@@ -473,6 +473,8 @@ pub unsafe fn settle(
     if reason == AUDITED as u32 {
         (mode, reason) = (mode.tried_out(), Reason::Rule.code() as u32);
     }
+    // VERIFIER: "BPF program is too large": a denial that is tried out goes the way of any other one.
+    let (mode, mut reason) = (forget_how(mode), forget(reason));
     let enforce = matches!(mode, Mode::Enforce);
     let (mut effect, mut errno, mut used) = (Effect::Deny, if enforce { EACCES } else { 0 }, 0);
     if allowed {
