@@ -19,6 +19,7 @@ pub fn trials() -> Vec<Trial> {
         trial("a_profile_learnt_from_a_command_grants_what_it_did", command),
         trial("a_profile_learnt_from_a_process_grants_what_it_did_since", attached),
         trial("learning_from_a_process_ends_with_its_time_or_a_signal", bounded),
+        trial("a_learner_that_is_killed_leaves_no_monitor", killed),
         trial("learning_from_a_process_that_is_not_there_is_refused", nobody),
     ]
 }
@@ -118,6 +119,26 @@ fn bounded() -> Result<()> {
         ensure!(text.contains("127.0.0.7"), "{text}");
         // Free again.
         connects(&mut agent)?;
+    }
+    Ok(())
+}
+
+fn killed() -> Result<()> {
+    Server::on(SEEN)?;
+    let cgroup = Cgroup::create("learn")?;
+    for signal in [libc::SIGINT, libc::SIGKILL] {
+        let mut command = learn(&cgroup)?;
+        command.arg("--").arg(std::env::current_exe()?).args([ARGUMENT, "connect-when-told", SEEN]);
+        let mut learning = command.stdin(Stdio::piped()).spawn()?;
+        // It is watched: the monitor runs.
+        let run = format!("/run/agent-monitor-learn.{}.0/control.sock", learning.id());
+        wait("the monitor runs", || Ok(std::path::Path::new(&run).exists().then_some(())))?;
+        // SAFETY: a signal to a child of ours.
+        unsafe { libc::kill(learning.id() as i32, signal) };
+        learning.wait()?;
+        wait("the monitor has ended", || Ok((!std::path::Path::new(&run).exists()).then_some(())))?;
+        // Nobody was left to take it away.
+        std::fs::remove_dir_all(std::path::Path::new(&run).parent().context("a directory")?)?;
     }
     Ok(())
 }

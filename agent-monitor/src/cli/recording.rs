@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::learn::LearnArgs;
@@ -59,6 +60,11 @@ impl Monitor {
         command.env_remove("AGENT_MONITOR_PINS").env_remove("AGENT_MONITOR_EVENTS");
         // Ctrl-C ends what is watched; the monitor ends when it is told to, and writes what is on its way first.
         command.process_group(0);
+        // But it does not outlive us, however we end.
+        // SAFETY: one system call between fork and exec, without memory.
+        unsafe {
+            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?));
+        }
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
         let mut monitor = Monitor { child, socket };
         let deadline = Instant::now() + PATIENCE;

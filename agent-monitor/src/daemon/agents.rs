@@ -388,6 +388,7 @@ impl Core {
     /// Every few seconds: what lost records would leave behind, and the word about losses.
     pub fn tidy(&self) {
         self.check_pins();
+        self.note_leases(&self.table());
         let (states, counters) = {
             let kernel = self.kernel();
             (kernel.agents(), kernel.counters())

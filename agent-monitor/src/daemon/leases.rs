@@ -11,11 +11,13 @@ use jiff::Timestamp;
 
 use super::core::Core;
 use super::table::Table;
+use crate::control::protocol::ReloadOutcome;
 use crate::policy::ResolvedProfile;
 
 /// How often leases are looked at, while there are any.
 pub const LOOK: Duration = Duration::from_millis(250);
-/// How long before its end a lease is taken away: more than an install takes.
+/// How long before its end a lease is taken away: more than most installs take. In a longer one the other leases are closed
+/// from that end until it is done.
 const AHEAD: Duration = Duration::from_secs(1);
 
 /// What counts as ended now.
@@ -62,6 +64,10 @@ impl Core {
         }
         self.note_leases(&table);
         drop(table);
+        if done.iter().any(|profile| profile.outcome == ReloadOutcome::Refused) {
+            // The kernel ends them all by itself; `tidy` lets it be tried again.
+            self.has_leases.store(false, Ordering::Release);
+        }
         self.cut_stale();
         for profile in &done {
             self.tell_profile(profile);
