@@ -522,6 +522,9 @@ fn pointless_rules(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) {
 /// The same for rules about paths.
 fn pointless_paths(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) {
     type List = fn(&FileProfile) -> &[PathRule];
+    fn coverage<'a>(rules: &[(&LinkedFile, &'a PathRule)]) -> PathCoverage<'a> {
+        PathCoverage::new(rules.iter().map(|(_, rule)| *rule))
+    }
     let is_own = |file: &LinkedFile| Arc::ptr_eq(&file.source, &chain.own().source);
     // Bases first, as above.
     let list = |of: List| -> Vec<(&LinkedFile, &PathRule)> {
@@ -535,9 +538,9 @@ fn pointless_paths(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) {
     let sockets = list(|file| file.unix.as_ref().map_or(&[], |unix| &unix.allow));
     let deny_sockets = list(|file| file.unix.as_ref().map_or(&[], |unix| &unix.deny));
 
-    let denials = PathCoverage::new(deny.iter().map(|(_, rule)| *rule));
-    let exec_denials = PathCoverage::new(deny_exec.iter().map(|(_, rule)| *rule));
-    let socket_denials = PathCoverage::new(deny_sockets.iter().map(|(_, rule)| *rule));
+    let denials = coverage(&deny);
+    let exec_denials = coverage(&deny_exec);
+    let socket_denials = coverage(&deny_sockets);
     let mut useless = |(file, rule): &(&LinkedFile, &PathRule), by: Option<&(&LinkedFile, &PathRule)>| {
         let Some((by_file, by)) = by else { return false };
         diagnostics.push(
@@ -573,16 +576,15 @@ fn pointless_paths(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) {
         }
     }
     let lists = [
-        ("files.read", &read),
-        ("files.write", &write),
-        ("files.deny", &deny),
-        ("exec.allow", &allow),
-        ("exec.deny", &deny_exec),
-        ("unix.allow", &sockets),
-        ("unix.deny", &deny_sockets),
+        ("files.read", &read, coverage(&read)),
+        ("files.write", &write, coverage(&write)),
+        ("files.deny", &deny, denials),
+        ("exec.allow", &allow, coverage(&allow)),
+        ("exec.deny", &deny_exec, exec_denials),
+        ("unix.allow", &sockets, coverage(&sockets)),
+        ("unix.deny", &deny_sockets, socket_denials),
     ];
-    for (name, rules) in lists {
-        let coverage = PathCoverage::new(rules.iter().map(|(_, rule)| *rule));
+    for (name, rules, coverage) in lists {
         for (index, (file, rule)) in rules.iter().enumerate() {
             if !is_own(file) || reported.contains(rule.id.as_str()) {
                 continue;

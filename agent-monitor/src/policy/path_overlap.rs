@@ -24,27 +24,100 @@ pub struct PathCoverage<'a> {
 struct Glob {
     /// With a home in the place of `~`.
     globs: Vec<String>,
+    /// How the matches of each begin and end.
+    ends: Vec<(Fixed, Fixed)>,
     reach: OnceCell<Option<Reach>>,
 }
 
 impl Glob {
     fn of(rule: &PathRule) -> Self {
-        Glob { globs: expand_home(&rule.glob, &[A_HOME.into()]), reach: OnceCell::new() }
+        Glob::new(expand_home(&rule.glob, &[A_HOME.into()]))
+    }
+
+    fn new(globs: Vec<String>) -> Self {
+        let ends = globs.iter().map(|glob| (Fixed::first(glob), Fixed::last(glob))).collect();
+        Glob { globs, ends, reach: OnceCell::new() }
     }
 
     fn reach(&self) -> Option<&Reach> {
         self.reach.get_or_init(|| Reach::of(self.globs.iter().map(String::as_str))).as_ref()
     }
 
+    /// Whether every match of `narrow` is one of this; `None` where that can't be told.
+    fn covers(&self, narrow: &Self) -> Option<bool> {
+        if self.globs == narrow.globs {
+            return Some(true);
+        }
+        // Most are told apart by one path each, without an automaton of the narrow ones.
+        let wide = self.reach()?;
+        let examples: Vec<Example> = narrow.globs.iter().map(|glob| Example::of(glob)).collect();
+        if examples.iter().flat_map(|example| &example.path).any(|path| !wide.has(path)) {
+            return Some(false);
+        }
+        if examples.iter().all(|example| example.only && example.path.is_some()) {
+            return Some(true);
+        }
+        Some(wide.covers(narrow.reach()?))
+    }
+
     /// Whether every match of `other` may be one of this; false is certain.
     fn may_cover(&self, other: &Self) -> bool {
         // Several together may cover what none of them does.
-        let [wide] = self.globs.as_slice() else { return true };
-        let (first, last) = (Fixed::first(wide), Fixed::last(wide));
+        let [(first, last)] = self.ends.as_slice() else { return true };
         other
-            .globs
+            .ends
             .iter()
-            .all(|narrow| first.holds(&Fixed::first(narrow)) && last.holds(&Fixed::last(narrow)))
+            .all(|(narrow_first, narrow_last)| first.holds(narrow_first) && last.holds(narrow_last))
+    }
+}
+
+/// A path that a glob matches, read off its text.
+struct Example {
+    /// `None` where it takes more than a look.
+    path: Option<Vec<u8>>,
+    /// It matches no other.
+    only: bool,
+}
+
+impl Example {
+    fn of(glob: &str) -> Self {
+        const UNREADABLE: Example = Example { path: None, only: false };
+        // Every path is absolute.
+        let (mut path, mut only, mut rest) = match glob.strip_prefix("**/") {
+            Some(rest) => (vec![b'/'], false, rest.as_bytes()),
+            None => (Vec::new(), true, glob.as_bytes()),
+        };
+        loop {
+            rest = match rest {
+                [] => break,
+                [b'*', b'*', b'/', rest @ ..] if path.ends_with(b"/") => {
+                    only = false;
+                    rest
+                }
+                [b'*', rest @ ..] => {
+                    only = false;
+                    rest
+                }
+                [b'?', rest @ ..] => {
+                    only = false;
+                    path.push(b'x');
+                    rest
+                }
+                [b'\\', byte, rest @ ..] => {
+                    path.push(*byte);
+                    rest
+                }
+                [b'[' | b'{' | b'\\', ..] => return UNREADABLE,
+                [byte, rest @ ..] => {
+                    path.push(*byte);
+                    rest
+                }
+            };
+        }
+        match path.first() {
+            Some(b'/' | b'@') => Example { path: Some(path), only },
+            _ => UNREADABLE,
+        }
     }
 }
 
@@ -109,9 +182,10 @@ impl<'a> PathCoverage<'a> {
         let found = others.find(|(index, (other, wide))| {
             let Some(left) = self.left.get().checked_sub(1) else { return false };
             self.left.set(left);
-            let (Some(wide), Some(narrow)) = (wide.reach(), narrow.reach()) else { return false };
-            wide.covers(narrow)
-                && !own.is_some_and(|own| *index > own && as_much(rule, other) && narrow.covers(wide))
+            wide.covers(narrow) == Some(true)
+                && !own.is_some_and(|own| {
+                    *index > own && as_much(rule, other) && narrow.covers(wide) != Some(false)
+                })
         });
         found.map(|(index, _)| index)
     }
@@ -131,7 +205,7 @@ mod tests {
     use super::*;
 
     fn glob(text: &str) -> Glob {
-        Glob { globs: vec![text.to_owned()], reach: OnceCell::new() }
+        Glob::new(vec![text.to_owned()])
     }
 
     fn piece() -> impl Strategy<Value = &'static str> {
@@ -154,6 +228,9 @@ mod tests {
                 && of_wide.covers(of_narrow)
             {
                 prop_assert!(wide.may_cover(&narrow), "{:?} {:?}", wide.globs, narrow.globs);
+            }
+            if let (Some(of_wide), Some(of_narrow)) = (wide.reach(), narrow.reach()) {
+                prop_assert_eq!(wide.covers(&narrow), Some(of_wide.covers(of_narrow)));
             }
         }
     }

@@ -71,8 +71,12 @@ impl Bytes {
         self
     }
 
-    fn not(self) -> Self {
+    pub(super) fn not(self) -> Self {
         Bytes(self.0.map(|word| !word))
+    }
+
+    pub(super) fn and(self, other: Bytes) -> Self {
+        Bytes(std::array::from_fn(|i| self.0[i] & other.0[i]))
     }
 
     pub(super) fn or(self, other: Bytes) -> Self {

@@ -11,20 +11,23 @@ use foldhash::{HashMap, HashMapExt};
 pub(super) fn blocks(accept: &[u16], rows: &[u32], width: usize) -> Vec<u32> {
     let mut partition = Partition::by(accept);
     let sources = Sources::of(rows, width, accept.len());
-    // Blocks that may still split others, all at first.
-    let mut open: Vec<usize> = (0..partition.blocks.len()).collect();
-    let mut is_open = vec![true; open.len()];
-    let mut splitter = Vec::new();
+    // Blocks that may still split others. Of all there are at first one is left out, the largest: who leads into none of
+    // the rest leads there.
+    let largest = (0..partition.blocks.len()).max_by_key(|&block| partition.size(block));
+    let mut open: Vec<usize> = (0..partition.blocks.len()).filter(|&block| Some(block) != largest).collect();
+    let mut is_open: Vec<bool> = (0..partition.blocks.len()).map(|block| Some(block) != largest).collect();
+    let mut ways: Vec<Way> = Vec::new();
     let mut touched = Vec::new();
     while let Some(block) = open.pop() {
         is_open[block] = false;
-        splitter.clear();
-        splitter.extend_from_slice(partition.states(block));
-        for class in 0..width {
-            for &state in &splitter {
-                for &source in sources.of_state(class, state) {
-                    partition.mark(source, &mut touched);
-                }
+        ways.clear();
+        for &state in partition.states(block) {
+            ways.extend_from_slice(sources.of_state(state));
+        }
+        ways.sort_unstable_by_key(|way| way.class);
+        for ways in ways.chunk_by(|one, other| one.class == other.class) {
+            for way in ways {
+                partition.mark(way.from, &mut touched);
             }
             for block in touched.drain(..) {
                 let Some(fresh) = partition.split(block) else { continue };
@@ -43,41 +46,44 @@ pub(super) fn blocks(accept: &[u16], rows: &[u32], width: usize) -> Vec<u32> {
     partition.numbered()
 }
 
-/// Which states each state is reached from, by class.
+/// How a state is reached.
+#[derive(Clone, Copy, Default)]
+struct Way {
+    class: u32,
+    from: u32,
+}
+
+/// The ways to each state: most states have one or two, a few have most of all.
 struct Sources {
-    /// For class and state: where its list begins in `lists`.
+    /// Where a state's ways begin in `ways`.
     begin: Vec<u32>,
-    lists: Vec<u32>,
-    states: usize,
+    ways: Vec<Way>,
 }
 
 impl Sources {
     fn of(rows: &[u32], width: usize, states: usize) -> Self {
-        let mut begin = vec![0_u32; width * states + 1];
-        let cell = |class: usize, to: u32| class * states + to as usize;
-        for row in rows.chunks_exact(width.max(1)) {
-            for (class, &to) in row.iter().enumerate() {
-                begin[cell(class, to) + 1] += 1;
-            }
+        let mut begin = vec![0_u32; states + 1];
+        for &to in rows {
+            begin[to as usize + 1] += 1;
         }
         for i in 1..begin.len() {
             begin[i] += begin[i - 1];
         }
         let mut next = begin.clone();
-        let mut lists = vec![0; rows.len()];
+        let mut ways = vec![Way::default(); rows.len()];
         for (from, row) in rows.chunks_exact(width.max(1)).enumerate() {
             for (class, &to) in row.iter().enumerate() {
-                let place = &mut next[cell(class, to)];
-                lists[*place as usize] = from as u32;
+                let place = &mut next[to as usize];
+                ways[*place as usize] = Way { class: class as u32, from: from as u32 };
                 *place += 1;
             }
         }
-        Sources { begin, lists, states }
+        Sources { begin, ways }
     }
 
-    fn of_state(&self, class: usize, state: u32) -> &[u32] {
-        let at = class * self.states + state as usize;
-        &self.lists[self.begin[at] as usize..self.begin[at + 1] as usize]
+    fn of_state(&self, state: u32) -> &[Way] {
+        let at = state as usize;
+        &self.ways[self.begin[at] as usize..self.begin[at + 1] as usize]
     }
 }
 

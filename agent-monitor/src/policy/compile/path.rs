@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 
 use agent_monitor_common::automaton::TERMINAL;
 use foldhash::fast::RandomState;
-use foldhash::{HashMap, HashMapExt};
 use indexmap::IndexSet;
 
 use super::glob::{Bytes, Nfa};
@@ -51,13 +50,11 @@ pub(super) fn build<A: Answers>(nfa: &Nfa, limit: usize, answers: &A) -> Result<
     let classes = Classes::of(&reduced);
     let walk = Walk::new(&reduced, &classes, answers);
     let mut subsets = Subsets::default();
-    subsets.intern(walk.begin(), None);
+    subsets.intern(&walk.begin(), None);
     let width = classes.representatives.len();
     let mut rows: Vec<u32> = Vec::new();
     let mut accept: Vec<u64> = Vec::new();
-    let mut ways: Vec<Subset> = vec![Subset::default(); width];
-    // Classes whose ways differ: most lead where another one leads.
-    let mut distinct: Vec<usize> = Vec::with_capacity(width);
+    let mut ways = Ways::new(width);
     while let Some(subset) = subsets.sets.get_index(accept.len()) {
         if subsets.sets.len() > limit {
             return Err(TooMany);
@@ -65,17 +62,14 @@ pub(super) fn build<A: Answers>(nfa: &Nfa, limit: usize, answers: &A) -> Result<
         let from = accept.len() as u32;
         accept.push(walk.accept(subset));
         walk.ways(subset, &mut ways);
-        let row = rows.len();
-        distinct.clear();
+        let mut other = None;
         for (class, &byte) in classes.representatives.iter().enumerate() {
-            let target = match distinct.iter().find(|&&other| ways[other] == ways[class]) {
-                Some(&other) => rows[row + other],
-                None => {
-                    distinct.push(class);
-                    subsets.intern(walk.pruned(&ways[class]), Some((from, byte)))
-                }
-            };
-            rows.push(target);
+            let reached = Some((from, byte));
+            rows.push(if ways.apart[class] {
+                subsets.intern(walk.pruned(&mut ways.of_class[class]), reached)
+            } else {
+                *other.get_or_insert_with(|| subsets.intern(walk.pruned(&mut ways.other), reached))
+            });
         }
     }
 
@@ -107,16 +101,49 @@ struct Subset {
 /// Some byte classes.
 type OfClasses = Box<[u8]>;
 /// What some classes lead to.
-type Ways<T> = Box<[(T, OfClasses)]>;
+type Edges<T> = Box<[(T, OfClasses)]>;
+
+/// Where the classes lead: most of them where most others do.
+struct Ways {
+    of_class: Vec<Subset>,
+    /// Whether a class has a way of its own.
+    apart: Vec<bool>,
+    /// Where the others lead.
+    other: Subset,
+}
+
+impl Ways {
+    fn new(width: usize) -> Self {
+        Ways { of_class: vec![Subset::default(); width], apart: vec![false; width], other: Subset::default() }
+    }
+
+    /// The way of a class that has one of its own from now on.
+    fn apart(&mut self, class: u8) -> &mut Subset {
+        let class = usize::from(class);
+        let way = &mut self.of_class[class];
+        if !std::mem::replace(&mut self.apart[class], true) {
+            way.gain = self.other.gain;
+            way.nodes.clone_from(&self.other.nodes);
+        }
+        way
+    }
+}
+
+/// Which classes lead a node back to itself.
+enum Stays {
+    /// All but perhaps that of `/`.
+    Others,
+    These(OfClasses),
+}
 
 /// The reduced automaton with the byte classes of its edges.
 struct Walk<'a, A> {
     reduced: &'a Reduced,
     answers: &'a A,
     slash: usize,
-    stays: Vec<OfClasses>,
-    edges: Vec<Ways<u32>>,
-    gains: Vec<Ways<Gain>>,
+    stays: Vec<Stays>,
+    edges: Vec<Edges<u32>>,
+    gains: Vec<Edges<Gain>>,
 }
 
 impl<'a, A: Answers> Walk<'a, A> {
@@ -125,12 +152,16 @@ impl<'a, A: Answers> Walk<'a, A> {
             let all = classes.representatives.iter().enumerate();
             all.filter(|(_, byte)| bytes.has(**byte)).map(|(class, _)| class as u8).collect()
         };
+        let stays = |bytes: &Bytes| match bytes.with(b'/') {
+            Bytes::ALL => Stays::Others,
+            _ => Stays::These(of(&bytes.without(b'/'))),
+        };
         let nodes = &reduced.nodes;
         Walk {
             reduced,
             answers,
             slash: usize::from(classes.of_byte[usize::from(b'/')]),
-            stays: nodes.iter().map(|node| of(&node.stays)).collect(),
+            stays: nodes.iter().map(|node| stays(&node.stays)).collect(),
             edges: nodes
                 .iter()
                 .map(|n| n.edges.iter().map(|(to, bytes)| (*to, of(bytes))).collect())
@@ -143,7 +174,9 @@ impl<'a, A: Answers> Walk<'a, A> {
     }
 
     fn begin(&self) -> Subset {
-        self.pruned(&Subset { gain: self.reduced.gained, nodes: self.reduced.begin.clone() })
+        let mut begin = Subset { gain: self.reduced.gained, nodes: self.reduced.begin.clone() };
+        self.pruned(&mut begin);
+        begin
     }
 
     /// The answers of a path that ends here.
@@ -153,25 +186,36 @@ impl<'a, A: Answers> Walk<'a, A> {
     }
 
     /// Where each class leads, before anything is pruned.
-    fn ways(&self, subset: &Subset, ways: &mut [Subset]) {
-        for (class, way) in ways.iter_mut().enumerate() {
-            let Gain { for_good, component } = subset.gain;
-            way.gain = Gain { for_good, component: if class == self.slash { for_good } else { component } };
-            way.nodes.clear();
-        }
-        for &node in &subset.nodes {
-            let at = node as usize;
-            for &class in &self.stays[at] {
-                ways[usize::from(class)].nodes.push(node);
+    fn ways(&self, subset: &Subset, ways: &mut Ways) {
+        let nodes = || subset.nodes.iter().map(|&node| (node, node as usize));
+        ways.apart.fill(false);
+        ways.other.gain = subset.gain;
+        ways.other.nodes.clear();
+        let stay = nodes().filter(|(_, at)| matches!(self.stays[*at], Stays::Others));
+        ways.other.nodes.extend(stay.map(|(node, _)| node));
+
+        let slash = &mut ways.of_class[self.slash];
+        let for_good = subset.gain.for_good;
+        slash.gain = Gain { for_good, component: for_good };
+        slash.nodes.clear();
+        let stay = nodes().filter(|(_, at)| self.reduced.nodes[*at].stays.has(b'/'));
+        slash.nodes.extend(stay.map(|(node, _)| node));
+        ways.apart[self.slash] = true;
+
+        for (node, at) in nodes() {
+            if let Stays::These(classes) = &self.stays[at] {
+                for &class in classes {
+                    ways.apart(class).nodes.push(node);
+                }
             }
             for (to, classes) in &self.edges[at] {
                 for &class in classes {
-                    ways[usize::from(class)].nodes.push(*to);
+                    ways.apart(class).nodes.push(*to);
                 }
             }
             for (gain, classes) in &self.gains[at] {
                 for &class in classes {
-                    let all = &mut ways[usize::from(class)].gain;
+                    let all = &mut ways.apart(class).gain;
                     *all = Gain {
                         for_good: all.for_good | gain.for_good,
                         component: all.component | gain.component,
@@ -181,18 +225,18 @@ impl<'a, A: Answers> Walk<'a, A> {
         }
     }
 
-    /// Without the nodes that make no difference any more.
-    fn pruned(&self, way: &Subset) -> Subset {
+    /// Takes out the nodes that make no difference any more.
+    fn pruned<'w>(&self, way: &'w mut Subset) -> &'w Subset {
         let for_good = self.answers.settled(way.gain.for_good);
         let component = self.answers.settled(for_good | way.gain.component);
-        let matters = |&node: &u32| {
+        way.gain = Gain { for_good, component };
+        way.nodes.retain(|&node| {
             let at = node as usize;
             self.reduced.potential[at] & !component != 0 || self.reduced.beyond[at] & !for_good != 0
-        };
-        let mut nodes: Vec<u32> = way.nodes.iter().copied().filter(matters).collect();
-        nodes.sort_unstable();
-        nodes.dedup();
-        Subset { gain: Gain { for_good, component }, nodes }
+        });
+        way.nodes.sort_unstable();
+        way.nodes.dedup();
+        way
     }
 }
 
@@ -250,18 +294,31 @@ impl Classes {
         }
         sets.sort_unstable();
         sets.dedup();
-        let mut ids: HashMap<Vec<bool>, u8> = HashMap::new();
+        // Each set parts the classes that it holds some bytes of, but not all.
+        let mut parts = vec![Bytes::ALL];
+        for set in sets {
+            for part in 0..parts.len() {
+                let (within, without) = (parts[part].and(set), parts[part].and(set.not()));
+                if within != Bytes::NONE && without != Bytes::NONE {
+                    parts[part] = within;
+                    parts.push(without);
+                }
+            }
+        }
+        // Numbered by their first bytes.
+        let mut numbers = vec![None; parts.len()];
         let mut representatives: Vec<u8> = Vec::new();
         let mut of_byte = [0; 256];
         for byte in 0..=255_u8 {
-            let signature = sets.iter().map(|bytes| bytes.has(byte)).collect();
-            let fresh = representatives.len() as u8;
-            let class = *ids.entry(signature).or_insert(fresh);
+            let Some(part) = parts.iter().position(|part| part.has(byte)) else { continue };
+            let class = *numbers[part].get_or_insert_with(|| {
+                representatives.push(byte);
+                representatives.len() as u8 - 1
+            });
             of_byte[usize::from(byte)] = class;
-            match representatives.get_mut(usize::from(class)) {
-                None => representatives.push(byte),
-                Some(known) if readable(byte) < readable(*known) => *known = byte,
-                Some(_) => {}
+            let known = &mut representatives[usize::from(class)];
+            if readable(byte) < readable(*known) {
+                *known = byte;
             }
         }
         let mut runs: Vec<(u8, u8)> = Vec::new();
@@ -292,11 +349,11 @@ struct Subsets {
 }
 
 impl Subsets {
-    fn intern(&mut self, set: Subset, reached: Option<(u32, u8)>) -> u32 {
-        let (id, fresh) = self.sets.insert_full(set);
-        if fresh {
+    fn intern(&mut self, set: &Subset, reached: Option<(u32, u8)>) -> u32 {
+        let id = self.sets.get_index_of(set).unwrap_or_else(|| {
             self.reached.push(reached);
-        }
+            self.sets.insert_full(set.clone()).0
+        });
         id as u32
     }
 

@@ -63,7 +63,7 @@ impl Reach {
     /// Whether every path of `narrow` is one of these.
     #[must_use]
     pub fn covers(&self, narrow: &Reach) -> bool {
-        if self.first != narrow.first || !self.has(&narrow.example) {
+        if self.first != narrow.first || !self.goes_on_with(&narrow.example) {
             return false;
         }
         let mut seen = HashMap::from([((self.root, narrow.root), ())]);
@@ -92,8 +92,14 @@ impl Reach {
         true
     }
 
-    fn has(&self, path: &[u8]) -> bool {
-        let end = path.iter().fold(self.root, |state, &byte| self.way(state, usize::from(byte)).0);
+    /// Whether it has this path, or abstract name with its `@`.
+    #[must_use]
+    pub fn has(&self, path: &[u8]) -> bool {
+        path.split_first().is_some_and(|(first, rest)| *first == self.first && self.goes_on_with(rest))
+    }
+
+    fn goes_on_with(&self, rest: &[u8]) -> bool {
+        let end = rest.iter().fold(self.root, |state, &byte| self.way(state, usize::from(byte)).0);
         self.accepts(end)
     }
 

@@ -58,7 +58,7 @@ pub(super) fn pack(states: &[State], roots: &[Target], limit: usize) -> Result<P
     let numbered =
         |target: Target| if is_answer(target) { target } else { number[index(target)] | target & PORTS };
     let mut laid: Vec<Laid> = order.iter().map(|&state| split(&states[state as usize], numbered)).collect();
-    lean(&mut laid, |number| expand(&states[order[number] as usize], numbered));
+    lean(&mut laid, |a, b| difference(&states[order[a] as usize], &states[order[b] as usize], numbered));
     let rows: Vec<Row> = laid.iter_mut().map(|state| std::mem::take(&mut state.row)).collect();
 
     let cells: usize = rows.iter().map(Vec::len).sum();
@@ -118,7 +118,7 @@ fn breadth_first(states: &[State], roots: &[Target]) -> (Vec<u32>, Vec<u32>) {
 
 /// The most frequent target of a state (the lowest of equals), and the bytes that lead elsewhere.
 fn split(state: &State, place: impl Fn(Target) -> Target) -> Laid {
-    let mut counts: Vec<(Target, u32)> = Vec::new();
+    let mut counts: Vec<(Target, u32)> = Vec::with_capacity(state.runs.len());
     for (first, last, target) in state.spans() {
         counts.push((place(target), u32::from(last - first) + 1));
     }
@@ -131,7 +131,8 @@ fn split(state: &State, place: impl Fn(Target) -> Target) -> Laid {
         same
     });
     let default = counts.iter().max_by_key(|&&(target, count)| (count, Reverse(target))).map_or(0, |c| c.0);
-    let mut row = Row::new();
+    let elsewhere = counts.iter().filter(|c| c.0 != default).map(|&(_, count)| count as usize).sum();
+    let mut row = Row::with_capacity(elsewhere);
     for (first, last, target) in state.spans() {
         let target = place(target);
         if target != default {
@@ -141,18 +142,32 @@ fn split(state: &State, place: impl Fn(Target) -> Target) -> Laid {
     Laid { default, like: false, row }
 }
 
-/// Where each byte leads.
-fn expand(state: &State, place: impl Fn(Target) -> Target) -> [Target; 256] {
-    let mut all = [0; 256];
-    for (first, last, target) in state.spans() {
-        all[usize::from(first)..=usize::from(last)].fill(place(target));
+/// The bytes that lead elsewhere from `own` than from `other`, and where.
+fn difference(own: &State, other: &State, place: impl Fn(Target) -> Target) -> Row {
+    let mut row = Row::new();
+    let (mut own, mut other) = (own.spans(), other.spans());
+    let (mut here, mut there) = (own.next(), other.next());
+    let mut first = 0;
+    while let (Some((_, end, target)), Some((_, other_end, other_target))) = (here, there) {
+        let last = end.min(other_end);
+        let target = place(target);
+        if target != place(other_target) {
+            row.extend((first..=last).map(|byte| (byte, target)));
+        }
+        first = last.saturating_add(1);
+        if end == last {
+            here = own.next();
+        }
+        if other_end == last {
+            there = other.next();
+        }
     }
-    all
+    row
 }
 
 /// Makes rows differences where that saves cells: a state may lean on its default, or, if that leans itself, on what
 /// that leans on. States whose default is themselves or no state are leant on and never lean.
-fn lean(laid: &mut [Laid], all: impl Fn(usize) -> [Target; 256]) {
+fn lean(laid: &mut [Laid], difference: impl Fn(usize, usize) -> Row) {
     let plain = |target: Target| !is_answer(target) && target & PORTS == 0;
     let firm: Vec<bool> = laid
         .iter()
@@ -168,9 +183,7 @@ fn lean(laid: &mut [Laid], all: impl Fn(usize) -> [Target; 256]) {
         if !plain(candidate) || !firm[index(candidate)] || index(candidate) == number {
             continue;
         }
-        let (own, other) = (all(number), all(index(candidate)));
-        let difference = (0..=255_u8).filter(|&byte| own[usize::from(byte)] != other[usize::from(byte)]);
-        let difference: Row = difference.map(|byte| (byte, own[usize::from(byte)])).collect();
+        let difference = difference(number, index(candidate));
         if difference.len() + WORTH <= laid[number].row.len() {
             laid[number] = Laid { default: candidate, like: true, row: difference };
         }

@@ -24,7 +24,8 @@ impl State {
 
     /// From runs, ascending and the first from byte 0; neighbours may be equal.
     pub(super) fn from_runs(accept: u16, given: impl IntoIterator<Item = (u8, Target)>) -> Self {
-        let mut runs: Vec<(u8, Target)> = Vec::new();
+        let given = given.into_iter();
+        let mut runs: Vec<(u8, Target)> = Vec::with_capacity(given.size_hint().0);
         for (byte, target) in given {
             if runs.last().is_none_or(|&(_, last)| last != target) {
                 runs.push((byte, target));
@@ -54,9 +55,11 @@ impl State {
 pub(super) fn append(states: &mut Vec<State>, more: Vec<State>, root: Target) -> Target {
     let first = states.len() as Target;
     let moved = |target: Target| if is_answer(target) { target } else { target + first };
-    states.extend(more.into_iter().map(|state| State {
-        runs: state.runs.iter().map(|&(byte, target)| (byte, moved(target))).collect(),
-        ..state
+    states.extend(more.into_iter().map(|mut state| {
+        for (_, target) in &mut state.runs {
+            *target = moved(*target);
+        }
+        state
     }));
     moved(root)
 }
