@@ -95,12 +95,22 @@ struct Standing {
 #[derive(Clone, Debug)]
 struct Stands {
     first: Standing,
-    more: Box<[Standing]>,
+    /// `None` is eight bytes, an empty slice would be sixteen.
+    #[expect(clippy::box_collection, reason = "most have none, and a thin pointer is half as long")]
+    more: Option<Box<Vec<Standing>>>,
 }
 
 impl Stands {
+    fn of(first: Standing) -> Self {
+        Stands { first, more: None }
+    }
+
     fn iter(&self) -> impl Iterator<Item = &Standing> {
-        std::iter::once(&self.first).chain(&self.more)
+        std::iter::once(&self.first).chain(self.more.iter().flat_map(|more| more.iter()))
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Standing> {
+        std::iter::once(&mut self.first).chain(self.more.iter_mut().flat_map(|more| more.iter_mut()))
     }
 
     /// When the last of them expires.
@@ -110,27 +120,48 @@ impl Stands {
 
     /// The name that holds longest.
     fn newest(&self) -> &Standing {
-        self.more.iter().fold(&self.first, |best, other| if other.until > best.until { other } else { best })
+        self.iter().fold(&self.first, |best, other| if other.until > best.until { other } else { best })
     }
 
     /// It stands for this name too, until then at least. Of too many the one that expires first is forgotten.
     fn add(&mut self, new: Standing) {
-        let mut all = std::iter::once(&mut self.first).chain(&mut self.more);
-        if let Some(known) = all.find(|known| known.name == new.name) {
+        if let Some(known) = self.iter_mut().find(|known| known.name == new.name) {
             known.until = known.until.max(new.until);
-            return;
-        }
-        if self.more.len() + 1 < MAX_NAMES {
-            self.more = self.more.iter().cloned().chain([new]).collect();
-        } else if let Some(oldest) =
-            std::iter::once(&mut self.first).chain(&mut self.more).min_by_key(|standing| standing.until)
-        {
+        } else if self.iter().count() < MAX_NAMES {
+            self.more.get_or_insert_default().push(new);
+        } else if let Some(oldest) = self.iter_mut().min_by_key(|standing| standing.until) {
             *oldest = new;
         }
     }
 }
 
-type Addresses = HashMap<(u32, [u32; 4]), Stands>;
+/// What addresses stand for, by slot: of a hundred thousand each byte of an entry counts.
+struct Addresses(Vec<HashMap<[u32; 4], Stands>>);
+
+impl Addresses {
+    fn new() -> Self {
+        Addresses(vec![HashMap::new(); MAX_PROFILES])
+    }
+
+    fn len(&self) -> usize {
+        self.0.iter().map(HashMap::len).sum()
+    }
+
+    /// Those of a slot.
+    fn of(&self, slot: u32) -> Option<&HashMap<[u32; 4], Stands>> {
+        self.0.get(slot as usize)
+    }
+
+    fn get(&self, slot: u32, address: &[u32; 4]) -> Option<&Stands> {
+        self.of(slot)?.get(address)
+    }
+
+    fn all(&self) -> impl Iterator<Item = (u32, &[u32; 4], &Stands)> {
+        (0..)
+            .zip(&self.0)
+            .flat_map(|(slot, held)| held.iter().map(move |(address, names)| (slot, address, names)))
+    }
+}
 
 /// See the module.
 pub struct Names {
@@ -185,7 +216,7 @@ impl Names {
         Names {
             maps: Mutex::new(maps),
             slots: Mutex::new(vec![Slot::default(); MAX_PROFILES]),
-            addresses: Mutex::default(),
+            addresses: Mutex::new(Addresses::new()),
             room: Mutex::default(),
             counts: Counts::default(),
         }
@@ -235,8 +266,8 @@ impl Names {
         // Answers that come from here on are told for both; those before are in the table.
         let addresses = locked(&self.addresses);
         let mut maps = locked(&self.maps);
-        for (&(owner, address), names) in addresses.iter().filter(|((owner, _), _)| *owner == slot) {
-            self.tell(&mut maps, owner, address, names, &next);
+        for (&address, names) in addresses.of(slot).into_iter().flatten() {
+            self.tell(&mut maps, slot, address, names, &next);
         }
     }
 
@@ -278,7 +309,7 @@ impl Names {
         spoken::tidy(&mut maps, |key| current(key.profile, key.generation));
         for (key, named) in maps.all_named() {
             let current = current(key.profile, key.generation);
-            let known = addresses.contains_key(&(key.profile, key.address));
+            let known = addresses.get(key.profile, &key.address).is_some();
             // What an earlier daemon told is in no table here.
             if !(current && known) && named.until.iter().all(|&until| until < now) {
                 maps.remove_named(key);
@@ -295,7 +326,7 @@ impl Names {
         let address = key_of(address);
         let mut addresses = locked(&self.addresses);
         let mut maps = locked(&self.maps);
-        if addresses.len() >= MAX_ADDRESSES && !addresses.contains_key(&(slot, address)) {
+        if addresses.len() >= MAX_ADDRESSES && addresses.get(slot, &address).is_none() {
             let slots = locked(&self.slots).clone();
             make_room(&mut addresses, &mut maps, &slots);
             if addresses.len() >= MAX_ADDRESSES {
@@ -304,10 +335,9 @@ impl Names {
             }
         }
         let new = Standing { name: Arc::clone(name), until };
-        let names = addresses
-            .entry((slot, address))
-            .and_modify(|names| names.add(new.clone()))
-            .or_insert_with(|| Stands { first: new, more: Box::default() });
+        let Some(held) = addresses.0.get_mut(slot as usize) else { return Err(NoRoom) };
+        let names =
+            held.entry(address).and_modify(|names| names.add(new.clone())).or_insert_with(|| Stands::of(new));
         // Read while the table is held: `prepare` sets what comes before it reads the table.
         let slots = locked(&self.slots).get(slot as usize).cloned().unwrap_or_default();
         let mut told = true;
@@ -367,7 +397,7 @@ impl Names {
     /// The name that an address stood for last, where agents of this slot asked for one.
     pub fn host_of(&self, slot: u32, address: IpAddr) -> Option<Arc<str>> {
         let addresses = locked(&self.addresses);
-        let names = addresses.get(&(slot, key_of(address)))?;
+        let names = addresses.get(slot, &key_of(address))?;
         Some(Arc::clone(&names.newest().name))
     }
 
@@ -375,7 +405,7 @@ impl Names {
     pub fn live_host_of(&self, slot: u32, address: IpAddr) -> Option<(Arc<str>, u32)> {
         let now = monotonic();
         let addresses = locked(&self.addresses);
-        let names = addresses.get(&(slot, key_of(address)))?;
+        let names = addresses.get(slot, &key_of(address))?;
         let newest = names.newest();
         let left = newest.until.checked_sub(now)? / NS;
         Some((Arc::clone(&newest.name), u32::try_from(left).unwrap_or(u32::MAX)))
@@ -385,7 +415,7 @@ impl Names {
     pub fn live(&self) -> usize {
         let now = monotonic();
         let addresses = locked(&self.addresses);
-        addresses.values().filter(|names| names.until() > now).count()
+        addresses.all().filter(|(.., names)| names.until() > now).count()
     }
 
     /// How many addresses are kept: those, and the ones that stood for a name within a day.
@@ -396,7 +426,9 @@ impl Names {
     /// Forgets what has long expired.
     pub fn tidy(&self) {
         let horizon = monotonic().saturating_sub(KEPT_NS);
-        locked(&self.addresses).retain(|_, names| names.until() > horizon);
+        for held in &mut locked(&self.addresses).0 {
+            held.retain(|_, names| names.until() > horizon);
+        }
         self.sweep_expired();
     }
 }
@@ -404,20 +436,22 @@ impl Names {
 /// Takes out expired addresses, the oldest tenth of all.
 fn make_room(addresses: &mut Addresses, maps: &mut NameMaps, slots: &[Slot]) {
     let now = monotonic();
-    let mut expired: Vec<(u64, (u32, [u32; 4]))> = addresses
-        .iter()
-        .map(|(key, names)| (names.until(), *key))
-        .filter(|(until, _)| *until < now)
+    let mut expired: Vec<(u64, u32, [u32; 4])> = addresses
+        .all()
+        .map(|(slot, address, names)| (names.until(), slot, *address))
+        .filter(|(until, ..)| *until < now)
         .collect();
     let leaving = (MAX_ADDRESSES / 10).min(expired.len());
     if leaving == 0 {
         return;
     }
     expired.select_nth_unstable(leaving - 1);
-    for (_, key) in expired.into_iter().take(leaving) {
-        addresses.remove(&key);
-        for held in slots.get(key.0 as usize).into_iter().flat_map(Slot::all) {
-            maps.remove_named(NamedKey { profile: key.0, generation: held.generation, address: key.1 });
+    for (_, slot, address) in expired.into_iter().take(leaving) {
+        if let Some(held) = addresses.0.get_mut(slot as usize) {
+            held.remove(&address);
+        }
+        for held in slots.get(slot as usize).into_iter().flat_map(Slot::all) {
+            maps.remove_named(NamedKey { profile: slot, generation: held.generation, address });
         }
     }
 }
@@ -432,7 +466,7 @@ mod tests {
 
     #[test]
     fn an_address_stands_for_several_names_and_keeps_those_that_hold_longest() {
-        let mut stands = Stands { first: standing("n0", 10), more: Box::default() };
+        let mut stands = Stands::of(standing("n0", 10));
         stands.add(standing("n0", 5));
         assert_eq!((stands.iter().count(), stands.until()), (1, 10));
         for n in 1..3 * MAX_NAMES as u64 {
