@@ -66,7 +66,7 @@ pub(super) fn pack(states: &[State], roots: &[Target], limit: usize) -> Result<P
     if least > limit {
         return Err(Overflow { words: least });
     }
-    let places = displace(&rows, header::END, limit).ok_or(Overflow { words: limit + 1 })?;
+    let places = displace(&laid, &rows, header::END, limit).ok_or(Overflow { words: limit + 1 })?;
     let placed =
         |target: Target| if is_answer(target) { target } else { places[index(target)] | target & PORTS };
 
@@ -190,59 +190,140 @@ fn lean(laid: &mut [Laid], difference: impl Fn(usize, usize) -> Row) {
     }
 }
 
+/// Rows of no more cells are laid where their walks come from: longer ones take what room there is.
+const SHORT: usize = 2;
+/// How far behind the cell that leads to a row its own first cell may lie: three cache lines.
+const NEAR: usize = 24;
+
 /// A place for the state word of every row, at or behind `first`; `None` when `limit` words are too few.
 ///
-/// 64 places are tried at once: bit *i* of the running AND stands for "block + i is free for the word and for every
-/// byte so far".
-fn displace(rows: &[Row], first: usize, limit: usize) -> Option<Vec<u32>> {
-    let last_place = limit.checked_sub(ahead(u8::MAX) + 1)?;
-    let mut by_length: Vec<usize> = (0..rows.len()).collect();
+/// Most states are a letter of a name and have one way on. A walk over them reads one cell a byte, so each such cell is
+/// laid right behind the one that leads to it: eight bytes of a name then take one line of the cache, not eight.
+fn displace(laid: &[Laid], rows: &[Row], first: usize, limit: usize) -> Option<Vec<u32>> {
+    let mut by_length: Vec<usize> = (0..rows.len()).filter(|&row| rows[row].len() > SHORT).collect();
     by_length.sort_by_key(|&row| (Reverse(rows[row].len()), row));
-
-    let mut taken = vec![0_u64; limit / 64 + 8];
-    // What lies before `first` is nobody's.
-    taken[..first / 64].fill(u64::MAX);
-    taken[first / 64] |= (1 << (first % 64)) - 1;
-    let mut places = vec![0; rows.len()];
-    // No block before it has a free word, so no search has to start before it.
-    let mut full_until = first / 64;
-    // Where the last row with the same bytes was laid: before it no other fits either, for nothing gets free.
-    let mut last_alike: HashMap<Bytes, usize> = HashMap::new();
+    let mut space = Space::new(first, limit)?;
+    let mut places: Vec<Option<usize>> = vec![None; rows.len()];
     for row in by_length {
-        let cells = &rows[row];
-        let alike =
-            last_alike.entry(cells.iter().fold(Bytes::NONE, |all, &(byte, _)| all.with(byte))).or_default();
-        while full_until < taken.len() && taken[full_until] == u64::MAX {
-            full_until += 1;
+        places[row] = Some(space.first_fit(&rows[row])?);
+    }
+    for (row, from) in depth_first(laid, rows) {
+        if places[row].is_some() {
+            continue;
         }
-        let mut block = full_until.max(*alike);
+        let cell = from.and_then(|(state, byte)| Some(places[state]? + ahead(byte)));
+        places[row] = match cell.and_then(|cell| space.behind(cell, &rows[row])) {
+            Some(place) => Some(place),
+            None => Some(space.first_fit(&rows[row])?),
+        };
+    }
+    places.into_iter().map(|place| place.map(|place| place as u32)).collect()
+}
+
+/// Every row, and the cell that leads to it: names letter by letter.
+fn depth_first(laid: &[Laid], rows: &[Row]) -> Vec<(usize, Option<(usize, u8)>)> {
+    let mut order = Vec::with_capacity(rows.len());
+    let mut seen = vec![false; rows.len()];
+    for root in 0..rows.len() {
+        let mut open = vec![(root, None)];
+        while let Some((row, from)) = open.pop() {
+            if std::mem::replace(&mut seen[row], true) {
+                continue;
+            }
+            order.push((row, from));
+            let state = |target: Target| (!is_answer(target)).then(|| index(target));
+            open.extend(state(laid[row].default).map(|default| (default, None)));
+            let cells = rows[row].iter().rev();
+            open.extend(cells.filter_map(|&(byte, target)| Some((state(target)?, Some((row, byte))))));
+        }
+    }
+    order
+}
+
+/// Which words are taken.
+struct Space {
+    /// A bit a word.
+    taken: Vec<u64>,
+    /// No block of 64 words before it has a free word, so no search has to start before it.
+    full_until: usize,
+    /// Where the last row with the same bytes was laid: before it no other fits either, for nothing gets free.
+    last_alike: HashMap<Bytes, usize>,
+    first: usize,
+    last: usize,
+}
+
+impl Space {
+    fn new(first: usize, limit: usize) -> Option<Self> {
+        let last = limit.checked_sub(ahead(u8::MAX) + 1)?;
+        let mut taken = vec![0_u64; limit / 64 + 8];
+        // What lies before `first` is nobody's.
+        taken[..first / 64].fill(u64::MAX);
+        taken[first / 64] |= (1 << (first % 64)) - 1;
+        Some(Space { taken, full_until: first / 64, last_alike: HashMap::new(), first, last })
+    }
+
+    /// The lowest place for a row, or one close to it.
+    ///
+    /// 64 places are tried at once: bit *i* of the running AND stands for "block + i is free for the word and for every
+    /// byte so far".
+    fn first_fit(&mut self, row: &Row) -> Option<usize> {
+        let bytes = row.iter().fold(Bytes::NONE, |all, &(byte, _)| all.with(byte));
+        while self.full_until < self.taken.len() && self.taken[self.full_until] == u64::MAX {
+            self.full_until += 1;
+        }
+        let alike = self.last_alike.get(&bytes).copied().unwrap_or(0);
+        let mut block = self.full_until.max(alike);
         let place = loop {
             let start = block * 64;
-            if start > last_place {
+            if start > self.last {
                 return None;
             }
-            let mut fits = !taken[block];
-            for &(byte, _) in cells {
+            let mut fits = !self.taken[block];
+            for &(byte, _) in row {
                 if fits == 0 {
                     break;
                 }
-                fits &= !window(&taken, start + ahead(byte));
+                fits &= !window(&self.taken, start + ahead(byte));
             }
             if fits != 0 {
                 break start + fits.trailing_zeros() as usize;
             }
             block += 1;
         };
-        if place > last_place {
+        if place > self.last {
             return None;
         }
-        *alike = place / 64;
-        for cell in std::iter::once(place).chain(cells.iter().map(|&(byte, _)| place + ahead(byte))) {
-            taken[cell / 64] |= 1 << (cell % 64);
-        }
-        places[row] = place as u32;
+        self.last_alike.insert(bytes, place / 64);
+        self.take(place, row);
+        Some(place)
     }
-    Some(places)
+
+    /// A place for a row whose first cell lies close behind `cell`.
+    fn behind(&mut self, cell: usize, row: &Row) -> Option<usize> {
+        let &(byte, _) = row.first()?;
+        let place = (1..=NEAR).find_map(|distance| {
+            let place = (cell + distance).checked_sub(ahead(byte))?;
+            let inside = (self.first..=self.last).contains(&place);
+            (inside && words(place, row).all(|word| !self.is_taken(word))).then_some(place)
+        })?;
+        self.take(place, row);
+        Some(place)
+    }
+
+    fn is_taken(&self, word: usize) -> bool {
+        self.taken[word / 64] >> (word % 64) & 1 == 1
+    }
+
+    fn take(&mut self, place: usize, row: &Row) {
+        for word in words(place, row) {
+            self.taken[word / 64] |= 1 << (word % 64);
+        }
+    }
+}
+
+/// The words of a row that lies there.
+fn words(place: usize, row: &Row) -> impl Iterator<Item = usize> {
+    std::iter::once(place).chain(row.iter().map(move |&(byte, _)| place + ahead(byte)))
 }
 
 /// 64 bits from bit `start` on.
