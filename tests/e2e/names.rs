@@ -32,6 +32,7 @@ pub fn trials() -> Vec<Trial> {
         trial("answers_that_do_not_fit_a_datagram_come_over_tcp", large),
         trial("a_server_that_fails_lies_or_says_nothing_is_no_answer", failing),
         trial("names_hold_for_the_programs_of_their_rules", programs),
+        trial("registries_of_the_host_exist_for_their_package_manager_alone", registries),
         trial("a_reload_keeps_what_names_grant_and_takes_what_they_do_not", reload),
         trial("a_killed_daemon_leaves_no_name_and_addresses_that_expire", killed),
         trial("doctor_status_and_metrics_say_whether_names_resolve", outlook),
@@ -526,6 +527,54 @@ fn programs() -> Result<()> {
     let words = format!("run {} --agent names", copy.display());
     agent.must(&format!("{words} udp {SERVER} api.example.test A"), &format!("0 NXDomain from {SERVER}:"))?;
     agent.must(&format!("{words} connect 198.51.100.7:18443"), &format!("0 {UNREACHABLE}"))
+}
+
+/// A host and port that apt is configured with, read in another way than the daemon's.
+fn apt_registry() -> Option<(String, u16)> {
+    let directory = std::fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();
+    let files = directory.map(|entry| entry.path()).chain(["/etc/apt/sources.list".into()]);
+    let files = files.filter(|file| file.extension().is_some_and(|kind| kind == "list" || kind == "sources"));
+    let text: String = files.filter_map(|file| std::fs::read_to_string(file).ok()).collect();
+    let lines = text.lines().filter(|line| line.starts_with("deb ") || line.starts_with("URIs:"));
+    lines.flat_map(str::split_whitespace).find_map(|word| {
+        let (rest, port) = match word.strip_prefix("http://") {
+            Some(rest) => (rest, 80),
+            None => (word.strip_prefix("https://")?, 443),
+        };
+        let place = rest.split('/').next()?;
+        let (host, port) =
+            place.split_once(':').map_or((place, Some(port)), |(host, port)| (host, port.parse().ok()));
+        Some((host.to_owned(), port?))
+    })
+}
+
+fn registries() -> Result<()> {
+    let Some((host, port)) = apt_registry() else {
+        println!("this host's apt is configured with no registry by HTTP: nothing to see");
+        return Ok(());
+    };
+    let me = std::env::current_exe()?;
+    // Without `files` the system's own configuration counts.
+    let profile = format!(
+        "version: 1\nname: tester\nmode: enforce\nprograms:\n  apt: ['{}']\nnetwork:\n  hosts_from: [apt]\n",
+        me.display()
+    );
+    let (daemon, zone) = daemon(&profile, &[])?;
+    zone.set_addresses(&host, 60, &["198.51.100.77"]);
+    zone.set_addresses("api.example.test", 60, &["198.51.100.77"]);
+    let mut agent = Asker::start(&daemon)?;
+    // Nobody listens there: what is granted is refused by the host, what is not by the monitor.
+    const REFUSED: &str = "111";
+    agent.must("resolve api.example.test", "none")?;
+    agent.must(&format!("connect 198.51.100.77:{port}"), UNREACHABLE)?;
+    let copy = daemon.path("copy");
+    std::fs::copy(&me, &copy)?;
+    let other = format!("run {} --agent names", copy.display());
+    agent.must(&format!("{other} udp {SERVER} {host} A"), &format!("0 NXDomain from {SERVER}:"))?;
+    ensure!(zone.asked().is_empty(), "{:?}", zone.asked());
+    agent.must(&format!("resolve {host}"), "198.51.100.77")?;
+    agent.must(&format!("connect 198.51.100.77:{port}"), REFUSED)?;
+    agent.must(&format!("{other} connect 198.51.100.77:{port}"), &format!("0 {UNREACHABLE}"))
 }
 
 fn reload() -> Result<()> {
