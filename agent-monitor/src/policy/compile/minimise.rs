@@ -24,7 +24,8 @@ pub(super) fn blocks(accept: &[u16], rows: &[u32], width: usize) -> Vec<u32> {
         for &state in partition.states(block) {
             ways.extend_from_slice(sources.of_state(state));
         }
-        ways.sort_unstable_by_key(|way| way.class);
+        // A stable sort finds the runs that are in order already.
+        ways.sort_by_key(|way| way.class);
         for ways in ways.chunk_by(|one, other| one.class == other.class) {
             for way in ways {
                 partition.mark(way.from, &mut touched);
@@ -55,7 +56,7 @@ struct Way {
 
 /// The ways to each state: most states have one or two, a few have most of all.
 struct Sources {
-    /// Where a state's ways begin in `ways`.
+    /// Where a state's ways begin in `ways`, by class.
     begin: Vec<u32>,
     ways: Vec<Way>,
 }
@@ -71,9 +72,10 @@ impl Sources {
         }
         let mut next = begin.clone();
         let mut ways = vec![Way::default(); rows.len()];
-        for (from, row) in rows.chunks_exact(width.max(1)).enumerate() {
-            for (class, &to) in row.iter().enumerate() {
-                let place = &mut next[to as usize];
+        // Class by class, so that those of each state are in order.
+        for class in 0..width {
+            for (from, row) in rows.chunks_exact(width).enumerate() {
+                let place = &mut next[row[class] as usize];
                 ways[*place as usize] = Way { class: class as u32, from: from as u32 };
                 *place += 1;
             }

@@ -10,8 +10,6 @@
 //! What must stay true: the answers of every path are those of the automaton that came in. The number of nodes decides
 //! how many subsets there can be, so what is shared here is not multiplied there.
 
-use std::collections::BTreeMap;
-
 use foldhash::{HashMap, HashMapExt};
 
 use super::glob::{Bytes, Nfa};
@@ -80,20 +78,14 @@ fn share_beginnings(nfa: &Nfa) -> Vec<Shared> {
         let node = &nfa.nodes[node as usize];
         node.accept != 0 || !node.edges.is_empty()
     };
-    let mut closures: HashMap<u32, Vec<u32>> = HashMap::new();
-    let mut behind = |node: u32| -> Vec<u32> {
-        closures
-            .entry(node)
-            .or_insert_with(|| nfa.closure(&[node]).into_iter().filter(speaks).collect())
-            .clone()
-    };
-    let begin = behind(0);
+    let behind = |node: u32| nfa.closure(&[node]).into_iter().filter(speaks);
+    let begin: Vec<u32> = behind(0).collect();
     // Edges without silence, and how often each node is reached.
-    let mut edges: HashMap<u32, Vec<(Bytes, u32)>> = HashMap::new();
-    let mut reached: HashMap<u32, usize> = HashMap::new();
+    let mut edges: Vec<Option<Vec<(Bytes, u32)>>> = vec![None; nfa.nodes.len()];
+    let mut reached: Vec<usize> = vec![0; nfa.nodes.len()];
     let mut open = begin.clone();
     while let Some(node) = open.pop() {
-        if edges.contains_key(&node) {
+        if edges[node as usize].is_some() {
             continue;
         }
         let mut all = Vec::new();
@@ -101,28 +93,24 @@ fn share_beginnings(nfa: &Nfa) -> Vec<Shared> {
             for target in behind(next) {
                 all.push((bytes, target));
                 if target != node {
-                    *reached.entry(target).or_default() += 1;
+                    reached[target as usize] += 1;
                     open.push(target);
                 }
             }
         }
-        edges.insert(node, all);
+        edges[node as usize] = Some(all);
     }
     // In topological order: a node comes when all that lead to it have come.
-    let mut ready: Vec<u32> = begin.iter().copied().filter(|node| !reached.contains_key(node)).collect();
+    let mut ready: Vec<u32> = begin.iter().copied().filter(|node| reached[*node as usize] == 0).collect();
     let mut shared: Vec<Shared> = Vec::new();
     let mut known: HashMap<Reached, u32> = HashMap::new();
-    let mut arrivals: HashMap<u32, BTreeMap<u32, Bytes>> = HashMap::new();
-    let union = |into: &mut BTreeMap<u32, Bytes>, at: u32, bytes: Bytes| {
-        let all = into.entry(at).or_insert(Bytes::NONE);
-        *all = all.or(bytes);
-    };
+    let mut arrivals: Vec<Vec<(u32, Bytes)>> = vec![Vec::new(); nfa.nodes.len()];
     while let Some(node) = ready.pop() {
-        let all = edges.remove(&node).unwrap_or_default();
+        let all = edges[node as usize].take().unwrap_or_default();
         let loops = all.iter().filter(|(_, target)| *target == node);
         let stays = loops.fold(Bytes::NONE, |stays, (bytes, _)| stays.or(*bytes));
         let begins = begin.binary_search(&node).is_ok();
-        let arrived: Vec<(u32, Bytes)> = arrivals.remove(&node).unwrap_or_default().into_iter().collect();
+        let arrived = std::mem::take(&mut arrivals[node as usize]);
         let fresh = shared.len() as u32;
         let id = *known.entry((begins, stays, arrived.clone())).or_insert(fresh);
         if id == fresh {
@@ -133,16 +121,23 @@ fn share_beginnings(nfa: &Nfa) -> Vec<Shared> {
         }
         shared[id as usize].accept |= nfa.nodes[node as usize].accept;
         for (bytes, target) in all.into_iter().filter(|(_, target)| *target != node) {
-            union(arrivals.entry(target).or_default(), id, bytes);
-            if let Some(left) = reached.get_mut(&target) {
-                *left -= 1;
-                if *left == 0 {
-                    ready.push(target);
-                }
+            union(&mut arrivals[target as usize], id, bytes);
+            let left = &mut reached[target as usize];
+            *left -= 1;
+            if *left == 0 {
+                ready.push(target);
             }
         }
     }
     shared
+}
+
+/// These bytes lead there too. `into` is kept in order.
+fn union<K: Ord + Copy>(into: &mut Vec<(K, Bytes)>, at: K, bytes: Bytes) {
+    match into.binary_search_by_key(&at, |&(known, _)| known) {
+        Ok(place) => into[place].1 = into[place].1.or(bytes),
+        Err(place) => into.insert(place, (at, bytes)),
+    }
 }
 
 /// What stands for a node of the first step: what is gained there, and a node for the rest if there is one.
@@ -165,24 +160,20 @@ fn share_ends(shared: &[Shared]) -> Reduced {
             stays if stays == not_slash => (Gain { for_good: 0, component: node.accept }, 0),
             _ => (Gain::default(), node.accept),
         };
-        let mut edges: BTreeMap<u32, Bytes> = BTreeMap::new();
-        let mut gains: BTreeMap<Gain, Bytes> = BTreeMap::new();
+        let (mut edges, mut gains) = (Vec::new(), Vec::new());
         for &(target, bytes) in &node.edges {
             let stand = stands[target as usize];
             if let Some(target) = stand.node {
-                let all = edges.entry(target).or_insert(Bytes::NONE);
-                *all = all.or(bytes);
+                union(&mut edges, target, bytes);
             }
             if stand.gain.is_some() {
-                let all = gains.entry(stand.gain).or_insert(Bytes::NONE);
-                *all = all.or(bytes);
+                union(&mut gains, stand.gain, bytes);
             }
         }
         stands[id].gain = gain;
         if accept == 0 && edges.is_empty() && gains.is_empty() {
             continue;
         }
-        let (edges, gains) = (edges.into_iter().collect(), gains.into_iter().collect());
         let node = Node { stays: node.stays, edges, gains, accept };
         let fresh = nodes.len() as u32;
         let number = *known.entry(node.clone()).or_insert(fresh);
