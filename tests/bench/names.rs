@@ -101,13 +101,13 @@ pub fn run(report: &mut Report) -> Result<()> {
     let (own, kernel) = (daemon.resident()? - before, daemon.map_kib(MAX_NAMED)?);
     report.at_most(
         "memory of 100 000 live addresses",
-        (own + kernel) / 1_024.0,
-        " MiB",
+        (own + kernel) * 1.024 / 1e3,
+        " MB",
         32.0,
         format!(
-            "{live:.0} live; daemon {:.1} MiB more, all its caches too, kernel map {:.1} MiB",
-            own / 1_024.0,
-            kernel / 1_024.0
+            "{live:.0} live; daemon {:.1} MB more, all its caches too, kernel map {:.1} MB",
+            own * 1.024 / 1e3,
+            kernel * 1.024 / 1e3
         ),
     );
     Ok(())
