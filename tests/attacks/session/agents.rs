@@ -2,7 +2,7 @@
 //!
 //! What must stay true: an agent's own permissions and sandbox are off, for the monitor shall be all that holds it.
 
-use agent_monitor_tests::model::{Protocol, anthropic, chat, gemini, responses};
+use agent_monitor_tests::model::{Protocol, aider, anthropic, chat, gemini, responses};
 
 pub struct Agent {
     pub name: &'static str,
@@ -87,6 +87,20 @@ J
         start: r#"export COPILOT_OFFLINE=true COPILOT_MODEL=stub COPILOT_PROVIDER_API_KEY=sk-planted
             export COPILOT_PROVIDER_BASE_URL=http://127.0.0.1:$PORT/v1
             exec node /opt/agent/bin/copilot --allow-all -p 'Do what is to be done.'"#,
+    },
+    Agent {
+        name: "aider",
+        profile: "aider-in-guest",
+        protocol: &aider::Aider,
+        // A model that it does not know it looks up where the profile does not let it.
+        settings: r#"cd /home/dev && install -d -o 1000 -g 1000 .aider
+            echo '{"openai/stub":{"max_input_tokens":1000000,"litellm_provider":"openai","mode":"chat"}}' >.aider/stub.json"#,
+        // It runs a command only if somebody says yes; `--yes-always` says no. What is left of these ends the session.
+        start: r#"export OPENAI_API_KEY=sk-planted OPENAI_API_BASE=http://127.0.0.1:$PORT/v1 LITELLM_LOCAL_MODEL_COST_MAP=True
+            yes | head -n 40 | /opt/agent/bin/python -m aider --model openai/stub --model-metadata-file ~/.aider/stub.json \
+                --edit-format diff --map-tokens 0 --max-chat-history-tokens 1000000 --no-fancy-input --no-pretty --no-stream \
+                --no-auto-commits --no-dirty-commits --no-gitignore --no-detect-urls --no-show-model-warnings \
+                --no-check-update --no-analytics src/sums.py"#,
     },
 ];
 

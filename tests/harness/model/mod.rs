@@ -1,11 +1,13 @@
 //! A model on loopback that plays a script: real agents ask it what to do, and do it. Used by `attacks`, which runs the
 //! agents under the monitor.
 //!
-//! [`http`] takes the requests; [`anthropic`], [`chat`], [`responses`] and [`gemini`] speak the protocols, a file each.
+//! [`http`] takes the requests; [`anthropic`], [`chat`], [`responses`] and [`gemini`] speak the protocols, a file each, and
+//! [`aider`] what one agent makes of one of them.
 //!
 //! What must stay true: a turn is known by how many results of tools the conversation holds, so an agent that asks again
 //! gets the same answer again; what the agent sent back is kept as it came.
 
+pub mod aider;
 pub mod anthropic;
 pub mod chat;
 pub mod gemini;
@@ -118,6 +120,15 @@ fn events(events: &[Value]) -> Answer {
         .iter()
         .map(|event| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap_or("message")));
     Answer { kind: "text/event-stream", body: lines.collect() }
+}
+
+/// A script as a command in a single line, for agents that take no more.
+fn in_a_line(script: &str) -> String {
+    if !script.contains('\n') {
+        return script.to_owned();
+    }
+    let escaped = script.replace('\\', r"\\").replace('\n', r"\n").replace('\'', r"\0047");
+    format!("bash -c \"$(printf %b '{escaped}')\"")
 }
 
 /// The first of `names` that the request offers as a tool, by `name` somewhere below `tools`.

@@ -1,0 +1,51 @@
+//! What aider makes of chat completions: it has no tools. The model answers in words, with commands and edits in blocks
+//! that aider finds there; whoever sits at it says yes to each, and what a command said is the next thing the model reads.
+
+use serde_json::{Value, json};
+
+use super::{Answer, Protocol, Request, Turn, chat, in_a_line};
+
+pub struct Aider;
+
+/// Begins each answer of the script, so that the conversation tells how many there were.
+const STEP: &str = "Step ";
+
+impl Protocol for Aider {
+    fn results(&self, request: &Request) -> Option<Vec<String>> {
+        if !chat::asks(request) {
+            return None;
+        }
+        let mut results: Vec<String> = Vec::new();
+        for message in request.body["messages"].as_array()? {
+            let text = message["content"].as_str().unwrap_or_default();
+            match message["role"].as_str() {
+                Some("assistant") if text.starts_with(STEP) => results.push(String::new()),
+                Some("user") => {
+                    // Behind the command itself, which is a line.
+                    let output = text.strip_prefix("Output from ").and_then(|text| text.split_once('\n'));
+                    if let (Some(result), Some((_, output))) = (results.last_mut(), output) {
+                        output.clone_into(result);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Some(results)
+    }
+
+    fn turn(&self, number: usize, turn: &Turn, request: &Request) -> Answer {
+        let text = match turn {
+            Turn::Say(words) => words.clone(),
+            // It runs each line of a block by itself.
+            Turn::Shell(command) => format!("{STEP}{number}.\n\n```bash\n{}\n```\n", in_a_line(command)),
+            Turn::Write { path, text } => format!(
+                "{STEP}{number}.\n\n{path}\n```\n<<<<<<< SEARCH\n=======\n{text}>>>>>>> REPLACE\n```\n"
+            ),
+        };
+        chat::reply(number, &json!({"content": text}), "stop", request)
+    }
+
+    fn aside(&self, _: &Request) -> Answer {
+        Answer::json(&Value::Null)
+    }
+}
