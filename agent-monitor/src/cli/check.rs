@@ -9,20 +9,17 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use agent_monitor_common::image::header;
 use anyhow::Context;
 use serde::Serialize;
 
 use super::enforcement::{Enforcement, Found, Of};
+use super::summary::Summary;
 use super::{annotate, colours, print};
 use crate::exit::Exit;
 use crate::policy::compile::{self, CompileError, Image};
-use crate::policy::diagnostic::{Code, Diagnostic, DiagnosticRecord, printable, render_all};
+use crate::policy::diagnostic::{Code, Diagnostic, DiagnosticRecord, render_all};
 use crate::policy::load::DEFAULT_DIRECTORIES;
-use crate::policy::{
-    Base, Checked, ExecPolicy, FilesPolicy, Loaded, PrivilegesPolicy, ResolvedProfile, UnixPolicy,
-    capabilities, check_profile, load_directory,
-};
+use crate::policy::{Base, Checked, Loaded, ResolvedProfile, check_profile, load_directory};
 
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
@@ -137,180 +134,31 @@ struct Outcome {
     diagnostics: Vec<Diagnostic>,
 }
 
-/// What a sound file says, in short.
-#[derive(Debug, Serialize)]
-struct Summary {
-    name: String,
-    /// Nothing for a base.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mode: Option<&'static str>,
-    /// The files it was read from, itself first.
-    files: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    description: Option<String>,
-    rules: Rules,
-    /// Nothing for a base.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    image: Option<Compiled>,
-}
-
-/// What the kernel gets of a profile.
-#[derive(Debug, Serialize)]
-struct Compiled {
-    kibibytes: usize,
-    /// Combinations of sets of programs that are told apart.
-    classes: u64,
-}
-
-impl From<&Image> for Compiled {
-    fn from(image: &Image) -> Self {
-        let classes = image.words.get(header::CLASS_COUNT).copied().unwrap_or(0);
-        Self { kibibytes: size_of_val(image.words.as_slice()).div_ceil(1024), classes }
-    }
-}
-
-#[derive(Debug, Default, Serialize)]
-struct Rules {
-    claims: usize,
-    network_allow: usize,
-    network_deny: usize,
-    network_listen: usize,
-    sockets: Vec<&'static str>,
-    /// `None`: the section is not written, and nothing of it is judged.
-    files: Option<FileRules>,
-    exec: Option<PairOfLists>,
-    unix: Option<PairOfLists>,
-    privileges: Option<PrivilegeRules>,
-    /// Denials with `audit: true`.
-    tried_out: usize,
-    syscalls_watched: usize,
-    syscalls_killed: usize,
-}
-
-#[derive(Debug, Serialize)]
-struct FileRules {
-    read: usize,
-    write: usize,
-    deny: usize,
-}
-
-#[derive(Debug, Serialize)]
-struct PairOfLists {
-    allow: usize,
-    deny: usize,
-}
-
-/// What is granted.
-#[derive(Debug, Serialize)]
-struct PrivilegeRules {
-    capabilities: Vec<&'static str>,
-    ptrace: &'static str,
-    signals: &'static str,
-    /// Keys that are `true`.
-    granted: Vec<&'static str>,
-}
-
-fn privilege_rules(policy: Option<&PrivilegesPolicy>) -> Option<PrivilegeRules> {
-    let policy = policy?;
-    let keys = [
-        ("setuid", policy.setuid.value),
-        ("user_namespaces", policy.user_namespaces.value),
-        ("mounts", policy.mounts.value),
-        ("modules", policy.modules.value),
-        ("bpf", policy.bpf.value),
-        ("perf", policy.perf.value),
-        ("io_uring", policy.io_uring.value),
-    ];
-    Some(PrivilegeRules {
-        capabilities: capabilities::names(policy.capabilities),
-        ptrace: policy.ptrace.value.as_str(),
-        signals: policy.signals.value.as_str(),
-        granted: keys.into_iter().filter(|(_, granted)| *granted).map(|(key, _)| key).collect(),
-    })
-}
-
-fn file_rules(policy: Option<&FilesPolicy>) -> Option<FileRules> {
-    policy.map(|p| FileRules { read: p.read.len(), write: p.write.len(), deny: p.deny.len() })
-}
-
-fn exec_rules(policy: Option<&ExecPolicy>) -> Option<PairOfLists> {
-    policy.map(|p| PairOfLists { allow: p.allow.len(), deny: p.deny.len() })
-}
-
-fn unix_rules(policy: Option<&UnixPolicy>) -> Option<PairOfLists> {
-    policy.map(|p| PairOfLists { allow: p.allow.len(), deny: p.deny.len() })
-}
-
 impl Outcome {
     /// Also a profile without mistakes can have more rules than the kernel's image
     /// has room for.
     fn compiled(loaded: Loaded) -> Self {
         match compile::profile(&loaded.profile) {
-            Ok(image) => Self::profile(loaded, (&image).into()),
+            Ok(image) => Self::profile(loaded, &image),
             Err(error) => Self::failed(&loaded.profile.file, vec![image_error(&loaded.profile, &error)]),
         }
     }
 
-    fn profile(loaded: Loaded, image: Compiled) -> Self {
+    fn profile(loaded: Loaded, image: &Image) -> Self {
         let Loaded { profile, warnings } = loaded;
-        let whole = Box::new(profile.clone());
-        let killed = profile.syscalls.iter().filter(|rule| rule.kill).count();
-        let rules = Rules {
-            claims: profile.claims.len(),
-            network_allow: profile.network.allow.len(),
-            network_deny: profile.network.deny.len(),
-            network_listen: profile.network.listen.len(),
-            sockets: profile.network.sockets.iter().map(|kind| kind.as_str()).collect(),
-            files: file_rules(profile.filesystem.as_ref()),
-            exec: exec_rules(profile.exec.as_ref()),
-            unix: unix_rules(profile.unix.as_ref()),
-            privileges: privilege_rules(profile.privileges.as_ref()),
-            tried_out: profile.audited.len() + profile.network.audited.len(),
-            syscalls_watched: profile.syscalls.len() - killed,
-            syscalls_killed: killed,
-        };
-        let summary = Summary {
-            name: profile.name,
-            mode: Some(profile.mode.as_str()),
-            files: profile.files.iter().map(|file| file.display().to_string()).collect(),
-            description: profile.description,
-            rules,
-            image: Some(image),
-        };
         Self {
             file: profile.file.to_path_buf(),
-            summary: Some(summary),
-            profile: Some(whole),
+            summary: Some(Summary::of_profile(&profile, image)),
+            profile: Some(Box::new(profile)),
             enforcement: None,
             diagnostics: warnings,
         }
     }
 
     fn base(base: Base) -> Self {
-        let summary = Summary {
-            name: base.name,
-            mode: None,
-            files: base.files.iter().map(|file| file.display().to_string()).collect(),
-            description: base.description,
-            rules: Rules {
-                claims: base.claims,
-                network_allow: base.network.allow.len(),
-                network_deny: base.network.deny.len(),
-                network_listen: base.network.listen.len(),
-                sockets: base.network.sockets.iter().map(|kind| kind.as_str()).collect(),
-                files: file_rules(base.filesystem.as_ref()),
-                exec: exec_rules(base.exec.as_ref()),
-                unix: unix_rules(base.unix.as_ref()),
-                privileges: privilege_rules(base.privileges.as_ref()),
-                tried_out: base.audited.len() + base.network.audited.len(),
-                syscalls_killed: base.syscalls.iter().filter(|rule| rule.kill).count(),
-                syscalls_watched: base.syscalls.iter().filter(|rule| !rule.kill).count(),
-            },
-            image: None,
-        };
         Self {
             file: base.file.to_path_buf(),
-            summary: Some(summary),
+            summary: Some(Summary::of_base(&base)),
             profile: None,
             enforcement: None,
             diagnostics: base.warnings,
@@ -382,64 +230,6 @@ fn text(outcomes: &[Outcome], colour: bool, code: u8) -> Printed {
         ));
     }
     Printed { stdout, stderr, code }
-}
-
-impl Summary {
-    fn describe(&self, file: &Path) -> String {
-        let rules = &self.rules;
-        let kind = match self.mode {
-            Some(mode) => format!("profile {}, mode {mode}", self.name),
-            None => format!("base {}", self.name),
-        };
-        let sockets = match rules.sockets.as_slice() {
-            [] => String::new(),
-            kinds => format!("; sockets {}", kinds.join(", ")),
-        };
-        let files = rules.files.as_ref().map_or(String::new(), |files| {
-            format!("; files {} read, {} write, {} deny", files.read, files.write, files.deny)
-        });
-        let exec = rules
-            .exec
-            .as_ref()
-            .map_or(String::new(), |exec| format!("; exec {} allow, {} deny", exec.allow, exec.deny));
-        let unix = rules
-            .unix
-            .as_ref()
-            .map_or(String::new(), |unix| format!("; unix {} allow, {} deny", unix.allow, unix.deny));
-        let tried_out = match rules.tried_out {
-            0 => String::new(),
-            denials => format!("; {denials} denials tried out"),
-        };
-        let privileges = rules.privileges.as_ref().map_or(String::new(), |granted| {
-            let capabilities = match granted.capabilities.as_slice() {
-                [] => "none".to_owned(),
-                names => names.join(", "),
-            };
-            let others: String = granted.granted.iter().map(|key| format!(", {key}")).collect();
-            format!(
-                "; privileges: capabilities {capabilities}, ptrace {}, signals {}{others}",
-                granted.ptrace, granted.signals
-            )
-        });
-        let image = self.image.as_ref().map_or(String::new(), |image| {
-            let (plural, classes) = (if image.classes == 1 { "" } else { "es" }, image.classes);
-            format!("\n  {} KiB in the kernel, {classes} class{plural} of programs", image.kibibytes)
-        });
-        let bases = match self.files.as_slice() {
-            [] | [_] => String::new(),
-            [_, bases @ ..] => format!("\n  extends {}", printable(&bases.join(", "))),
-        };
-        format!(
-            "{}: OK, {kind}{bases}\n  {} agent claims; network {} allow, {} deny, {} listen{sockets}{files}{exec}{unix}{tried_out}{privileges}; system calls {} watched, {} killed{image}\n",
-            printable(&file.to_string_lossy()),
-            rules.claims,
-            rules.network_allow,
-            rules.network_deny,
-            rules.network_listen,
-            rules.syscalls_watched,
-            rules.syscalls_killed,
-        )
-    }
 }
 
 #[derive(Serialize)]

@@ -28,6 +28,7 @@ pub mod schema;
 mod scratch;
 pub mod simulate;
 pub mod status;
+mod summary;
 mod table;
 pub mod test;
 pub mod unused;

@@ -2,22 +2,21 @@
 //!
 //! Called by the loader once every file of the chain was checked for itself.
 //! The rules of merging are in [`super::load`]; here are also the checks that
-//! need the whole chain: is there a mode, do bases agree, are names distinct,
-//! which rules can never matter.
+//! need the whole chain: is there a mode, do bases agree, are names distinct
+//! (which rules can never matter: `pointless`).
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::check::{FilePrivileges, FileProfile};
+use super::check::FilePrivileges;
 use super::diagnostic::{Code, Diagnostic, nearest, quoted};
 use super::globs;
 use super::hosts_from::{self, Entry, Host};
 use super::load::{Base, Checked, LinkedFile, Loaded};
 use super::model::Spanned;
-use super::overlap::Coverage;
-use super::path_overlap::PathCoverage;
 use super::pins;
+use super::pointless;
 use super::programs::{Condition, Programs};
 use super::resolved::{
     Claim, Denied, ExecPolicy, FilesPolicy, Granted, NetRule, NetworkPolicy, PathRule, PrivilegesPolicy,
@@ -124,8 +123,8 @@ pub fn merge(chain: &Chain, host: &Host, diagnostics: &mut Vec<Diagnostic>) -> O
             pins.flat_map(|file| file.profile.pins.iter().map(|pin| (&file.source, pin))),
             diagnostics,
         );
-        pointless_rules(chain, diagnostics);
-        pointless_paths(chain, diagnostics);
+        pointless::network(&chain.0, diagnostics);
+        pointless::paths(&chain.0, diagnostics);
         if !own.is_abstract {
             icmp_without_socket(chain, sockets, diagnostics);
         }
@@ -470,148 +469,6 @@ fn one_rule_per_call(chain: &Chain) -> Vec<SyscallRule> {
         }
     }
     calls.into_values().cloned().collect()
-}
-
-/// Warns about rules of the profile's own file only: a base is also used by
-/// others, and tightening what a base allows is what a deny is for.
-fn pointless_rules(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) {
-    // Bases first: of two equal rules the later one is reported.
-    let list = |of: fn(&FileProfile) -> &Vec<Spanned<NetRule>>| -> Vec<(&LinkedFile, &Spanned<NetRule>)> {
-        chain.0.iter().rev().flat_map(|file| of(&file.profile).iter().map(move |rule| (file, rule))).collect()
-    };
-    let is_own = |file: &LinkedFile| Arc::ptr_eq(&file.source, &chain.own().source);
-    let allow = list(|file| &file.allow);
-    let deny = list(|file| &file.deny);
-    let listen = list(|file| &file.listen);
-    let denials = Coverage::new(deny.iter().map(|(_, rule)| &rule.value));
-    for (file, rule) in allow.iter().filter(|(file, _)| is_own(file)) {
-        if let Some(index) = denials.of(&rule.value, None) {
-            let (by_file, by) = deny[index];
-            diagnostics.push(
-                Diagnostic::warning(
-                    Code::UselessRule,
-                    &file.source,
-                    rule.span,
-                    format!("`{}` allows nothing: a deny covers it", rule.value.id),
-                )
-                .also(&by_file.source, by.span, "denied here")
-                .hint("remove this rule, or make the deny narrower: a deny always wins"),
-            );
-        }
-    }
-    for (name, rules) in [("allow", &allow), ("deny", &deny), ("listen", &listen)] {
-        let coverage = Coverage::new(rules.iter().map(|(_, rule)| &rule.value));
-        for (index, (file, rule)) in rules.iter().enumerate().filter(|(_, (file, _))| is_own(file)) {
-            if let Some(other) = coverage.of(&rule.value, Some(index)) {
-                let (by_file, by) = rules[other];
-                diagnostics.push(
-                    Diagnostic::warning(
-                        Code::RedundantRule,
-                        &file.source,
-                        rule.span,
-                        format!("`{}` adds nothing: another `{name}` rule covers it", rule.value.id),
-                    )
-                    .also(&by_file.source, by.span, "covered by this one")
-                    .hint("remove one of the two"),
-                );
-            }
-        }
-    }
-}
-
-/// The same for rules about paths.
-fn pointless_paths(chain: &Chain, diagnostics: &mut Vec<Diagnostic>) {
-    type List = fn(&FileProfile) -> &[PathRule];
-    fn coverage<'a>(rules: &[(&LinkedFile, &'a PathRule)]) -> PathCoverage<'a> {
-        PathCoverage::new(rules.iter().map(|(_, rule)| *rule))
-    }
-    let is_own = |file: &LinkedFile| Arc::ptr_eq(&file.source, &chain.own().source);
-    // Bases first, as above.
-    let list = |of: List| -> Vec<(&LinkedFile, &PathRule)> {
-        chain.0.iter().rev().flat_map(|file| of(&file.profile).iter().map(move |rule| (file, rule))).collect()
-    };
-    let read = list(|file| file.filesystem.as_ref().map_or(&[], |files| &files.read));
-    let write = list(|file| file.filesystem.as_ref().map_or(&[], |files| &files.write));
-    let deny = list(|file| file.filesystem.as_ref().map_or(&[], |files| &files.deny));
-    let allow = list(|file| file.exec.as_ref().map_or(&[], |exec| &exec.allow));
-    let deny_exec = list(|file| file.exec.as_ref().map_or(&[], |exec| &exec.deny));
-    let sockets = list(|file| file.unix.as_ref().map_or(&[], |unix| &unix.allow));
-    let deny_sockets = list(|file| file.unix.as_ref().map_or(&[], |unix| &unix.deny));
-
-    let denials = coverage(&deny);
-    let exec_denials = coverage(&deny_exec);
-    let socket_denials = coverage(&deny_sockets);
-    let mut useless = |(file, rule): &(&LinkedFile, &PathRule), by: Option<&(&LinkedFile, &PathRule)>| {
-        let Some((by_file, by)) = by else { return false };
-        diagnostics.push(
-            Diagnostic::warning(
-                Code::UselessRule,
-                &file.source,
-                glob_span(&file.source, rule),
-                format!("`{}` grants nothing: a deny covers it", rule.id),
-            )
-            .also(&by_file.source, glob_span(&by_file.source, by), "denied here")
-            .hint("remove this rule, or make the deny narrower: a deny always wins"),
-        );
-        true
-    };
-    let mut reported: HashSet<&str> = HashSet::new();
-    // What `files.deny` denies is neither a program nor a socket either.
-    let grants = read.iter().chain(&write).chain(&allow).chain(&sockets);
-    for grant in grants.filter(|(file, _)| is_own(file)) {
-        if useless(grant, denials.of(grant.1, None).map(|index| &deny[index])) {
-            reported.insert(&grant.1.id);
-        }
-    }
-    for (grants, denials, deny) in
-        [(&allow, &exec_denials, &deny_exec), (&sockets, &socket_denials, &deny_sockets)]
-    {
-        for grant in grants.iter().filter(|(file, _)| is_own(file)) {
-            if reported.contains(grant.1.id.as_str()) {
-                continue;
-            }
-            if useless(grant, denials.of(grant.1, None).map(|index| &deny[index])) {
-                reported.insert(&grant.1.id);
-            }
-        }
-    }
-    let lists = [
-        ("files.read", &read, coverage(&read)),
-        ("files.write", &write, coverage(&write)),
-        ("files.deny", &deny, denials),
-        ("exec.allow", &allow, coverage(&allow)),
-        ("exec.deny", &deny_exec, exec_denials),
-        ("unix.allow", &sockets, coverage(&sockets)),
-        ("unix.deny", &deny_sockets, socket_denials),
-    ];
-    for (name, rules, coverage) in lists {
-        for (index, (file, rule)) in rules.iter().enumerate() {
-            if !is_own(file) || reported.contains(rule.id.as_str()) {
-                continue;
-            }
-            let Some(other) = coverage.of(rule, Some(index)) else { continue };
-            let (by_file, by) = rules[other];
-            diagnostics.push(
-                Diagnostic::warning(
-                    Code::RedundantRule,
-                    &file.source,
-                    glob_span(&file.source, rule),
-                    format!("`{}` adds nothing: another `{name}` rule covers it", rule.id),
-                )
-                .also(&by_file.source, glob_span(&by_file.source, by), "covered by this one")
-                .hint("remove one of the two"),
-            );
-        }
-    }
-}
-
-/// Where a rule's glob stands in its file, at or soon behind where the rule begins; else where the rule begins.
-fn glob_span(file: &SourceFile, rule: &PathRule) -> Span {
-    let begin = file.offset(rule.source.line.into(), rule.source.column.into());
-    match file.text[begin..].find(&rule.glob) {
-        Some(ahead) => file.span(begin + ahead, begin + ahead + rule.glob.len()),
-        None => file.span(begin, begin),
-    }
 }
 
 fn icmp_without_socket(chain: &Chain, sockets: SocketKinds, diagnostics: &mut Vec<Diagnostic>) {

@@ -30,6 +30,7 @@ pub mod names;
 mod overlap;
 mod path_overlap;
 mod pins;
+mod pointless;
 pub mod programs;
 pub mod protected;
 mod reader;
