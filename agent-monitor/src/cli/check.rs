@@ -19,7 +19,7 @@ use crate::exit::Exit;
 use crate::policy::compile::{self, CompileError, Image};
 use crate::policy::diagnostic::{Code, Diagnostic, DiagnosticRecord, render_all};
 use crate::policy::load::DEFAULT_DIRECTORIES;
-use crate::policy::{Base, Checked, Loaded, ResolvedProfile, check_profile, load_directory};
+use crate::policy::{Base, Checked, Loaded, ResolvedProfile, check_profile_while, load_directory};
 
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
@@ -76,9 +76,12 @@ fn check(args: &CheckArgs, colour: bool) -> anyhow::Result<Printed> {
         if path.is_dir() {
             check_directory(path, &args.bases, &mut outcomes)?;
         } else {
-            outcomes.push(match check_profile(path, &args.bases) {
-                Ok(Checked::Profile(loaded)) => Outcome::compiled(*loaded),
-                Ok(Checked::Base(base)) => Outcome::base(*base),
+            outcomes.push(match check_profile_while(path, &args.bases, compile::profile) {
+                Ok((Checked::Profile(loaded), image)) => {
+                    let image = image.unwrap_or_else(|| compile::profile(&loaded.profile));
+                    Outcome::compiled(*loaded, image)
+                }
+                Ok((Checked::Base(base), _)) => Outcome::base(*base),
                 Err(errors) => Outcome::failed(path, errors.0),
             });
         }
@@ -113,7 +116,10 @@ fn check(args: &CheckArgs, colour: bool) -> anyhow::Result<Printed> {
 fn check_directory(path: &Path, bases: &[PathBuf], outcomes: &mut Vec<Outcome>) -> anyhow::Result<()> {
     let directory = load_directory(path, bases)?;
     let before = outcomes.len();
-    outcomes.extend(directory.profiles.into_iter().map(Outcome::compiled));
+    outcomes.extend(directory.profiles.into_iter().map(|loaded| {
+        let image = compile::profile(&loaded.profile);
+        Outcome::compiled(loaded, image)
+    }));
     outcomes.extend(directory.bases.into_iter().map(Outcome::base));
     outcomes
         .extend(directory.failed.into_iter().map(|failed| Outcome::failed(&failed.file, failed.errors.0)));
@@ -137,8 +143,8 @@ struct Outcome {
 impl Outcome {
     /// Also a profile without mistakes can have more rules than the kernel's image
     /// has room for.
-    fn compiled(loaded: Loaded) -> Self {
-        match compile::profile(&loaded.profile) {
+    fn compiled(loaded: Loaded, image: Result<Image, CompileError>) -> Self {
+        match image {
             Ok(image) => Self::profile(loaded, &image),
             Err(error) => Self::failed(&loaded.profile.file, vec![image_error(&loaded.profile, &error)]),
         }

@@ -11,8 +11,10 @@
 //! which add up. A base reached by two ways counts once.
 
 use std::collections::HashMap;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use super::check::{FileProfile, check_file};
 use super::diagnostic::{Code, Diagnostic, MAX_REPORTED, ProfileErrors, Severity, nearest, quoted};
@@ -103,15 +105,59 @@ pub fn check_profile(path: &Path, search: &[PathBuf]) -> Result<Checked, Profile
 /// # Errors
 /// Every problem of every file of the chain.
 pub fn check_profile_on(host: &Host, path: &Path, search: &[PathBuf]) -> Result<Checked, ProfileErrors> {
+    check(host, path, search, |chain, _| (chain.map_or_else(Vec::new, Chain::remarks), ())).map(|of| of.0)
+}
+
+/// Checks the profile or base in `path` like [`check_profile`], and meanwhile does something with the profile: which
+/// rules can never matter is looked for on another thread. `None`: it is a base.
+///
+/// # Errors
+/// Every problem of every file of the chain.
+pub fn check_profile_while<R>(
+    path: &Path,
+    search: &[PathBuf],
+    meanwhile: impl FnOnce(&ResolvedProfile) -> R,
+) -> Result<(Checked, Option<R>), ProfileErrors> {
+    check(&Host::this(), path, search, |chain, profile| {
+        let done = || profile.map(meanwhile);
+        let Some(chain) = chain else { return (Vec::new(), done()) };
+        thread::scope(|scope| match thread::Builder::new().spawn_scoped(scope, || chain.remarks()) {
+            Ok(thread) => {
+                let done = done();
+                (thread.join().unwrap_or_else(|panic| resume_unwind(panic)), done)
+            }
+            // It takes longer by one alone.
+            Err(_) => (chain.remarks(), done()),
+        })
+    })
+}
+
+/// `remark` gets the chain where it is sound, and the profile where there is one without mistakes; it returns what is odd
+/// about the chain's rules.
+fn check<R>(
+    host: &Host,
+    path: &Path,
+    search: &[PathBuf],
+    remark: impl FnOnce(Option<&Chain>, Option<&ResolvedProfile>) -> (Vec<Diagnostic>, R),
+) -> Result<(Checked, R), ProfileErrors> {
     let mut loader = Loader { search, files: Vec::new(), seen: HashMap::new(), diagnostics: Vec::new() };
     loader.file(path, None, &mut Vec::new());
     let Loader { files, mut diagnostics, .. } = loader;
     let order: HashMap<Arc<Path>, usize> =
         files.iter().enumerate().map(|(index, file)| (Arc::clone(&file.source.path), index)).collect();
+    let faulty = |diagnostics: &[Diagnostic]| diagnostics.iter().any(Diagnostic::is_error);
+    let sound = !faulty(&diagnostics);
     let chain = Chain::new(files);
-    let merged = chain.and_then(|chain| merge::merge(&chain, host, &mut diagnostics));
+    let merged = chain.as_ref().and_then(|chain| merge::merge(chain, host, &mut diagnostics));
+    let failed = faulty(&diagnostics);
+    let profile = match &merged {
+        Some(Checked::Profile(loaded)) if !failed => Some(&loaded.profile),
+        _ => None,
+    };
+    // What is taken out of a faulty profile could make another rule look useless.
+    let (remarks, done) = remark(chain.as_ref().filter(|_| sound), profile);
+    diagnostics.extend(remarks);
     tidy(&mut diagnostics, &order);
-    let failed = diagnostics.iter().any(Diagnostic::is_error);
     shorten(&mut diagnostics, path);
     match merged {
         Some(mut checked) if !failed => {
@@ -119,7 +165,7 @@ pub fn check_profile_on(host: &Host, path: &Path, search: &[PathBuf]) -> Result<
                 Checked::Profile(loaded) => loaded.warnings = diagnostics,
                 Checked::Base(base) => base.warnings = diagnostics,
             }
-            Ok(checked)
+            Ok((checked, done))
         }
         _ => Err(ProfileErrors(diagnostics)),
     }

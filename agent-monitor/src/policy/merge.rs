@@ -35,6 +35,14 @@ impl Chain {
         (!files.is_empty()).then_some(Self(files))
     }
 
+    /// Which rules can never matter, in a chain whose files are sound.
+    pub fn remarks(&self) -> Vec<Diagnostic> {
+        let mut remarks = Vec::new();
+        pointless::network(&self.0, &mut remarks);
+        pointless::paths(&self.0, &mut remarks);
+        remarks
+    }
+
     fn own(&self) -> &LinkedFile {
         &self.0[0]
     }
@@ -123,8 +131,6 @@ pub fn merge(chain: &Chain, host: &Host, diagnostics: &mut Vec<Diagnostic>) -> O
             pins.flat_map(|file| file.profile.pins.iter().map(|pin| (&file.source, pin))),
             diagnostics,
         );
-        pointless::network(&chain.0, diagnostics);
-        pointless::paths(&chain.0, diagnostics);
         if !own.is_abstract {
             icmp_without_socket(chain, sockets, diagnostics);
         }

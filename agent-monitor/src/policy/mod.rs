@@ -47,7 +47,7 @@ pub mod written;
 
 pub use diagnostic::{Diagnostic, ProfileErrors, Severity};
 pub use directory::{Directory, FailedProfile, load_directory, load_directory_on};
-pub use load::{Base, Checked, Loaded, check_profile, check_profile_on, load_profile};
+pub use load::{Base, Checked, Loaded, check_profile, check_profile_on, check_profile_while, load_profile};
 pub use names::{HostPattern, NameClasses};
 pub use programs::{Condition, Membership, ProgramRef, Programs};
 pub use resolved::{
