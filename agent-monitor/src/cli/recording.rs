@@ -140,17 +140,18 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Makes an agent of a process, and returns when its last process has ended, the time is over or somebody says so.
 fn watch(monitor: &Monitor, pid: u32, time: Option<Duration>) -> anyhow::Result<()> {
-    let op = Op::Attach { pid, profile: "learning".to_owned() };
-    let agent: Labelled = ask(&monitor.socket, op).map_err(|error| error.into_exit())?;
-    eprintln!("agent-monitor: learning from process {pid} until it ends; Ctrl-C ends it earlier");
-    let lives = || {
-        profile::daemon(&monitor.socket)
-            .is_some_and(|status| status.agents.iter().any(|one| one.id == agent.agent))
-    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        // Caught before anybody is told that they may be sent.
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
+        let op = Op::Attach { pid, profile: "learning".to_owned() };
+        let agent: Labelled = ask(&monitor.socket, op).map_err(|error| error.into_exit())?;
+        eprintln!("agent-monitor: learning from process {pid} until it ends; Ctrl-C ends it earlier");
+        let lives = || {
+            profile::daemon(&monitor.socket)
+                .is_some_and(|status| status.agents.iter().any(|one| one.id == agent.agent))
+        };
         let over = tokio::time::sleep(time.unwrap_or(Duration::MAX));
         tokio::pin!(over);
         let mut look = tokio::time::interval(LOOK);

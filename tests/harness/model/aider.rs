@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Protocol, Request, Turn, chat, in_a_line};
+use super::{Answer, Protocol, Request, Turn, chat};
 
 pub struct Aider;
 
@@ -36,8 +36,7 @@ impl Protocol for Aider {
     fn turn(&self, number: usize, turn: &Turn, request: &Request) -> Answer {
         let text = match turn {
             Turn::Say(words) => words.clone(),
-            // It runs each line of a block by itself.
-            Turn::Shell(command) => format!("{STEP}{number}.\n\n```bash\n{}\n```\n", in_a_line(command)),
+            Turn::Shell(command) => format!("{STEP}{number}.\n\n```bash\n{}\n```\n", in_bash(command)),
             Turn::Write { path, text } => format!(
                 "{STEP}{number}.\n\n{path}\n```\n<<<<<<< SEARCH\n=======\n{text}>>>>>>> REPLACE\n```\n"
             ),
@@ -48,4 +47,10 @@ impl Protocol for Aider {
     fn aside(&self, _: &Request) -> Answer {
         Answer::json(&Value::Null)
     }
+}
+
+/// It runs each line of a block by itself, by `sh`.
+fn in_bash(script: &str) -> String {
+    let escaped = script.replace('\\', r"\\").replace('\n', r"\n").replace('\'', r"\0047");
+    format!("bash -c \"$(printf %b '{escaped}')\"")
 }

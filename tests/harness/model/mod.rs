@@ -122,15 +122,6 @@ fn events(events: &[Value]) -> Answer {
     Answer { kind: "text/event-stream", body: lines.collect() }
 }
 
-/// A script as a command in a single line, for agents that take no more.
-fn in_a_line(script: &str) -> String {
-    if !script.contains('\n') {
-        return script.to_owned();
-    }
-    let escaped = script.replace('\\', r"\\").replace('\n', r"\n").replace('\'', r"\0047");
-    format!("bash -c \"$(printf %b '{escaped}')\"")
-}
-
 /// The first of `names` that the request offers as a tool, by `name` somewhere below `tools`.
 fn offered<'a>(tools: &Value, names: &[&'a str]) -> Option<&'a str> {
     names.iter().copied().find(|name| has(tools, name))
