@@ -88,8 +88,10 @@ fn devices() -> Result<()> {
 }
 
 fn elsewhere() -> Result<()> {
+    // With BPF LSM it could not set up its namespace otherwise.
+    let profile = PROFILE.replace("network:\n", "network:\n  sockets: [netlink]\n");
     for (mode, effect) in [("enforce", "deny"), ("audit", "would-deny")] {
-        let (daemon, zone) = daemon(&PROFILE.replace("mode: enforce", &format!("mode: {mode}")), &[])?;
+        let (daemon, zone) = daemon(&profile.replace("mode: enforce", &format!("mode: {mode}")), &[])?;
         zone.set_addresses("api.example.test", 60, &["198.51.100.7"]);
         let mut agent = Asker::start(&daemon)?;
         let said = agent.does(&format!("roam elsewhere lo {SERVER} api.example.test"))?;

@@ -14,7 +14,7 @@ use super::model::Spanned;
 use super::overlap::Coverage;
 use super::path_overlap::PathCoverage;
 use super::resolved::{NetRule, PathRule};
-use super::source::{SourceFile, Span};
+use super::source::Span;
 
 /// Rules about destinations and ports.
 pub fn network(chain: &[LinkedFile], diagnostics: &mut Vec<Diagnostic>) {
@@ -30,16 +30,8 @@ pub fn network(chain: &[LinkedFile], diagnostics: &mut Vec<Diagnostic>) {
     for (file, rule) in allow.iter().filter(|(file, _)| is_own(file)) {
         if let Some(index) = denials.of(&rule.value, None) {
             let (by_file, by) = deny[index];
-            diagnostics.push(
-                Diagnostic::warning(
-                    Code::UselessRule,
-                    &file.source,
-                    rule.span,
-                    format!("`{}` allows nothing: a deny covers it", rule.value.id),
-                )
-                .also(&by_file.source, by.span, "denied here")
-                .hint("remove this rule, or make the deny narrower: a deny always wins"),
-            );
+            let message = format!("`{}` allows nothing: a deny covers it", rule.value.id);
+            diagnostics.push(useless((file, rule.span), (by_file, by.span), message));
         }
     }
     for (name, rules) in [("allow", &allow), ("deny", &deny), ("listen", &listen)] {
@@ -47,16 +39,7 @@ pub fn network(chain: &[LinkedFile], diagnostics: &mut Vec<Diagnostic>) {
         for (index, (file, rule)) in rules.iter().enumerate().filter(|(_, (file, _))| is_own(file)) {
             if let Some(other) = coverage.of(&rule.value, Some(index)) {
                 let (by_file, by) = rules[other];
-                diagnostics.push(
-                    Diagnostic::warning(
-                        Code::RedundantRule,
-                        &file.source,
-                        rule.span,
-                        format!("`{}` adds nothing: another `{name}` rule covers it", rule.value.id),
-                    )
-                    .also(&by_file.source, by.span, "covered by this one")
-                    .hint("remove one of the two"),
-                );
+                diagnostics.push(redundant((file, rule.span), (by_file, by.span), &rule.value.id, name));
             }
         }
     }
@@ -84,38 +67,29 @@ pub fn paths(chain: &[LinkedFile], diagnostics: &mut Vec<Diagnostic>) {
     let denials = coverage(&deny);
     let exec_denials = coverage(&deny_exec);
     let socket_denials = coverage(&deny_sockets);
-    let mut useless = |(file, rule): &(&LinkedFile, &PathRule), by: Option<&(&LinkedFile, &PathRule)>| {
-        let Some((by_file, by)) = by else { return false };
-        diagnostics.push(
-            Diagnostic::warning(
-                Code::UselessRule,
-                &file.source,
-                glob_span(&file.source, rule),
-                format!("`{}` grants nothing: a deny covers it", rule.id),
-            )
-            .also(&by_file.source, glob_span(&by_file.source, by), "denied here")
-            .hint("remove this rule, or make the deny narrower: a deny always wins"),
-        );
-        true
-    };
     let mut reported: HashSet<&str> = HashSet::new();
     // What `files.deny` denies is neither a program nor a socket either.
-    let grants = read.iter().chain(&write).chain(&allow).chain(&sockets);
-    for grant in grants.filter(|(file, _)| is_own(file)) {
-        if useless(grant, denials.of(grant.1, None).map(|index| &deny[index])) {
-            reported.insert(&grant.1.id);
-        }
-    }
-    for (grants, denials, deny) in
-        [(&allow, &exec_denials, &deny_exec), (&sockets, &socket_denials, &deny_sockets)]
-    {
-        for grant in grants.iter().filter(|(file, _)| is_own(file)) {
-            if reported.contains(grant.1.id.as_str()) {
+    for (grants, denials, deny) in [
+        (&read, &denials, &deny),
+        (&write, &denials, &deny),
+        (&allow, &denials, &deny),
+        (&sockets, &denials, &deny),
+        (&allow, &exec_denials, &deny_exec),
+        (&sockets, &socket_denials, &deny_sockets),
+    ] {
+        for &(file, rule) in grants.iter().filter(|(file, _)| is_own(file)) {
+            if reported.contains(rule.id.as_str()) {
                 continue;
             }
-            if useless(grant, denials.of(grant.1, None).map(|index| &deny[index])) {
-                reported.insert(&grant.1.id);
-            }
+            let Some(index) = denials.of(rule, None) else { continue };
+            let (by_file, by) = deny[index];
+            let message = format!("`{}` grants nothing: a deny covers it", rule.id);
+            diagnostics.push(useless(
+                (file, glob_span(file, rule)),
+                (by_file, glob_span(by_file, by)),
+                message,
+            ));
+            reported.insert(&rule.id);
         }
     }
     let lists = [
@@ -134,18 +108,30 @@ pub fn paths(chain: &[LinkedFile], diagnostics: &mut Vec<Diagnostic>) {
             }
             let Some(other) = coverage.of(rule, Some(index)) else { continue };
             let (by_file, by) = rules[other];
-            diagnostics.push(
-                Diagnostic::warning(
-                    Code::RedundantRule,
-                    &file.source,
-                    glob_span(&file.source, rule),
-                    format!("`{}` adds nothing: another `{name}` rule covers it", rule.id),
-                )
-                .also(&by_file.source, glob_span(&by_file.source, by), "covered by this one")
-                .hint("remove one of the two"),
-            );
+            diagnostics.push(redundant(
+                (file, glob_span(file, rule)),
+                (by_file, glob_span(by_file, by)),
+                &rule.id,
+                name,
+            ));
         }
     }
+}
+
+/// Where a rule stands.
+type Place<'a> = (&'a LinkedFile, Span);
+
+fn useless((file, span): Place<'_>, (by_file, by): Place<'_>, message: String) -> Diagnostic {
+    Diagnostic::warning(Code::UselessRule, &file.source, span, message)
+        .also(&by_file.source, by, "denied here")
+        .hint("remove this rule, or make the deny narrower: a deny always wins")
+}
+
+fn redundant((file, span): Place<'_>, (by_file, by): Place<'_>, id: &str, list: &str) -> Diagnostic {
+    let message = format!("`{id}` adds nothing: another `{list}` rule covers it");
+    Diagnostic::warning(Code::RedundantRule, &file.source, span, message)
+        .also(&by_file.source, by, "covered by this one")
+        .hint("remove one of the two")
 }
 
 /// Whether a file is the profile's own, which is the first of its chain.
@@ -154,7 +140,8 @@ fn is_own(chain: &[LinkedFile], file: &LinkedFile) -> bool {
 }
 
 /// Where a rule's glob stands in its file, at or soon behind where the rule begins; else where the rule begins.
-fn glob_span(file: &SourceFile, rule: &PathRule) -> Span {
+fn glob_span(file: &LinkedFile, rule: &PathRule) -> Span {
+    let file = &file.source;
     let begin = file.offset(rule.source.line.into(), rule.source.column.into());
     match file.text[begin..].find(&rule.glob) {
         Some(ahead) => file.span(begin + ahead, begin + ahead + rule.glob.len()),

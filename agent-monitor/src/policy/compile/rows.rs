@@ -2,9 +2,9 @@
 //! (`agent_monitor_common::automaton` defines the words).
 //!
 //! A state's most frequent target becomes its default; the other bytes are its row. Where that default is a state that
-//! the row is like, the row keeps only the difference (`LIKE`): ten words of a state become two or three. Rows, each with its state's word
-//! in front, are laid over each other, first fit, longest first, so that the holes of one hold the cells of others.
-//! Called by the builders; the same states and roots give the same words.
+//! the row is like, the row keeps only the difference (`LIKE`): ten words of a state become two or three. Rows, each with
+//! its state's word in front, are laid over each other: long ones first fit, longest first, so that the holes of one hold
+//! the cells of others; short ones close behind the cells that lead to them. Called by the builders; the same states and roots give the same words.
 //!
 //! What must stay true, because the walk checks nothing but `check == state`:
 //! * every state lies behind the header, so no header word is ever read as a cell of a row;
@@ -331,4 +331,29 @@ fn window(bits: &[u64], start: usize) -> u64 {
     let (word, shift) = (start / 64, start % 64);
     let low = bits[word] >> shift;
     if shift == 0 { low } else { low | bits[word + 1] << (64 - shift) }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_monitor_common::automaton::{TERMINAL, step};
+
+    use super::*;
+
+    #[test]
+    fn the_letters_of_a_name_lie_behind_each_other() {
+        let name = b"a/name/that/is/long/enough/to/be/seen";
+        let mut states: Vec<State> = (1..)
+            .zip(name)
+            .map(|(next, &byte)| State::from_runs(0, [(0, TERMINAL), (byte, next), (byte + 1, TERMINAL)]))
+            .collect();
+        states.push(State::from_runs(1, [(0, TERMINAL)]));
+        let packed = pack(&states, &[0], header::END + 2_000).unwrap();
+        let (mut state, mut last) = (packed.roots[0], None);
+        for &byte in name {
+            let cell = state as usize + ahead(byte);
+            assert!(last.is_none_or(|last| (1..=NEAR).contains(&(cell - last))), "{last:?} {cell}");
+            (state, last) = (step(packed.words.as_slice(), state, byte), Some(cell));
+        }
+        assert_eq!(state & TERMINAL, 0);
+    }
 }
