@@ -49,8 +49,15 @@ impl Protocol for Aider {
     }
 }
 
-/// It runs each line of a block by itself, by `sh`.
+/// It runs each line of a block by itself, by `sh`, and says nothing of how that ended; and where an answer names a file
+/// of the repository, it asks for another one that knows the file, and runs nothing.
 fn in_bash(script: &str) -> String {
-    let escaped = script.replace('\\', r"\\").replace('\n', r"\n").replace('\'', r"\0047");
-    format!("bash -c \"$(printf %b '{escaped}')\"")
+    let escaped: String = script
+        .bytes()
+        .map(|byte| match byte {
+            b' ' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => char::from(byte).to_string(),
+            _ => format!("\\0{byte:03o}"),
+        })
+        .collect();
+    format!("bash -c \"$(printf %b '{escaped}')\"; echo \"exit status $?\"")
 }
