@@ -62,7 +62,8 @@ pub fn table(slot: u32) -> Option<Table> {
 pub struct Policy {
     pub table: Table,
     pub generation: u32,
-    mode: Mode,
+    // VERIFIER: "BPF program is too large": a number of which nothing is known is one state, a mode is three.
+    mode: u32,
     pub errno: u8,
     /// [`agent_monitor_common::image::HAS_FILES`] and the like.
     pub flags: u8,
@@ -74,11 +75,9 @@ pub struct Policy {
 
 impl Policy {
     /// The mode.
-    // VERIFIER: from 6.12 the return value is range-checked: of a mode, which is one of three states, a verdict is made by
-    // branches; of a number it would be computed. Programs whose walk is long take [`Standing::mode`].
     #[inline(always)]
     pub fn mode(&self) -> Mode {
-        self.mode
+        mode_of(self.mode)
     }
 }
 
@@ -103,7 +102,7 @@ fn mode_of(code: u32) -> Mode {
 pub struct Standing {
     slot: u32,
     pub generation: u32,
-    // VERIFIER: "BPF program is too large": a number of which nothing is known is one state, a mode is three.
+    // VERIFIER: as in `Policy`.
     mode: u32,
     /// 1: the leases have run out.
     lapsed: u32,
@@ -167,7 +166,7 @@ impl Standing {
         Some(Policy {
             table,
             generation: self.generation,
-            mode: self.mode(),
+            mode: self.mode,
             errno: settings.errno,
             flags: settings.flags,
             class: class.without_leases(self.lapsed),

@@ -13,6 +13,7 @@ use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
 
 use super::file::{Entry, enter};
+use super::lsm::not_permitted;
 use super::privilege::{self, Asked};
 use super::protect::is_root;
 use crate::emit::{self, Outcome};
@@ -50,7 +51,7 @@ macro_rules! mount_hook {
             };
             emit::mount(&subject.label, Hook::$code, Reason::Mount, outcome);
             emit::denied(subject.label.agent);
-            if enforce { -1 } else { 0 }
+            not_permitted(enforce)
         }
     };
 }

@@ -15,7 +15,7 @@ use aya_ebpf::programs::LsmContext;
 use core::ffi::c_void;
 
 use super::file::{Entry, Subject, enter};
-use super::lsm::is_null;
+use super::lsm::{is_null, not_permitted};
 use super::protect::{is_monitor, protects, reaches_others};
 use crate::emit::{self, Outcome, Record};
 use crate::kernel::{offset, typed};
@@ -83,7 +83,7 @@ pub fn judge(subject: &Subject, hook: Hook, allowed: bool, asked: Asked) -> i32 
         emit::record(outcome.ring(), label.agent, &record);
         emit::denied(label.agent);
     }
-    if enforce { -1 } else { 0 }
+    not_permitted(enforce)
 }
 
 /// A hook about one privilege, whatever its arguments say.
