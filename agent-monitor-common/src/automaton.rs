@@ -38,6 +38,13 @@ pub trait Words {
     fn high(&self, index: u64) -> u32 {
         (self.word(index) >> 32) as u32
     }
+
+    /// The high half of word `index` where the low one is `low`.
+    #[inline(always)]
+    fn high_if(&self, index: u64, low: u64) -> Option<u32> {
+        let word = self.word(index);
+        if word as u32 as u64 == low { Some((word >> 32) as u32) } else { None }
+    }
 }
 
 impl Words for [u64] {
@@ -57,16 +64,24 @@ pub fn step<W: Words + ?Sized>(table: &W, state: u32, byte: u8) -> u32 {
 /// a state that never was one is never cut to size again.
 #[inline(always)]
 pub fn step_wide<W: Words + ?Sized>(table: &W, state: u64, byte: u8) -> u64 {
-    let cell = state + 1 + byte as u64;
-    if table.low(cell) as u64 == state {
-        return table.high(cell) as u64;
+    if let Some(next) = listed(table, state, byte) {
+        return next;
     }
-    let default = table.high(state) as u64;
-    if table.low(state) as u64 & LIKE == 0 {
+    let word = table.word(state);
+    let default = word >> 32;
+    if word & LIKE == 0 {
         return default;
     }
-    let cell = default + 1 + byte as u64;
-    if table.low(cell) as u64 == default { table.high(cell) as u64 } else { table.high(default) as u64 }
+    match listed(table, default, byte) {
+        Some(next) => next,
+        None => table.high(default) as u64,
+    }
+}
+
+/// What the row of `state` says of `byte`, if it says anything.
+#[inline(always)]
+fn listed<W: Words + ?Sized>(table: &W, state: u64, byte: u8) -> Option<u64> {
+    table.high_if(state + 1 + byte as u64, state).map(u64::from)
 }
 
 /// The accept code of a state (paths); for a [`TERMINAL`] state its answer.

@@ -293,37 +293,56 @@ pub struct Cursor {
     behind: u64,
 }
 
-/// One step of each of a chunk's bytes; out of the block where the walk is over, or `left` bytes were read.
+/// One step for each of the next `n` bytes; out of the block where the walk is over.
 macro_rules! steps {
-    ($over:lifetime, $state:ident, $left:ident, $table:expr, $chunk:expr, $($i:literal)*) => {$(
-        if $state >= TERMINAL as u64 || $left == $i {
-            break $over;
-        }
-        $state = automaton::step_wide($table, $state, *$chunk.add($i));
-    )*};
+    ($over:lifetime, $run:expr, $state:ident, $at:ident, $n:literal: $($i:literal)*) => {
+        let bytes = (*$run).text.add(below::<CAP>($at));
+        $(
+            if $state >= TERMINAL as u64 {
+                break $over;
+            }
+            $state = automaton::step_wide(&(*$run).table, $state, *bytes.add($i));
+        )*
+        // VERIFIER: "BPF program is too large": whether these bytes were there is one way from here on.
+        $at = forget($at as u32 + $n) as usize;
+    };
 }
 
 unsafe extern "C" fn run_callback(_index: u64, run: *mut Run) -> i64 {
     // SAFETY: `run_text` passed its own stack struct; a chunk lies in the text or in the slack behind it.
     unsafe {
         let cursor = (*run).cursor;
-        let (at, split, mut state) = ((*cursor).at as usize, (*cursor).split as usize, (*cursor).state);
+        let (mut at, split, mut state) = ((*cursor).at as usize, (*cursor).split as usize, (*cursor).state);
         if at <= split {
             (*cursor).behind = state;
         }
         if state >= TERMINAL as u64 || at >= CAP {
             return 1;
         }
-        let chunk = (*run).text.add(below::<CAP>(at));
-        let table = (*run).table;
         let end = if at < split { split } else { CAP };
-        let left = end - at;
-        let mut next = end;
+        let left = forget((end - at) as u32);
         'over: {
-            steps!('over, state, left, &table, chunk, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
-            next = at + CHUNK;
+            if left >= CHUNK as u32 {
+                steps!('over, run, state, at, 16: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+                break 'over;
+            }
+            if left & 8 != 0 {
+                steps!('over, run, state, at, 8: 0 1 2 3 4 5 6 7);
+            }
+            if left & 4 != 0 {
+                steps!('over, run, state, at, 4: 0 1 2 3);
+            }
+            if left & 2 != 0 {
+                steps!('over, run, state, at, 2: 0 1);
+            }
+            if left & 1 != 0 {
+                steps!('over, run, state, at, 1: 0);
+            }
         }
-        (*cursor).at = next as u64;
+        if state >= TERMINAL as u64 {
+            at = end;
+        }
+        (*cursor).at = at as u64;
         (*cursor).state = state;
         0
     }

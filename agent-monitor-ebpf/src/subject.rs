@@ -45,6 +45,16 @@ impl Words for Table {
         // SAFETY: as above.
         unsafe { *self.0.add(bounded(index) as usize).cast::<u32>().add(1 - LOW) }
     }
+
+    // Volatile: else the compiler makes one load of this and of others, for which the address is computed once more.
+    #[inline(always)]
+    fn high_if(&self, index: u64, low: u64) -> Option<u32> {
+        // SAFETY: as above.
+        unsafe {
+            let word = self.0.add(bounded(index) as usize).cast::<u32>();
+            if *word.add(LOW) as u64 == low { Some(word.add(1 - LOW).read_volatile()) } else { None }
+        }
+    }
 }
 
 /// Where the low half of a word lies in it.
