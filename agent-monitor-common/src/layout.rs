@@ -108,6 +108,8 @@ layout! {
     dentry_sb = "dentry": "d_sb" required;
     dentry_parent = "dentry": "d_parent" required;
     dentry_name = "dentry": "d_name" required;
+    /// Where a short name lies in its entry.
+    dentry_short_name = "dentry": "d_shortname" | "d_iname" optional;
     qstr_len = "qstr": "len" required;
     qstr_name = "qstr": "name" required;
     qstr_hash = "qstr": "hash" required;

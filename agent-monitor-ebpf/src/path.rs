@@ -420,9 +420,7 @@ pub unsafe fn name_only(scratch: *mut Scratch, dentry: *const c_void) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
         (*scratch).start = CAP as u32;
-        let length: u32 = length_of(dentry);
-        let text: u64 = typed(dentry, offset!(dentry_name) + offset!(qstr_name));
-        prepend(scratch, length, text)
+        prepend_name(scratch, dentry)
     }
 }
 
@@ -490,8 +488,6 @@ unsafe fn climb(s: *mut Scratch, dentry: u64) {
     unsafe {
         let root = (*s).root;
         let parent_at = offset!(dentry_parent);
-        let length_at = offset!(dentry_name) + offset!(qstr_len);
-        let text_at = offset!(dentry_name) + offset!(qstr_name);
         let mut dentry = dentry;
         let mut names = 0;
         while names < NAMES {
@@ -503,9 +499,7 @@ unsafe fn climb(s: *mut Scratch, dentry: u64) {
             }
             let this = dentry as *const c_void;
             let parent: u64 = typed(this, parent_at);
-            let length: u32 = typed(this, length_at);
-            let text: u64 = typed(this, text_at);
-            if parent == dentry || !prepend(s, length, text) {
+            if parent == dentry || !prepend_name(s, this) {
                 (*s).status = FAILED;
                 break;
             }
@@ -513,6 +507,79 @@ unsafe fn climb(s: *mut Scratch, dentry: u64) {
             names += 1;
         }
         (*s).dentry = dentry;
+    }
+}
+
+/// The word at an address that need not be a multiple of its size: of such a load the compiler makes eight.
+///
+/// # Safety
+/// `at` points into a map value with eight bytes behind it.
+#[inline(always)]
+unsafe fn word_at(at: *const u8) -> u64 {
+    let word: u64;
+    // SAFETY: the caller's promise; one load.
+    unsafe {
+        core::arch::asm!("{w} = *(u64 *)({a} + 0)", w = out(reg) word, a = in(reg) at, options(nostack, readonly));
+    }
+    word
+}
+
+/// Sets the word at an address that need not be a multiple of its size.
+///
+/// # Safety
+/// As [`word_at`].
+#[inline(always)]
+unsafe fn set_word_at(at: *mut u8, word: u64) {
+    // SAFETY: the caller's promise; one store.
+    unsafe {
+        core::arch::asm!("*(u64 *)({a} + 0) = {w}", a = in(reg) at, w = in(reg) word, options(nostack))
+    };
+}
+
+/// Longest name that is copied by loads: what a `struct dentry` has room for itself, at least.
+const SHORT: u32 = 32;
+
+/// Prepends `/` and the name of `dentry`. False: it does not fit, or can't be read.
+///
+/// # Safety
+/// As [`walk`]; `dentry` is a typed `struct dentry *`.
+#[inline(always)]
+unsafe fn prepend_name(s: *mut Scratch, dentry: *const c_void) -> bool {
+    // SAFETY: the caller's promise; behind `CAP` there is `SLACK`.
+    unsafe {
+        let length = length_of(dentry);
+        let text: u64 = typed(dentry, offset!(dentry_name) + offset!(qstr_name));
+        let short = offset!(dentry_short_name);
+        let start = (*s).start;
+        if text != (dentry as u64).wrapping_add(short as u64)
+            || length == 0
+            || length > SHORT
+            || start > CAP as u32
+            || start < length + 1
+        {
+            return prepend(s, length, text);
+        }
+        let buffer = (&raw mut (*s).text).cast::<u8>();
+        // The last word reaches up to seven bytes too far, where the name that was prepended before begins.
+        let behind = buffer.add(below::<CAP>(start as usize - 1) + 1);
+        let kept = word_at(behind);
+        let at = below::<CAP>((start - length) as usize);
+        let name = buffer.add(at);
+        set_word_at(name, typed(dentry, short));
+        if length > 8 {
+            set_word_at(name.add(8), typed(dentry, short + 8));
+        }
+        if length > 16 {
+            set_word_at(name.add(16), typed(dentry, short + 16));
+        }
+        if length > 24 {
+            set_word_at(name.add(24), typed(dentry, short + 24));
+        }
+        set_word_at(behind, kept);
+        let slash = below::<CAP>(at.wrapping_sub(1));
+        *buffer.add(slash) = b'/';
+        (*s).start = slash as u32;
+        true
     }
 }
 
