@@ -3,7 +3,8 @@
 //!
 //! What is remembered holds as long as the directory is where it was. A directory has one name; it gets another by
 //! `d_move` alone, which writes `rename_lock`; and its mount another place by a change of the mounts of its namespace
-//! alone, which counts up that namespace's `event`. Both are part of the key, beside the directory, its mount, its
+//! alone, which counts up that namespace's `event`. Of the mount itself, what lies above it is remembered by the same
+//! rule. Both are part of the key, beside the directory, its mount, its
 //! namespace and whose rules were asked. A dentry that is freed and made again is not taken for the one before: its
 //! inode is another, and the hash of its name is salted with its parent.
 
@@ -15,7 +16,7 @@ use core::ptr::{read_volatile, write_volatile};
 
 use crate::kernel::{RENAME_LOCK, offset, read, typed};
 use crate::mark::Identity;
-use crate::path::{self, NOWHERE, Scratch, below, own_namespace};
+use crate::path::{self, CAP, NOWHERE, Scratch, WalkedMount, below, own_namespace};
 use crate::{atomic, fail};
 
 /// Directories that a task remembers; one for each remainder of the inode's number.
@@ -32,7 +33,29 @@ pub struct Directories {
     /// Orders the reads of the key before those of the walk.
     fence: u64,
     known: [Directory; DIRECTORIES],
+    /// 1: `wanted` is that of the object that is judged.
+    asked: u64,
+    mount: Mounted,
 }
+
+/// The mount of the last walk; all zero: none.
+#[repr(C)]
+struct Mounted {
+    /// The words of [`PLACE`] of the directory's key, and the sequence of the lock.
+    key: [u64; PLACE.len() + 1],
+    walk: WalkedMount,
+    number: u32,
+    /// Bytes of `way`.
+    length: u32,
+    /// The path of the place where it is mounted; of the root mount none.
+    way: [u64; WAY / 8],
+}
+
+/// The words of a directory's key that say where its mount is: the mount, its namespace, how often that changed.
+const PLACE: [usize; 3] = [1, 3, 4];
+
+/// Longest path of a mount's place that is remembered.
+const WAY: usize = 32;
 
 #[repr(C)]
 struct Directory {
@@ -73,6 +96,8 @@ pub unsafe fn behind(
     dentry: *const c_void,
     parent: Identity,
 ) -> Behind {
+    // SAFETY: the caller's promise.
+    unsafe { write_volatile(&raw mut (*s).directories.asked, 0) };
     // SAFETY: the static is the loader's; frozen.
     let rename_lock = unsafe { read_volatile(&raw const RENAME_LOCK) };
     let events_at = offset!(mnt_namespace_event);
@@ -97,6 +122,7 @@ pub unsafe fn behind(
         // The sequence of the lock is the first word of it. Odd: something is being renamed.
         let renames = read::<u32>(rename_lock).unwrap_or(1);
         write_volatile(wanted.add(8), (asked.class.record() as u64) << 32 | renames as u64);
+        write_volatile(&raw mut (*directories).asked, 1);
         let known = slot(directories, parent);
         // A root is its own parent and lies in no directory: its name is `/`, and its path is not that twice.
         let mut differs = renames as u64 & 1 | u64::from(directory as u64 == dentry as u64);
@@ -133,6 +159,107 @@ pub unsafe fn remember(s: *mut Scratch, parent: Identity, behind: Behind) {
         }
         (*known).state = behind.state;
         (*known).mount = behind.mount;
+    }
+}
+
+/// Whether the mount of the object of whose directory [`behind`] was asked last is remembered.
+///
+/// # Safety
+/// `s` is the current task's scratch.
+#[inline(always)]
+pub unsafe fn knows_mount(s: *mut Scratch) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let directories = &raw mut (*s).directories;
+        let wanted = (&raw const (*directories).wanted).cast::<u64>();
+        let key = (&raw const (*directories).mount.key).cast::<u64>();
+        let renames = read_volatile(wanted.add(8)) as u32 as u64;
+        let mut differs = (read_volatile(&raw const (*directories).asked) ^ 1) | renames & 1;
+        let mut i = 0;
+        while i < PLACE.len() {
+            differs |= read_volatile(wanted.add(PLACE[i])) ^ read_volatile(key.add(i));
+            i += 1;
+        }
+        differs | renames ^ read_volatile(key.add(PLACE.len())) == 0
+    }
+}
+
+/// The number of the mount that [`knows_mount`] knows.
+///
+/// # Safety
+/// As [`knows_mount`].
+#[inline(always)]
+pub unsafe fn mount_number(s: *mut Scratch) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe { (*s).directories.mount.number }
+}
+
+/// Begins a walk on the mount that [`knows_mount`] knows.
+///
+/// # Safety
+/// As [`knows_mount`].
+#[inline(always)]
+pub unsafe fn begin_on_mount(s: *mut Scratch) {
+    // SAFETY: the caller's promise.
+    unsafe { (*s).walk = (*s).directories.mount.walk };
+}
+
+/// Prepends the path of the place of the mount that [`knows_mount`] knows. False: it does not fit.
+///
+/// # Safety
+/// As [`knows_mount`], with a path that was walked to the root of that mount.
+#[inline(always)]
+pub unsafe fn prepend_place(s: *mut Scratch) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mount = &raw const (*s).directories.mount;
+        let length = (*mount).length;
+        if length == 0 {
+            return true;
+        }
+        path::prepend_words(s, length, |word| {
+            read_volatile((&raw const (*mount).way).cast::<u64>().add(word))
+        })
+    }
+}
+
+/// Remembers the mount that was walked, and its `number`.
+///
+/// # Safety
+/// As [`remember`].
+#[inline(always)]
+pub unsafe fn remember_mount(s: *mut Scratch, number: u32) {
+    // SAFETY: the caller's promise; behind the text there is more than a way is long.
+    unsafe {
+        let directories = &raw mut (*s).directories;
+        let (start, inner) = ((*s).start, (*s).inner);
+        let length = inner.wrapping_sub(start);
+        // Of the root of a mount the text says nothing else than `/`, or what lies above.
+        let inside = inner < CAP as u32 && length as usize <= WAY;
+        if !inside || read_volatile(&raw const (*directories).asked) != 1 {
+            return;
+        }
+        let mount = &raw mut (*directories).mount;
+        let wanted = (&raw const (*directories).wanted).cast::<u64>();
+        let key = (&raw mut (*mount).key).cast::<u64>();
+        let mut i = 0;
+        while i < PLACE.len() {
+            write_volatile(key.add(i), read_volatile(wanted.add(PLACE[i])));
+            i += 1;
+        }
+        write_volatile(key.add(PLACE.len()), read_volatile(wanted.add(8)) as u32 as u64);
+        (*mount).walk = (*s).first;
+        (*mount).number = number;
+        (*mount).length = length;
+        let text = (&raw const (*s).text).cast::<u8>().add(below::<CAP>(start as usize));
+        let mut word = 0;
+        while word < WAY / 8 {
+            write_volatile(
+                (&raw mut (*mount).way).cast::<u64>().add(word),
+                path::word_at(text.add(word * 8)),
+            );
+            word += 1;
+        }
     }
 }
 

@@ -14,8 +14,9 @@ use agent_monitor_common::path::PATH_CAP;
 use agent_monitor_common::pin::PathHash;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_kernel};
 use core::ffi::c_void;
+use core::ptr::{read_volatile, write_volatile};
 
-use crate::directory::Directories;
+use crate::directory::{self, Directories};
 use crate::fail;
 use crate::kernel::{offset, read, typed};
 use crate::mark::Identity;
@@ -37,10 +38,14 @@ pub struct Scratch {
     pub start: u32,
     status: i32,
     dentry: u64,
-    mount: u64,
-    root: u64,
-    parent: u64,
-    mountpoint: u64,
+    /// The mount that is walked.
+    pub walk: WalkedMount,
+    /// The mount that the walk began on.
+    pub first: WalkedMount,
+    /// Where the part of the text begins that lies on `first`; 0: the walk was not there.
+    pub inner: u32,
+    /// 1: [`directory::knows_mount`] knows the mount.
+    known: u32,
     /// The walk that ended last went from its object to the directory that the object lies in, not to a mount point.
     pub inside: u32,
     pad: u32,
@@ -57,6 +62,16 @@ pub struct Scratch {
     pub tail: [u8; PATH_BYTES + ARGV_BYTES + SLACK],
 }
 
+/// A mount that is walked: addresses of `struct mount` and `struct dentry`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct WalkedMount {
+    mount: u64,
+    root: u64,
+    parent: u64,
+    mountpoint: u64,
+}
+
 /// `n`, at most `MAX`, so that the verifier sees it.
 // VERIFIER: "R2 unbounded memory access": the compiler proves the bound itself and drops a plain comparison; and on
 // 6.1 a plain move keeps the register linked to a copy that was compared before, whose contradicting branch is then
@@ -71,13 +86,13 @@ pub fn bounded_length<const MAX: usize>(n: usize) -> usize {
 
 /// How the verifier knows a dentry: decides how its names are read.
 pub trait Known {
-    /// Whether what lies in a known directory is judged by its own name.
+    /// Whether what lies in a known directory is judged by its own name, and on a known mount by its path there.
     const REMEMBERS: bool;
-    /// The path of `dentry` on `mnt`, as [`walk`].
+    /// The path of `dentry` on `mnt`, as [`walk`]; `known`: the mount is known.
     ///
     /// # Safety
-    /// As [`walk`] or [`walk_address`].
-    unsafe fn walk(scratch: *mut Scratch, mnt: u64, dentry: u64) -> Result<(), Site>;
+    /// As [`walk`] or [`walk_address`]; `known` is what [`directory::knows_mount`] said.
+    unsafe fn walk(scratch: *mut Scratch, mnt: u64, dentry: u64, known: bool) -> Result<(), Site>;
 }
 
 /// By its type: names are read by loads.
@@ -90,9 +105,9 @@ impl Known for ByType {
     const REMEMBERS: bool = true;
 
     #[inline(always)]
-    unsafe fn walk(scratch: *mut Scratch, mnt: u64, dentry: u64) -> Result<(), Site> {
+    unsafe fn walk(scratch: *mut Scratch, mnt: u64, dentry: u64, known: bool) -> Result<(), Site> {
         // SAFETY: the caller's promise.
-        unsafe { walk(scratch, mnt, dentry) }
+        unsafe { walk_from(scratch, mnt, dentry, known) }
     }
 }
 
@@ -100,7 +115,7 @@ impl Known for ByAddress {
     const REMEMBERS: bool = false;
 
     #[inline(always)]
-    unsafe fn walk(scratch: *mut Scratch, mnt: u64, dentry: u64) -> Result<(), Site> {
+    unsafe fn walk(scratch: *mut Scratch, mnt: u64, dentry: u64, _known: bool) -> Result<(), Site> {
         // SAFETY: the caller's promise.
         unsafe { walk_address(scratch, mnt, dentry) }
     }
@@ -355,7 +370,7 @@ unsafe extern "C" fn run_callback(_index: u64, run: *mut Run) -> i64 {
 #[inline(always)]
 pub unsafe fn top_mount(scratch: *mut Scratch) -> u64 {
     // SAFETY: the caller's promise.
-    unsafe { (*scratch).mount }
+    unsafe { (*scratch).walk.mount }
 }
 
 const GOING: i32 = 1;
@@ -389,12 +404,42 @@ struct Context {
 #[inline(always)]
 pub unsafe fn walk(scratch: *mut Scratch, mnt: u64, dentry: u64) -> Result<(), Site> {
     // SAFETY: the caller's promise.
+    unsafe { walk_from(scratch, mnt, dentry, false) }
+}
+
+/// [`walk`]; `known`: what [`directory::knows_mount`] knows of the mount spares the way above it.
+///
+/// # Safety
+/// As [`walk`], of the object of whose directory [`directory::behind`] was asked last.
+#[inline(always)]
+unsafe fn walk_from(scratch: *mut Scratch, mnt: u64, dentry: u64, known: bool) -> Result<(), Site> {
+    // SAFETY: the caller's promise.
     unsafe {
-        begin(scratch, mnt)?;
-        (*scratch).inside = u32::from(dentry != (*scratch).root);
+        write_volatile(&raw mut (*scratch).known, known as u32);
+        if known {
+            (*scratch).start = CAP as u32;
+            (*scratch).status = GOING;
+            directory::begin_on_mount(scratch);
+        } else {
+            begin(scratch, mnt)?;
+            (*scratch).first = (*scratch).walk;
+        }
+        (*scratch).inner = 0;
+        (*scratch).inside = u32::from(dentry != (*scratch).walk.root);
         climb(scratch, dentry);
         finish(scratch)
     }
+}
+
+/// Whether the last walk was on a mount that was known.
+///
+/// # Safety
+/// `scratch` is the current task's.
+// VERIFIER: "BPF program is too large": read from memory, it is not a second way through all that lies in between.
+#[inline(always)]
+pub unsafe fn is_known(scratch: *const Scratch) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { read_volatile(&raw const (*scratch).known) == 1 }
 }
 
 /// As [`walk`], of a `dentry` that the verifier knows as a number only: it was read by a helper.
@@ -486,13 +531,16 @@ unsafe fn finish(scratch: *mut Scratch) -> Result<(), Site> {
 unsafe fn climb(s: *mut Scratch, dentry: u64) {
     // SAFETY: the caller's promise: `dentry` is typed, and so is each parent.
     unsafe {
-        let root = (*s).root;
+        let root = (*s).walk.root;
         let parent_at = offset!(dentry_parent);
         let mut dentry = dentry;
         let mut names = 0;
         while names < NAMES {
             if dentry == root {
-                if (*s).parent == (*s).mount {
+                (*s).inner = (*s).start;
+                if is_known(s) {
+                    (*s).status = if directory::prepend_place(s) { DONE } else { FAILED };
+                } else if (*s).walk.parent == (*s).walk.mount {
                     (*s).status = DONE;
                 }
                 break;
@@ -515,7 +563,7 @@ unsafe fn climb(s: *mut Scratch, dentry: u64) {
 /// # Safety
 /// `at` points into a map value with eight bytes behind it.
 #[inline(always)]
-unsafe fn word_at(at: *const u8) -> u64 {
+pub unsafe fn word_at(at: *const u8) -> u64 {
     let word: u64;
     // SAFETY: the caller's promise; one load.
     unsafe {
@@ -545,40 +593,56 @@ const SHORT: u32 = 32;
 /// As [`walk`]; `dentry` is a typed `struct dentry *`.
 #[inline(always)]
 unsafe fn prepend_name(s: *mut Scratch, dentry: *const c_void) -> bool {
-    // SAFETY: the caller's promise; behind `CAP` there is `SLACK`.
+    // SAFETY: the caller's promise.
     unsafe {
         let length = length_of(dentry);
         let text: u64 = typed(dentry, offset!(dentry_name) + offset!(qstr_name));
         let short = offset!(dentry_short_name);
-        let start = (*s).start;
-        if text != (dentry as u64).wrapping_add(short as u64)
-            || length == 0
-            || length > SHORT
-            || start > CAP as u32
-            || start < length + 1
-        {
+        let inside = text == (dentry as u64).wrapping_add(short as u64);
+        // The slash needs room too.
+        if !inside || length == 0 || (*s).start <= length {
             return prepend(s, length, text);
         }
+        if !prepend_words(s, length, |word| typed(dentry, short + word * 8)) {
+            return prepend(s, length, text);
+        }
+        let slash = below::<CAP>(((*s).start as usize).wrapping_sub(1));
+        *(&raw mut (*s).text).cast::<u8>().add(slash) = b'/';
+        (*s).start = slash as u32;
+        true
+    }
+}
+
+/// Prepends the first `length` bytes of up to four words. False: they do not fit, or are more.
+///
+/// # Safety
+/// As [`walk`].
+#[inline(always)]
+pub unsafe fn prepend_words(s: *mut Scratch, length: u32, word: impl Fn(usize) -> u64) -> bool {
+    // SAFETY: the caller's promise; behind `CAP` there is `SLACK`.
+    unsafe {
+        let start = (*s).start;
+        if length > SHORT || start > CAP as u32 || start < length || start == 0 {
+            return false;
+        }
         let buffer = (&raw mut (*s).text).cast::<u8>();
-        // The last word reaches up to seven bytes too far, where the name that was prepended before begins.
+        // The last word reaches up to seven bytes too far, where begins what was prepended before.
         let behind = buffer.add(below::<CAP>(start as usize - 1) + 1);
         let kept = word_at(behind);
         let at = below::<CAP>((start - length) as usize);
-        let name = buffer.add(at);
-        set_word_at(name, typed(dentry, short));
+        let text = buffer.add(at);
+        set_word_at(text, word(0));
         if length > 8 {
-            set_word_at(name.add(8), typed(dentry, short + 8));
+            set_word_at(text.add(8), word(1));
         }
         if length > 16 {
-            set_word_at(name.add(16), typed(dentry, short + 16));
+            set_word_at(text.add(16), word(2));
         }
         if length > 24 {
-            set_word_at(name.add(24), typed(dentry, short + 24));
+            set_word_at(text.add(24), word(3));
         }
         set_word_at(behind, kept);
-        let slash = below::<CAP>(at.wrapping_sub(1));
-        *buffer.add(slash) = b'/';
-        (*s).start = slash as u32;
+        (*s).start = at as u32;
         true
     }
 }
@@ -623,13 +687,13 @@ unsafe fn step(s: *mut Scratch) -> bool {
     // SAFETY: the caller's promise; kernel memory is read by helpers.
     unsafe {
         let dentry = (*s).dentry;
-        if dentry == (*s).root {
-            let up = (*s).parent;
-            if up == (*s).mount {
+        if dentry == (*s).walk.root {
+            let up = (*s).walk.parent;
+            if up == (*s).walk.mount {
                 (*s).status = DONE;
                 return true;
             }
-            (*s).dentry = (*s).mountpoint;
+            (*s).dentry = (*s).walk.mountpoint;
             return !enter(s, up);
         }
         let Some([parent, length, text]) = three(
@@ -680,10 +744,10 @@ unsafe fn enter(s: *mut Scratch, mount: u64) -> bool {
             (*s).status = FAILED;
             return false;
         };
-        (*s).mount = mount;
-        (*s).parent = parent;
-        (*s).mountpoint = point;
-        (*s).root = root;
+        (*s).walk.mount = mount;
+        (*s).walk.parent = parent;
+        (*s).walk.mountpoint = point;
+        (*s).walk.root = root;
     }
     true
 }

@@ -404,21 +404,32 @@ unsafe fn end_of<K: Known>(
         let (mut start, mut at, mut mount) = (forget(start), forget(at), forget(mount));
         let (mut split, mut text) = (path::CAP as u32, Text::UNWALKED);
         if at == 0 {
-            match path::place(object.mnt) {
-                Ok(Place::Mounted) => {}
-                Ok(Place::Internal) if needed & EXECUTE == 0 => return Err(None),
-                Ok(Place::Internal) => return Err(Some(Reason::Anonymous)),
-                Err(site) => {
-                    fail::count(site);
-                    return Err(Some(Reason::NoPath));
+            let known = K::REMEMBERS && directory::knows_mount(s);
+            if !known {
+                match path::place(object.mnt) {
+                    Ok(Place::Mounted) => {}
+                    Ok(Place::Internal) if needed & EXECUTE == 0 => return Err(None),
+                    Ok(Place::Internal) => return Err(Some(Reason::Anonymous)),
+                    Err(site) => {
+                        fail::count(site);
+                        return Err(Some(Reason::NoPath));
+                    }
                 }
             }
-            if let Err(site) = K::walk(s, object.mnt, object.dentry) {
+            if let Err(site) = K::walk(s, object.mnt, object.dentry, known) {
                 fail::count(site);
                 return Err(Some(Reason::NoPath));
             }
             (start, at, text) = (class.field(table, class::START_PATH) as u32, (*s).start, Text::WALKED);
-            mount = activity::mount(object.mnt);
+            if K::REMEMBERS && path::is_known(s) {
+                mount = directory::mount_number(s);
+            } else {
+                mount = activity::mount(object.mnt);
+                if K::REMEMBERS {
+                    directory::remember_mount(s, mount);
+                }
+            }
+            mount = forget(mount);
             if K::REMEMBERS && (*s).inside == 1 && object.parent.inode != 0 {
                 split = path::CAP as u32 - path::length_of(dentry);
             }
