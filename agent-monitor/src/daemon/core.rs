@@ -71,6 +71,9 @@ pub struct Core {
     pub claimed_cgroups: Mutex<HashMap<PathBuf, u32>>,
     /// Ring totals that `loss` events have told of.
     pub told: Mutex<[RingCounters; 2]>,
+    /// Held while profiles change, from reading their files to the kernel's answer, and taken before the table: what
+    /// takes long happens without that, for every new agent waits for it.
+    pub(super) changes: Mutex<()>,
     pub(super) table: Mutex<Table>,
     pub(super) kernel: Mutex<Kernel>,
 }
@@ -103,6 +106,11 @@ impl Core {
     /// The kernel side. A thread that panicked with it left it whole: every change is one map operation or repeated.
     pub fn kernel(&self) -> MutexGuard<'_, Kernel> {
         self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The right to change what is in force.
+    pub(super) fn changes(&self) -> MutexGuard<'_, ()> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The profiles in force.

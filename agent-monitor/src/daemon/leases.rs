@@ -4,6 +4,7 @@
 //! daemon puts an image without that one in force a moment before, with the deadline of the next. A daemon that is dead or
 //! late makes leases shorter, never longer.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -39,23 +40,31 @@ impl Core {
 
     /// Puts the profiles in force anew of which a lease ends now, without it, and cuts its flows.
     pub fn end_leases(&self) {
-        let mut done = Vec::new();
-        let mut table = self.table();
-        let over: Vec<ResolvedProfile> = table
+        let _changes = self.changes();
+        let over: Vec<Arc<ResolvedProfile>> = self
+            .table()
             .slots
             .values()
             .filter(|held| held.profile.first_end().is_some_and(|end| end <= ended()))
-            .map(|held| (*held.profile).clone())
+            .map(|held| Arc::clone(&held.profile))
             .collect();
         if over.is_empty() {
             return;
         }
-        for profile in over {
+        let ready: Vec<_> =
+            over.into_iter().map(|profile| (self.prepare((*profile).clone()), profile)).collect();
+        let mut done = Vec::new();
+        let mut table = self.table();
+        for (ready, profile) in ready {
             let slot = table.slot_of(&profile.name);
-            let held = slot.and_then(|slot| table.slots.get(&slot));
-            let (refused, retired) = held.map_or((None, false), |held| (held.refused.clone(), held.retired));
+            // Its last agent may have ended, and it with it.
+            let Some(held) = slot.and_then(|slot| table.slots.get(&slot)) else { continue };
+            if !Arc::ptr_eq(&held.profile, &profile) {
+                continue;
+            }
+            let (refused, retired) = (held.refused.clone(), held.retired);
             tracing::info!(profile = %profile.name, "a lease ends");
-            done.push(self.install(&mut table, profile));
+            done.push(self.install(&mut table, ready));
             // What was said of its newest file is true still.
             if let Some(held) = slot.and_then(|slot| table.slots.get_mut(&slot)) {
                 held.refused = held.refused.take().or(refused);

@@ -300,6 +300,7 @@ fn start(settings: Settings, directory: Directory, began: Instant) -> Result<Sta
         leftover: Mutex::default(),
         claimed_cgroups: Mutex::default(),
         told: Mutex::new(kernel.told()),
+        changes: Mutex::default(),
         table: Mutex::new(inherited_table(&kernel)),
         kernel: Mutex::new(kernel),
         settings,
@@ -349,7 +350,7 @@ fn inherited_table(kernel: &Kernel) -> Table {
 
 /// Profiles, claims, living agents.
 fn put_in_force(core: &Core, directory: Directory) -> Result<(), DaemonError> {
-    let reloaded = core.apply(directory, None).map_err(|refusal| DaemonError::Profiles(refusal.message))?;
+    let reloaded = core.start_with(directory).map_err(|refusal| DaemonError::Profiles(refusal.message))?;
     let refused: Vec<_> = reloaded
         .profiles
         .iter()

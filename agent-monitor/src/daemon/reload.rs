@@ -18,8 +18,17 @@ use crate::agent::denied;
 use crate::control::protocol::{Code, Refusal, ReloadOutcome, Reloaded, ReloadedProfile};
 use crate::event::model::{Agent, EventType, Flow, Id, Process, ProfileChange};
 use crate::kernel::{Deadline, DeniedObject, Gap, InstallError, Kernel};
-use crate::policy::compile::{self, CompileError};
+use crate::policy::compile::{self, CompileError, Image};
 use crate::policy::{Directory, Loaded, ResolvedProfile, load_directory};
+
+/// A profile that can be put in force.
+pub(super) struct Ready {
+    profile: ResolvedProfile,
+    gaps: Vec<Gap>,
+    /// Or why it can't.
+    image: Result<Image, (Code, String)>,
+    found: Vec<DeniedObject>,
+}
 
 impl Core {
     /// Reads the profile directory and puts what changed in force; `only`: one profile.
@@ -27,6 +36,7 @@ impl Core {
     /// # Errors
     /// When the directory can't be read, or there is no profile `only`. What happened to each profile is the answer.
     pub fn reload(&self, only: Option<&str>) -> Result<Reloaded, Refusal> {
+        let _changes = self.changes();
         let directory = load_directory(&self.settings.profiles, &self.settings.bases).map_err(|error| {
             let source =
                 std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
@@ -35,15 +45,31 @@ impl Core {
         self.apply(directory, only)
     }
 
-    /// Puts a loaded directory in force.
+    /// Puts a loaded directory in force at the start, before anything else can.
     ///
     /// # Errors
-    /// When there is no profile `only`.
-    pub fn apply(&self, directory: Directory, only: Option<&str>) -> Result<Reloaded, Refusal> {
+    /// As [`Core::reload`].
+    pub fn start_with(&self, directory: Directory) -> Result<Reloaded, Refusal> {
+        let _changes = self.changes();
+        self.apply(directory, None)
+    }
+
+    /// Puts a loaded directory in force; the caller has the right to.
+    fn apply(&self, directory: Directory, only: Option<&str>) -> Result<Reloaded, Refusal> {
+        let wanted = |name: &str| only.is_none_or(|only| only == name);
+        let (profiles, others): (Vec<Loaded>, Vec<Loaded>) =
+            directory.profiles.into_iter().partition(|loaded| wanted(&loaded.profile.name));
+        let mut seen: Vec<String> = others.into_iter().map(|other| other.profile.name).collect();
+        let mut ready = Vec::with_capacity(profiles.len());
+        for Loaded { profile, warnings } in profiles {
+            for warning in warnings {
+                tracing::warn!(profile = %profile.name, "{}", warning.message);
+            }
+            seen.push(profile.name.clone());
+            ready.push(self.prepare(profile));
+        }
         let mut table = self.table();
         let mut reloaded = Reloaded::default();
-        let wanted = |name: &str| only.is_none_or(|only| only == name);
-        let mut seen: Vec<String> = Vec::new();
         for failed in &directory.failed {
             let name = name_of_file(&table, &failed.file);
             if wanted(&name) {
@@ -52,14 +78,8 @@ impl Core {
             }
             seen.push(name);
         }
-        for Loaded { profile, warnings } in directory.profiles {
-            seen.push(profile.name.clone());
-            if wanted(&profile.name) {
-                for warning in warnings {
-                    tracing::warn!(profile = %profile.name, "{}", warning.message);
-                }
-                reloaded.profiles.push(self.install(&mut table, profile));
-            }
+        for ready in ready {
+            reloaded.profiles.push(self.install(&mut table, ready));
         }
         let gone: Vec<(u32, String)> = table
             .slots
@@ -101,20 +121,29 @@ impl Core {
         Ok(reloaded)
     }
 
-    /// Compiles one profile and swaps its image.
-    pub(super) fn install(&self, table: &mut Table, mut profile: ResolvedProfile) -> ReloadedProfile {
+    /// Does for one profile what takes long, without the table: compiles it and looks for what it denies.
+    pub(super) fn prepare(&self, mut profile: ResolvedProfile) -> Ready {
         profile.protect(&self.protected);
         lapse(&mut profile);
-        let deadline = profile.first_end().map_or(Deadline::PAST, Deadline::at);
         profile.let_ask(&self.settings.notices());
-        let name = profile.name.clone();
         let gaps = self.kernel().posture().missing_for(&profile);
-        if !gaps.is_empty() && !self.settings.allow_degraded {
-            return refuse(table, name, Code::CannotEnforce, describe_gaps(&profile, &gaps));
-        }
-        let image = match compile::profile(&profile) {
+        let image = if !gaps.is_empty() && !self.settings.allow_degraded {
+            Err((Code::CannotEnforce, describe_gaps(&profile, &gaps)))
+        } else {
+            compile::profile(&profile).map_err(|error| (Code::BadProfile, error.to_string()))
+        };
+        let found = if image.is_ok() { self.find_denied(&profile) } else { Vec::new() };
+        Ready { profile, gaps, image, found }
+    }
+
+    /// Swaps the image of one profile.
+    pub(super) fn install(&self, table: &mut Table, ready: Ready) -> ReloadedProfile {
+        let Ready { profile, gaps, image, found } = ready;
+        let deadline = profile.first_end().map_or(Deadline::PAST, Deadline::at);
+        let name = profile.name.clone();
+        let image = match image {
             Ok(image) => image,
-            Err(error) => return refuse(table, name, Code::BadProfile, error.to_string()),
+            Err((code, why)) => return refuse(table, name, code, why),
         };
         // The kernel is asked, not the registry: an agent of a profile that is gone, made by its exec meanwhile, must
         // not come under another one.
@@ -127,7 +156,6 @@ impl Core {
             let limit = agent_monitor_common::image::MAX_PROFILES;
             return refuse(table, name, Code::BadProfile, format!("{limit} profiles are in force already"));
         };
-        let found = self.find_denied(&profile);
         let profile = Arc::new(profile);
         let digest = Digest::of(&image.words);
         let same = match table.slots.get(&slot) {
