@@ -109,7 +109,7 @@ layout! {
     dentry_parent = "dentry": "d_parent" required;
     dentry_name = "dentry": "d_name" required;
     /// Where a short name lies in its entry.
-    dentry_short_name = "dentry": "d_shortname" | "d_iname" optional;
+    dentry_short_name = "dentry": "d_shortname" | "d_iname" required;
     qstr_len = "qstr": "len" required;
     qstr_name = "qstr": "name" required;
     qstr_hash = "qstr": "hash" required;

@@ -137,8 +137,12 @@ fn killed() -> Result<()> {
         unsafe { libc::kill(learning.id() as i32, signal) };
         learning.wait()?;
         wait("the monitor has ended", || Ok((!std::path::Path::new(&run).exists()).then_some(())))?;
-        // Nobody was left to take it away.
-        std::fs::remove_dir_all(std::path::Path::new(&run).parent().context("a directory")?)?;
+        // Nobody was left to take the directory away; what else lies in it the monitor may still be removing.
+        let directory = std::path::Path::new(&run).parent().context("a directory")?;
+        wait("the directory is gone", || {
+            let _ = std::fs::remove_dir_all(directory);
+            Ok((!directory.exists()).then_some(()))
+        })?;
     }
     Ok(())
 }
