@@ -259,19 +259,13 @@ impl Set {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(format!("{}: {error}", self.directory.display())),
         };
-        // A map of another size would be read beyond its end, or into memory that is not there.
-        let size = MapData::from_fd(map.as_fd().try_clone_to_owned().map_err(|error| error.to_string())?)
-            .and_then(|map| map.info())
-            .map(|info| info.value_size())
-            .map_err(|error| error.to_string())?;
-        if size as usize != NOTE_WORDS * 8 {
-            return Err(format!("the note in {} is of another version", self.directory.display()));
-        }
         let mut words = vec![0; NOTE_WORDS];
-        read_words(map.as_fd(), 0, &mut words).map_err(|error| error.to_string())?;
-        Note::from_words(&words)
-            .map(Some)
-            .ok_or_else(|| format!("the note in {} is of another version", self.directory.display()))
+        let other = || format!("the note in {} is of another version", self.directory.display());
+        match read_words(map.as_fd(), 0, &mut words) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(other()),
+            Err(error) => Err(error.to_string()),
+            Ok(()) => Note::from_words(&words).map(Some).ok_or_else(other),
+        }
     }
 
     /// Numbers of the programs that its links attach.

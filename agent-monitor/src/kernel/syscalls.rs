@@ -29,18 +29,30 @@ fn element(command: libc::c_long, map: BorrowedFd<'_>, key: &u32, value: u64) ->
         value,
         flags: 0,
     };
-    // SAFETY: the attribute outlives the call; the callers pass a value as long as the map's values.
+    // SAFETY: the attribute outlives the call; the callers pass a value that is as long as the map's values.
     let done = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const attr, size_of::<ElementAttr>()) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// `InvalidData` where a map's values are not as long as `value`: the kernel would read or write past its end.
+fn same_size(map: BorrowedFd<'_>, value: &[u64]) -> io::Result<()> {
+    let (theirs, ours) = (object_info::<MapInfo>(map)?.value_size as usize, size_of_val(value));
+    if theirs == ours {
+        return Ok(());
+    }
+    let text = format!("the map's values have {theirs} bytes, and {ours} are meant");
+    Err(io::Error::new(io::ErrorKind::InvalidData, text))
+}
+
 /// Writes element `key` of an array map whose values are `value.len()` words.
 pub fn write_words(map: BorrowedFd<'_>, key: u32, value: &[u64]) -> io::Result<()> {
+    same_size(map, value)?;
     element(BPF_MAP_UPDATE_ELEM, map, &key, value.as_ptr() as u64)
 }
 
 /// Reads element `key` of an array map whose values are `value.len()` words.
 pub fn read_words(map: BorrowedFd<'_>, key: u32, value: &mut [u64]) -> io::Result<()> {
+    same_size(map, value)?;
     element(BPF_MAP_LOOKUP_ELEM, map, &key, value.as_mut_ptr() as u64)
 }
 
@@ -141,18 +153,34 @@ pub struct LinkInfo {
 
 /// What a link attaches, and where.
 pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    object_info(link)
+}
+
+/// What `struct bpf_map_info` says, as far as it is asked for (linux/bpf.h).
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct MapInfo {
+    kind: u32,
+    id: u32,
+    key_size: u32,
+    value_size: u32,
+}
+
+/// A struct of integers that the kernel fills the front of.
+trait Info: Copy + Default {}
+impl Info for LinkInfo {}
+impl Info for MapInfo {}
+
+fn object_info<T: Info>(object: BorrowedFd<'_>) -> io::Result<T> {
     #[repr(C)]
     struct InfoAttr {
         fd: u32,
         length: u32,
         info: u64,
     }
-    let mut info = LinkInfo::default();
-    let attr = InfoAttr {
-        fd: link.as_raw_fd() as u32,
-        length: size_of::<LinkInfo>() as u32,
-        info: &raw mut info as u64,
-    };
+    let mut info = T::default();
+    let attr =
+        InfoAttr { fd: object.as_raw_fd() as u32, length: size_of::<T>() as u32, info: &raw mut info as u64 };
     // SAFETY: the kernel writes at most `length` bytes of integers to `info`, which outlives the call.
     let done = unsafe {
         libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const attr, size_of::<InfoAttr>())
