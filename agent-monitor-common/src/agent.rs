@@ -24,7 +24,8 @@ wire_struct! {
         pub denied: u64,
         /// Kills for a listed system call (would-be kills too); never among the denials.
         pub killed: u64,
-        /// Flows and operations that were judged and allowed.
+        /// Flows and operations that were judged and allowed; without those of its living processes that their labels
+        /// count ([`crate::label::Label::allowed`]).
         pub allowed: u64,
         /// [`crate::label::LabelOrigin`] code of the first process.
         pub origin: u32,

@@ -73,7 +73,13 @@ pub const DECISIONS: usize = 9 * EFFECTS * 3;
 /// The cell of a decision.
 #[inline(always)]
 pub const fn decision_cell(domain: Domain, effect: Effect, mode: Mode) -> u32 {
-    (domain as u32 * EFFECTS as u32 + effect as u32) * 3 + mode as u32
+    decision_cell_of(domain, effect, mode as u32)
+}
+
+/// [`decision_cell`] by the code of a mode.
+#[inline(always)]
+pub const fn decision_cell_of(domain: Domain, effect: Effect, mode: u32) -> u32 {
+    (domain as u32 * EFFECTS as u32 + effect as u32) * 3 + mode
 }
 
 wire_codes! {

@@ -16,7 +16,7 @@ pub const MAX_LABELS: usize = 32_768;
 
 wire_struct! {
     /// The label of a process, keyed by tgid.
-    pub struct Label: 56 {
+    pub struct Label: 64 {
         /// Key in the agent table; never 0, never reused while the programs are loaded.
         pub agent: u32,
         /// Profile slot, below [`crate::image::MAX_PROFILES`].
@@ -36,6 +36,9 @@ wire_struct! {
         pub execs: u32,
         /// Zero.
         pub pad: u32,
+        /// Uses of files that were judged and allowed; not yet among those of its agent
+        /// ([`crate::agent::AgentState::allowed`]), to which they are added when the process is gone.
+        pub allowed: u64,
     }
 }
 

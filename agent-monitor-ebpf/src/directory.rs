@@ -16,7 +16,8 @@ use core::ptr::{read_volatile, write_volatile};
 
 use crate::kernel::{RENAME_LOCK, offset, read, typed};
 use crate::mark::Identity;
-use crate::path::{self, CAP, NOWHERE, Scratch, WalkedMount, below, own_namespace};
+use crate::name;
+use crate::path::{CAP, NOWHERE, Scratch, WalkedMount, below, own_namespace};
 use crate::{atomic, fail};
 
 /// Directories that a task remembers; one for each remainder of the inode's number.
@@ -113,7 +114,7 @@ pub unsafe fn behind(
         write_volatile(wanted, directory as u64);
         write_volatile(wanted.add(1), mnt);
         let hash: u32 = typed(directory, offset!(dentry_name) + offset!(qstr_hash));
-        write_volatile(wanted.add(2), (hash as u64) << 32 | path::length_of(directory) as u64);
+        write_volatile(wanted.add(2), (hash as u64) << 32 | name::length_of(directory) as u64);
         write_volatile(wanted.add(3), namespace);
         write_volatile(wanted.add(4), typed(namespace as *const c_void, events_at));
         write_volatile(wanted.add(5), parent.inode);
@@ -124,6 +125,11 @@ pub unsafe fn behind(
         write_volatile(wanted.add(8), (asked.class.record() as u64) << 32 | renames as u64);
         write_volatile(&raw mut (*directories).asked, 1);
         let known = slot(directories, parent);
+        // Most often another directory is known in its place.
+        if read_volatile((&raw const (*known).key).cast::<u64>()) != directory as u64 {
+            atomic::add(&raw mut (*directories).fence, 0);
+            return UNKNOWN;
+        }
         // A root is its own parent and lies in no directory: its name is `/`, and its path is not that twice.
         let mut differs = renames as u64 & 1 | u64::from(directory as u64 == dentry as u64);
         let mut i = 0;
@@ -217,7 +223,7 @@ pub unsafe fn prepend_place(s: *mut Scratch) -> bool {
         if length == 0 {
             return true;
         }
-        path::prepend_words(s, length, |word| {
+        name::prepend_words(s, length, |word| {
             read_volatile((&raw const (*mount).way).cast::<u64>().add(word))
         })
     }
@@ -256,7 +262,7 @@ pub unsafe fn remember_mount(s: *mut Scratch, number: u32) {
         while word < WAY / 8 {
             write_volatile(
                 (&raw mut (*mount).way).cast::<u64>().add(word),
-                path::word_at(text.add(word * 8)),
+                name::word_at(text.add(word * 8)),
             );
             word += 1;
         }

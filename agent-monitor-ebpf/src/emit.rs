@@ -1,7 +1,7 @@
 //! Writing records. Never blocks; a full ring is counted, by ring and by agent, and changes no verdict.
 
 use agent_monitor_common::ABI_VERSION;
-use agent_monitor_common::counters::{Domain, Effect, Mode, Ring, decision_cell};
+use agent_monitor_common::counters::{Domain, Effect, Mode, Ring, decision_cell_of};
 use agent_monitor_common::event::{FileBody, Header, Hook, Kind, NetBody, Reason};
 use agent_monitor_common::label::Label;
 use agent_monitor_common::request::NetRequest;
@@ -37,7 +37,13 @@ impl Outcome {
 /// Counts a decision.
 #[inline(always)]
 pub fn decision(domain: Domain, effect: Effect, mode: Mode) {
-    if let Some(cell) = DECISION_COUNT.get_ptr_mut(decision_cell(domain, effect, mode)) {
+    decision_of(domain, effect, mode.code() as u32);
+}
+
+/// [`decision`] by the code of a mode.
+#[inline(always)]
+pub fn decision_of(domain: Domain, effect: Effect, mode: u32) {
+    if let Some(cell) = DECISION_COUNT.get_ptr_mut(decision_cell_of(domain, effect, mode)) {
         // SAFETY: this CPU's cell.
         unsafe { *cell = (*cell).wrapping_add(1) };
     }
@@ -176,12 +182,12 @@ pub unsafe fn bytes(ring: Ring, agent: u32, data: *const c_void, length: u64) {
     }
 }
 
-/// Counts an allowed flow of an agent.
+/// Counts `n` allowed flows or uses of an agent.
 #[inline(always)]
-pub fn allowed(agent: u32) {
+pub fn allowed(agent: u32, n: u64) {
     if let Some(state) = AGENTS.get_ptr_mut(agent) {
         // SAFETY: as above.
-        unsafe { atomic::add(&raw mut (*state).allowed, 1) };
+        unsafe { atomic::add(&raw mut (*state).allowed, n) };
     }
 }
 

@@ -21,6 +21,8 @@ mod activity;
 #[cfg(target_arch = "bpf")]
 mod atomic;
 #[cfg(target_arch = "bpf")]
+mod automaton;
+#[cfg(target_arch = "bpf")]
 mod directory;
 #[cfg(target_arch = "bpf")]
 mod emit;
@@ -37,7 +39,11 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod mark;
 #[cfg(target_arch = "bpf")]
+mod name;
+#[cfg(target_arch = "bpf")]
 mod path;
+#[cfg(target_arch = "bpf")]
+mod path_hash;
 #[cfg(target_arch = "bpf")]
 mod program;
 #[cfg(target_arch = "bpf")]

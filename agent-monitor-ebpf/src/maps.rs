@@ -17,8 +17,9 @@ use agent_monitor_common::request::{PROBE_BATCH, ProbeRequest};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 
+use crate::automaton::Cursor;
 use crate::hooks::hello::Said;
-use crate::path::{CAP, Cursor, SLACK, Scratch};
+use crate::path::{CAP, SLACK, Scratch};
 use crate::storage::{ClonedSocketStorage, SocketStorage, TaskStorage};
 
 /// One bit per tgid. Writers: fork, exec, exit hooks and the task iterator (atomically). Readers: every hook.
@@ -213,9 +214,12 @@ pub struct PathProbeTable {
     pub texts: [[u8; CAP]; PATH_BATCH],
     /// The walk reads ahead.
     pub slack: [u8; SLACK],
-    pub cursor: Cursor,
 }
 
 /// Used only by test-runs of the path probe.
 #[btf_map]
 pub static PATH_PROBE: Array<PathProbeTable, 1> = Array::new();
+
+/// How far the path probe's walk has come.
+#[btf_map]
+pub static PATH_PROBE_CURSOR: Array<Cursor, 1> = Array::new();

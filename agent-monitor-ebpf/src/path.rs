@@ -5,22 +5,19 @@
 //! costs a load where a helper costs a call; what is deeper, and what lies above the mount, is read in `bpf_loop` by
 //! helpers. All state lives in the scratch, so both converge at once in the verifier (measured on 6.1 to 7.3).
 
-use agent_monitor_common::automaton::{self, TERMINAL};
 use agent_monitor_common::counters::Site;
-use agent_monitor_common::decide::forget;
-
 use agent_monitor_common::event::{ARGV_BYTES, ExecBody, Header, PATH_BYTES};
 use agent_monitor_common::path::PATH_CAP;
-use agent_monitor_common::pin::PathHash;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_kernel};
 use core::ffi::c_void;
 use core::ptr::{read_volatile, write_volatile};
 
+use crate::automaton::Cursor;
 use crate::directory::{self, Directories};
 use crate::fail;
 use crate::kernel::{offset, read, typed};
 use crate::mark::Identity;
-use crate::subject::Table;
+use crate::name::{prepend, prepend_name};
 
 /// Longest path that is walked.
 pub const CAP: usize = PATH_CAP;
@@ -29,7 +26,7 @@ pub const SLACK: usize = 256;
 /// Most names and mounts of one path, besides the first [`NAMES`].
 const STEPS: u32 = 2048;
 /// Names that are read without helpers.
-const NAMES: u32 = 32;
+const NAMES: usize = 32;
 
 /// Room to build a path and its record in.
 #[repr(C)]
@@ -50,7 +47,7 @@ pub struct Scratch {
     pub inside: u32,
     pad: u32,
     pub directories: Directories,
-    cursor: Cursor,
+    pub cursor: Cursor,
     /// The pinned program whose content was found right and that is being executed.
     pub verified: Identity,
     /// The walked path, ending at `CAP`.
@@ -185,184 +182,6 @@ pub fn own_namespace() -> u64 {
     }
 }
 
-/// The state of a path automaton behind the walked path, from `start`.
-///
-/// # Safety
-/// `scratch` is the current task's, with a walked path.
-#[inline(always)]
-pub unsafe fn run(table: Table, start: u32, scratch: *mut Scratch) -> u32 {
-    // SAFETY: the caller's promise.
-    unsafe { run_split(table, start, scratch, (*scratch).start, CAP as u32).1 }
-}
-
-/// The states behind `text[at..split]` and behind `text[at..CAP]`.
-///
-/// # Safety
-/// As [`run`].
-#[inline(always)]
-pub unsafe fn run_split(table: Table, start: u32, scratch: *mut Scratch, at: u32, split: u32) -> (u32, u32) {
-    // SAFETY: the caller's promise; behind `CAP` there is `SLACK`.
-    unsafe {
-        let cursor = &raw mut (*scratch).cursor;
-        (*cursor).split = split as u64;
-        let end = run_text(table, start, (&raw const (*scratch).text).cast(), cursor, at);
-        (forget((*cursor).behind as u32), end)
-    }
-}
-
-/// The state behind `text[at..CAP]`. The cursor's `split` lies in between, or at `CAP`.
-///
-/// # Safety
-/// `text` points into a map value, with `CAP + CHUNK` bytes behind it; `cursor` into one that nobody else writes.
-#[inline(always)]
-pub unsafe fn run_text(table: Table, start: u32, text: *const u8, cursor: *mut Cursor, at: u32) -> u32 {
-    let mut run = Run { table, text, cursor };
-    // SAFETY: the caller's promise; the callback gets the stack struct that it expects.
-    unsafe {
-        (*cursor).state = start as u64;
-        (*cursor).at = at as u64;
-        bpf_loop(
-            (CAP / CHUNK) as u32 + 3,
-            run_callback as *const () as *mut c_void,
-            (&raw mut run).cast(),
-            0,
-        );
-        forget((*cursor).state as u32)
-    }
-}
-
-/// The hash of the walked path, by which pins are found.
-///
-/// # Safety
-/// `scratch` is the current task's, with a walked path.
-#[inline(always)]
-pub unsafe fn hash(scratch: *mut Scratch) -> PathHash {
-    // SAFETY: the caller's promise.
-    let at = unsafe { (*scratch).start };
-    let mut hashing = Hashing { scratch, hash: PathHash::BEGIN.0, at: at as u64 };
-    // SAFETY: the callback gets the stack struct that it expects.
-    unsafe {
-        bpf_loop(
-            (CAP / CHUNK) as u32 + 1,
-            hash_callback as *const () as *mut c_void,
-            (&raw mut hashing).cast(),
-            0,
-        )
-    };
-    PathHash(hashing.hash)
-}
-
-/// The hashing of the text; on the stack, as `bpf_loop` asks.
-#[repr(C)]
-struct Hashing {
-    scratch: *mut Scratch,
-    hash: u64,
-    at: u64,
-}
-
-unsafe extern "C" fn hash_callback(_index: u64, hashing: *mut Hashing) -> i64 {
-    // SAFETY: `hash` passed its own stack struct.
-    unsafe {
-        let text = (&raw const (*(*hashing).scratch).text).cast::<u8>();
-        let mut at = (*hashing).at as usize;
-        let mut hash = PathHash((*hashing).hash);
-        let mut ended = 0;
-        let mut i = 0;
-        while i < CHUNK {
-            if at >= CAP {
-                ended = 1;
-                break;
-            }
-            hash = hash.then(*text.add(below::<CAP>(at)));
-            at += 1;
-            i += 1;
-        }
-        (*hashing).hash = hash.0;
-        (*hashing).at = at as u64;
-        ended
-    }
-}
-
-/// Bytes of one call of the loop's callback.
-const CHUNK: usize = 16;
-const _: () = assert!(CHUNK <= SLACK);
-
-/// The walk over the text; on the stack, as `bpf_loop` asks.
-#[repr(C)]
-struct Run {
-    table: Table,
-    text: *const u8,
-    cursor: *mut Cursor,
-}
-
-/// How far the walk over the text has come.
-// VERIFIER: "The sequence of 8193 jumps is too complex": on the stack it would be known too well to be known again.
-#[repr(C)]
-pub struct Cursor {
-    /// In 64 bits: see [`automaton::step_wide`].
-    state: u64,
-    /// The next byte to read.
-    at: u64,
-    /// Where the state is wanted too, and what it is there, or where the walk was over before.
-    pub split: u64,
-    behind: u64,
-}
-
-/// One step for each of the next `n` bytes; out of the block where the walk is over.
-macro_rules! steps {
-    ($over:lifetime, $run:expr, $state:ident, $at:ident, $n:literal: $($i:literal)*) => {
-        let bytes = (*$run).text.add(below::<CAP>($at));
-        $(
-            if $state >= TERMINAL as u64 {
-                break $over;
-            }
-            $state = automaton::step_wide(&(*$run).table, $state, *bytes.add($i));
-        )*
-        // VERIFIER: "BPF program is too large": whether these bytes were there is one way from here on.
-        $at = forget($at as u32 + $n) as usize;
-    };
-}
-
-unsafe extern "C" fn run_callback(_index: u64, run: *mut Run) -> i64 {
-    // SAFETY: `run_text` passed its own stack struct; a chunk lies in the text or in the slack behind it.
-    unsafe {
-        let cursor = (*run).cursor;
-        let (mut at, split, mut state) = ((*cursor).at as usize, (*cursor).split as usize, (*cursor).state);
-        if at <= split {
-            (*cursor).behind = state;
-        }
-        if state >= TERMINAL as u64 || at >= CAP {
-            return 1;
-        }
-        let end = if at < split { split } else { CAP };
-        let left = forget((end - at) as u32);
-        'over: {
-            if left >= CHUNK as u32 {
-                steps!('over, run, state, at, 16: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
-                break 'over;
-            }
-            if left & 8 != 0 {
-                steps!('over, run, state, at, 8: 0 1 2 3 4 5 6 7);
-            }
-            if left & 4 != 0 {
-                steps!('over, run, state, at, 4: 0 1 2 3);
-            }
-            if left & 2 != 0 {
-                steps!('over, run, state, at, 2: 0 1);
-            }
-            if left & 1 != 0 {
-                steps!('over, run, state, at, 1: 0);
-            }
-        }
-        if state >= TERMINAL as u64 {
-            at = end;
-        }
-        (*cursor).at = at as u64;
-        (*cursor).state = state;
-        0
-    }
-}
-
 /// The `struct mount` at which a finished walk ended: the root of its mount namespace.
 ///
 /// # Safety
@@ -456,29 +275,6 @@ pub unsafe fn walk_address(scratch: *mut Scratch, mnt: u64, dentry: u64) -> Resu
     }
 }
 
-/// Makes the text `/` and the name of `dentry`. False: it can't be read.
-///
-/// # Safety
-/// `scratch` is the current task's; `dentry` is a typed `struct dentry *`.
-#[inline(always)]
-pub unsafe fn name_only(scratch: *mut Scratch, dentry: *const c_void) -> bool {
-    // SAFETY: the caller's promise.
-    unsafe {
-        (*scratch).start = CAP as u32;
-        prepend_name(scratch, dentry)
-    }
-}
-
-/// The length of the name of `dentry`.
-///
-/// # Safety
-/// `dentry` is a typed `struct dentry *`.
-#[inline(always)]
-pub unsafe fn length_of(dentry: *const c_void) -> u32 {
-    // SAFETY: the caller's promise.
-    unsafe { typed(dentry, offset!(dentry_name) + offset!(qstr_len)) }
-}
-
 /// Starts a walk at the mount `mnt`.
 ///
 /// # Safety
@@ -555,121 +351,6 @@ unsafe fn climb(s: *mut Scratch, dentry: u64) {
             names += 1;
         }
         (*s).dentry = dentry;
-    }
-}
-
-/// The word at an address that need not be a multiple of its size: of such a load the compiler makes eight.
-///
-/// # Safety
-/// `at` points into a map value with eight bytes behind it.
-#[inline(always)]
-pub unsafe fn word_at(at: *const u8) -> u64 {
-    let word: u64;
-    // SAFETY: the caller's promise; one load.
-    unsafe {
-        core::arch::asm!("{w} = *(u64 *)({a} + 0)", w = out(reg) word, a = in(reg) at, options(nostack, readonly));
-    }
-    word
-}
-
-/// Sets the word at an address that need not be a multiple of its size.
-///
-/// # Safety
-/// As [`word_at`].
-#[inline(always)]
-unsafe fn set_word_at(at: *mut u8, word: u64) {
-    // SAFETY: the caller's promise; one store.
-    unsafe {
-        core::arch::asm!("*(u64 *)({a} + 0) = {w}", a = in(reg) at, w = in(reg) word, options(nostack))
-    };
-}
-
-/// Longest name that is copied by loads: what a `struct dentry` has room for itself, at least.
-const SHORT: u32 = 32;
-
-/// Prepends `/` and the name of `dentry`. False: it does not fit, or can't be read.
-///
-/// # Safety
-/// As [`walk`]; `dentry` is a typed `struct dentry *`.
-#[inline(always)]
-unsafe fn prepend_name(s: *mut Scratch, dentry: *const c_void) -> bool {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let length = length_of(dentry);
-        let text: u64 = typed(dentry, offset!(dentry_name) + offset!(qstr_name));
-        let short = offset!(dentry_short_name);
-        let inside = text == (dentry as u64).wrapping_add(short as u64);
-        // The slash needs room too.
-        if !inside || length == 0 || (*s).start <= length {
-            return prepend(s, length, text);
-        }
-        if !prepend_words(s, length, |word| typed(dentry, short + word * 8)) {
-            return prepend(s, length, text);
-        }
-        let slash = below::<CAP>(((*s).start as usize).wrapping_sub(1));
-        *(&raw mut (*s).text).cast::<u8>().add(slash) = b'/';
-        (*s).start = slash as u32;
-        true
-    }
-}
-
-/// Prepends the first `length` bytes of up to four words. False: they do not fit, or are more.
-///
-/// # Safety
-/// As [`walk`].
-#[inline(always)]
-pub unsafe fn prepend_words(s: *mut Scratch, length: u32, word: impl Fn(usize) -> u64) -> bool {
-    // SAFETY: the caller's promise; behind `CAP` there is `SLACK`.
-    unsafe {
-        let start = (*s).start;
-        if length > SHORT || start > CAP as u32 || start < length || start == 0 {
-            return false;
-        }
-        let buffer = (&raw mut (*s).text).cast::<u8>();
-        // The last word reaches up to seven bytes too far, where begins what was prepended before.
-        let behind = buffer.add(below::<CAP>(start as usize - 1) + 1);
-        let kept = word_at(behind);
-        let at = below::<CAP>((start - length) as usize);
-        let text = buffer.add(at);
-        set_word_at(text, word(0));
-        if length > 8 {
-            set_word_at(text.add(8), word(1));
-        }
-        if length > 16 {
-            set_word_at(text.add(16), word(2));
-        }
-        if length > 24 {
-            set_word_at(text.add(24), word(3));
-        }
-        set_word_at(behind, kept);
-        (*s).start = at as u32;
-        true
-    }
-}
-
-/// Prepends `/` and a name of `length` bytes at `text`. False: it does not fit, or can't be read.
-///
-/// # Safety
-/// As [`walk`].
-#[inline(always)]
-unsafe fn prepend(s: *mut Scratch, length: u32, text: u64) -> bool {
-    // SAFETY: the caller's promise; the helper checks the address, the indices are bounded.
-    unsafe {
-        let length = length as usize;
-        let start = (*s).start as usize;
-        if length == 0 || length >= SLACK || start > CAP || start < length + 1 {
-            return false;
-        }
-        let at = below::<CAP>(start - length);
-        let length = below::<SLACK>(length);
-        let buffer = (&raw mut (*s).text).cast::<u8>();
-        if bpf_probe_read_kernel(buffer.add(at).cast(), length as u32, text as *const c_void) != 0 {
-            return false;
-        }
-        let slash = below::<CAP>(at.wrapping_sub(1));
-        *buffer.add(slash) = b'/';
-        (*s).start = slash as u32;
-        true
     }
 }
 

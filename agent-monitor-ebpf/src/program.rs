@@ -14,6 +14,7 @@ use agent_monitor_common::label::{Label, class_cell, program_identity};
 use core::ffi::c_void;
 use core::ptr::{read_volatile, write_volatile};
 
+use crate::automaton;
 use crate::kernel::{offset, read, typed};
 use crate::path::{self, Place, Scratch};
 use crate::subject::{Table, standing};
@@ -72,7 +73,7 @@ pub unsafe fn class_of_walked(s: *mut Scratch, table: Table, namespace: u64) -> 
         if namespace == 0 || mounts(s) != namespace {
             return UNKNOWN_CLASS;
         }
-        let state = path::run(table, field(&table, header::START_EXE) as u32, s);
+        let state = automaton::run(table, field(&table, header::START_EXE) as u32, s);
         accept(&table, state).wrapping_add(PLAIN_CLASS)
     }
 }

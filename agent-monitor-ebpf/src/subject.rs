@@ -89,6 +89,12 @@ impl Policy {
     pub fn mode(&self) -> Mode {
         mode_of(self.mode)
     }
+
+    /// Its code.
+    #[inline(always)]
+    pub fn mode_code(&self) -> u32 {
+        self.mode
+    }
 }
 
 /// `mode`, of which the verifier shall not know how it came about.
@@ -241,11 +247,15 @@ fn word_of(tgid: u32) -> Option<(*mut u64, u64)> {
 /// Whether `tgid` has its bit. All that an unlabelled process costs a hook.
 #[inline(always)]
 pub fn has_bit(tgid: u32) -> bool {
-    match word_of(tgid) {
-        // SAFETY: a word of the bitmap; its writers use atomics.
-        Some((word, bit)) => unsafe { core::ptr::read_volatile(word) & bit != 0 },
-        None => false,
-    }
+    set_word(tgid).is_some()
+}
+
+/// The word of the bitmap that has the bit of `tgid`; `None`: it has none.
+#[inline(always)]
+pub fn set_word(tgid: u32) -> Option<*const u64> {
+    let (word, bit) = word_of(tgid)?;
+    // SAFETY: a word of the bitmap; its writers use atomics.
+    unsafe { if core::ptr::read_volatile(word) & bit != 0 { Some(word.cast_const()) } else { None } }
 }
 
 /// Sets the bit of `tgid`.
@@ -270,12 +280,15 @@ pub fn clear_bit(tgid: u32) -> bool {
 /// The label of `tgid`, whose bit is set. `Err`: it was lost.
 #[inline(always)]
 pub fn label_of(tgid: u32) -> Result<Label, Site> {
+    // SAFETY: a preallocated element; it is written whole before its bit is of use, and a copy is taken.
+    held_label(tgid).map(|label| unsafe { *label })
+}
+
+/// [`label_of`], where it lies.
+#[inline(always)]
+pub fn held_label(tgid: u32) -> Result<*mut Label, Site> {
     if fail::injected(Site::LabelMissing) {
         return Err(Site::LabelMissing);
     }
-    match LABELS.get_ptr(tgid) {
-        // SAFETY: a preallocated element; it is written whole before its bit is of use, and a copy is taken.
-        Some(label) => Ok(unsafe { *label }),
-        None => Err(Site::LabelMissing),
-    }
+    LABELS.get_ptr_mut(tgid).ok_or(Site::LabelMissing)
 }

@@ -10,6 +10,7 @@
 )]
 
 mod attack;
+mod beginnings;
 mod catalogue;
 mod cgroup_programs;
 mod claims;
@@ -107,6 +108,7 @@ fn trials() -> Vec<Trial> {
         outside::trials(),
         marks::trials(),
         moved::trials(),
+        beginnings::trials(),
         pinned::trials(),
         survival::trials(),
         unix::trials(),

@@ -22,6 +22,7 @@ use crate::kernel::{offset, typed};
 use crate::maps::{CHECKED, HASH_TRIAL, SCRATCH};
 use crate::mark::{Identity, stamp};
 use crate::path::{self, Place, Scratch};
+use crate::path_hash;
 use crate::subject::current_tgid;
 
 /// Where an object's pin is in the image; `None`: its path has none. `Err`: there is no telling, and it was counted.
@@ -38,7 +39,7 @@ unsafe fn pin_of(subject: &Subject, s: *mut Scratch, object: Object) -> Result<O
             Place::Mounted => {}
         }
         path::walk(s, object.mnt, object.dentry)?;
-        Ok(pin::find(&subject.policy.table, path::hash(s)))
+        Ok(pin::find(&subject.policy.table, path_hash::hash(s)))
     }
 }
 

@@ -18,17 +18,20 @@ use aya_ebpf::programs::LsmContext;
 use core::ffi::c_void;
 
 use super::digest::maps_unverified;
-use super::lsm::{before, literal};
+use super::lsm::{before_by, literal};
 use super::protect::protects;
 use crate::activity;
+use crate::atomic;
+use crate::automaton::{self, Begin};
 use crate::directory::{self, Asked, Behind};
 use crate::emit::{self, Outcome};
 use crate::fail;
 use crate::kernel::{offset, typed};
 use crate::maps::SCRATCH;
 use crate::mark::{self, Identity, Owner, identity};
+use crate::name;
 use crate::path::{self, ByAddress, ByType, Known, NOWHERE, Place, Scratch, bounded_length};
-use crate::subject::{Policy, current_tgid, forget_how, has_bit, label_of, policy};
+use crate::subject::{Policy, current_tgid, forget_how, held_label, policy, set_word};
 
 pub const READ: Rights = Right::Read as Rights;
 pub const WRITE: Rights = Right::Write as Rights;
@@ -161,6 +164,8 @@ unsafe fn of_path(path: *const c_void) -> Object {
 /// Who asks, where a profile judges what is asked.
 pub struct Subject {
     pub label: Label,
+    /// Where its label counts what is allowed it.
+    allowed: *mut u64,
     pub policy: Policy,
 }
 
@@ -184,24 +189,27 @@ pub enum Entry {
 #[inline(always)]
 pub fn enter<const N: usize>(ctx: &LsmContext, domain: Domain, sections: u8) -> Entry {
     let tgid = current_tgid();
-    if !has_bit(tgid) {
+    let Some(word) = set_word(tgid) else {
         return Entry::Settled(0);
-    }
-    let before = before::<N>(ctx);
+    };
+    // SAFETY: a word of a map.
+    let before = unsafe { before_by::<N>(ctx, word) };
     if before != 0 {
         return Entry::Settled(literal(before));
     }
-    known(domain, sections)
+    known(tgid, domain, sections)
 }
 
-/// The current process, whose bit is set, if its profile has one of `sections`.
+/// The current process, `tgid`, whose bit is set, if its profile has one of `sections`.
 #[inline(always)]
-pub fn known(domain: Domain, sections: u8) -> Entry {
-    let Ok(label) = label_of(current_tgid()) else {
+pub fn known(tgid: u32, domain: Domain, sections: u8) -> Entry {
+    let Ok(held) = held_label(tgid) else {
         fail::count(Site::LabelMissing);
         emit::decision(domain, Effect::Deny, Mode::Enforce);
         return Entry::Settled(-13);
     };
+    // SAFETY: as `label_of`.
+    let (label, allowed) = unsafe { (*held, &raw mut (*held).allowed) };
     let Some(policy) = policy(&label) else {
         fail::count(Site::ImageMissing);
         emit::decision(domain, Effect::Deny, Mode::Enforce);
@@ -211,7 +219,7 @@ pub fn known(domain: Domain, sections: u8) -> Entry {
     if policy.flags & sections == 0 {
         return Entry::Settled(0);
     }
-    Entry::Judge(Subject { label, policy })
+    Entry::Judge(Subject { label, allowed, policy })
 }
 
 /// [`enter`] for the sections that speak of paths.
@@ -261,7 +269,7 @@ pub fn judged(policy: &Policy, needed: Rights) -> Rights {
 /// The scratch of the current task. `Err`: whether to deny without one.
 #[inline(always)]
 pub fn scratch(subject: &Subject, needed: Rights) -> Result<*mut Scratch, bool> {
-    let Subject { label, policy } = subject;
+    let Subject { label, policy, .. } = subject;
     let Some(s) = SCRATCH.current() else {
         fail::count(Site::TaskStorage);
         emit::decision(domain(needed), Effect::Deny, policy.mode());
@@ -388,21 +396,22 @@ unsafe fn end_of<K: Known>(
     object: Object,
     needed: Rights,
 ) -> Result<End, Option<Reason>> {
-    let Subject { label, policy: Policy { table, generation, class, .. } } = subject;
+    let Subject { label, policy: Policy { table, generation, class, .. }, .. } = subject;
     let dentry = object.dentry as *const c_void;
     // SAFETY: the caller's promise.
     unsafe {
+        let asked = Asked { profile: label.profile, generation: *generation, class: *class };
         let (mut start, mut at, mut mount) = (0, 0, 0);
         if K::REMEMBERS {
-            let asked = Asked { profile: label.profile, generation: *generation, class: *class };
             let known = directory::behind(s, asked, object.mnt, dentry, object.parent);
-            if known.state != NOWHERE && path::name_only(s, dentry) {
+            if known.state != NOWHERE && name::name_only(s, dentry) {
                 (start, at, mount) = (known.state, (*s).start + 1, known.mount);
             }
         }
         // VERIFIER: "BPF program is too large": the many ways of not knowing the directory are one from here on.
         let (mut start, mut at, mut mount) = (forget(start), forget(at), forget(mount));
         let (mut split, mut text) = (path::CAP as u32, Text::UNWALKED);
+        automaton::keep_nothing(s);
         if at == 0 {
             let known = K::REMEMBERS && directory::knows_mount(s);
             if !known {
@@ -431,12 +440,16 @@ unsafe fn end_of<K: Known>(
             }
             mount = forget(mount);
             if K::REMEMBERS && (*s).inside == 1 && object.parent.inode != 0 {
-                split = path::CAP as u32 - path::length_of(dentry);
+                split = path::CAP as u32 - name::length_of(dentry);
+            }
+            split = forget(split);
+            if K::REMEMBERS {
+                Begin { state: start, at } = automaton::recall(s, asked, start, split);
             }
         }
         let (start, at, split, mount) = (forget(start), forget(at), forget(split), forget(mount));
         let text = Text(forget(text.0));
-        let (behind, state) = path::run_split(*table, start, s, at, split);
+        let (behind, state) = automaton::run_split(*table, Begin { state: start, at }, s, split);
         if K::REMEMBERS && split != path::CAP as u32 {
             directory::remember(s, object.parent, Behind { state: behind, mount });
         }
@@ -478,22 +491,13 @@ pub unsafe fn settle(
     needed: Rights,
     text: Text,
 ) -> bool {
-    let Subject { label, policy } = subject;
-    let (mut mode, mut reason) = (policy.mode(), reason);
+    let Subject { label, policy, .. } = subject;
     let allowed = reason == ALLOWED as u32;
-    if reason == AUDITED as u32 {
-        (mode, reason) = (mode.tried_out(), Reason::Rule.code() as u32);
-    }
-    // VERIFIER: "BPF program is too large": a denial that is tried out goes the way of any other one.
-    let (mode, mut reason) = (forget_how(mode), forget(reason));
-    let enforce = matches!(mode, Mode::Enforce);
-    let (mut effect, mut errno, mut used) = (Effect::Deny, if enforce { EACCES } else { 0 }, 0);
+    let mut used = 0;
     if allowed {
-        (effect, errno, reason) = (Effect::Allow, 0, Reason::Rule.code() as u32);
-    }
-    emit::decision(domain(needed), effect, mode);
-    if allowed {
-        emit::allowed(label.agent);
+        emit::decision_of(domain(needed), Effect::Allow, policy.mode_code());
+        // SAFETY: an element of a preallocated map; all writers use atomics.
+        unsafe { atomic::add(subject.allowed, 1) };
         let mount = match object.mount {
             Some(mount) => mount,
             None => activity::mount(object.mnt),
@@ -502,6 +506,19 @@ pub unsafe fn settle(
         if activity::again(label.agent, needed, used) {
             return false;
         }
+    }
+    let (mut mode, mut reason) = (policy.mode(), reason);
+    if reason == AUDITED as u32 {
+        (mode, reason) = (mode.tried_out(), Reason::Rule.code() as u32);
+    }
+    // VERIFIER: "BPF program is too large": a denial that is tried out goes the way of any other one.
+    let (mode, mut reason) = (forget_how(mode), forget(reason));
+    let enforce = matches!(mode, Mode::Enforce);
+    let (mut effect, mut errno) = (Effect::Deny, if enforce { EACCES } else { 0 });
+    if allowed {
+        (effect, errno, reason) = (Effect::Allow, 0, Reason::Rule.code() as u32);
+    } else {
+        emit::decision(domain(needed), effect, mode);
     }
     let outcome = Outcome { effect, mode, generation: policy.generation, errno };
     // SAFETY: the caller's promise.
@@ -529,7 +546,7 @@ pub const AUDITED: u8 = 0xfe;
 // VERIFIER: "BPF program is too large": asked before the path is walked, and forgotten how it was found.
 #[inline(always)]
 fn marked(subject: &Subject, object: Object, act: Act, needed: Rights) -> u32 {
-    let Subject { label, policy } = subject;
+    let Subject { label, policy, .. } = subject;
     let owner = Owner { profile: label.profile, generation: policy.generation, class: policy.class.number() };
     let deep = object.directory && act != Act::Use;
     forget(mark::denies(owner, object.identity, object.parent, deep, needed) as u32)

@@ -60,7 +60,19 @@ pub fn network_socket_create(ctx: LsmContext) -> i32 {
 // live branches. So the register first takes a word of a map, about which nothing is known.
 #[inline(always)]
 pub fn before<const N: usize>(ctx: &LsmContext) -> i32 {
-    let Some(unknown) = LABEL_BITS.get_ptr(0) else { return -1 };
+    match LABEL_BITS.get_ptr(0) {
+        // SAFETY: an array element.
+        Some(bits) => unsafe { before_by::<N>(ctx, bits.cast()) },
+        None => -1,
+    }
+}
+
+/// [`before`], by a word of a map at hand.
+///
+/// # Safety
+/// `unknown` points into a map value.
+#[inline(always)]
+pub unsafe fn before_by<const N: usize>(ctx: &LsmContext, unknown: *const u64) -> i32 {
     let verdict: u64;
     // SAFETY: two loads: the first word of a map value, and argument N of the hook.
     unsafe {

@@ -24,7 +24,7 @@ use crate::fail;
 use crate::hooks::dns::{self, Held};
 use crate::hooks::hello;
 use crate::maps::SOCKETS;
-use crate::subject::{Policy, Standing, current_tgid, has_bit, label_of, policy, socket_cell, standing};
+use crate::subject::{Policy, Standing, current_tgid, has_bit, label_of, socket_cell, standing};
 
 /// The operation goes on.
 pub const PASS: i32 = 1;
@@ -275,7 +275,7 @@ pub fn judge(
         let outcome =
             Outcome { effect: Effect::Allow, mode: standing.mode(), generation: policy.generation, errno: 0 };
         emit::network(label, flow, request, reason.code(), outcome);
-        emit::allowed(label.agent);
+        emit::allowed(label.agent, 1);
         return 0;
     }
     let mode = if told != 0 { standing.mode().tried_out() } else { standing.mode() };

@@ -55,7 +55,7 @@ fn enter_privileges<const N: usize>(ctx: &LsmContext) -> Entry {
 /// Counts a decision, reports a denial. The hook's verdict.
 #[inline(always)]
 pub fn judge(subject: &Subject, hook: Hook, allowed: bool, asked: Asked) -> i32 {
-    let Subject { label, policy } = subject;
+    let Subject { label, policy, .. } = subject;
     if allowed {
         emit::decision(Domain::Privilege, Effect::Allow, policy.mode());
         return 0;
@@ -445,10 +445,11 @@ content_hook!(
 /// None is lost: the trampoline calls no further program behind one that denied.
 #[inline(always)]
 fn enter_grown(sections: u8) -> Entry {
-    if !has_bit(current_tgid()) {
+    let tgid = current_tgid();
+    if !has_bit(tgid) {
         return Entry::Settled(0);
     }
-    super::file::known(Domain::Privilege, sections)
+    super::file::known(tgid, Domain::Privilege, sections)
 }
 
 /// `int bpf(int cmd, union bpf_attr *attr, unsigned int size)`; from 6.15 with a fourth argument.

@@ -11,8 +11,9 @@ use agent_monitor_common::request::{Address, Direction, NetRequest, PROBE_BATCH,
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
-use crate::maps::{PATH_PROBE, PROBE, PathProbeTable};
-use crate::path::{self, CAP, below};
+use crate::automaton::{self, Begin};
+use crate::maps::{PATH_PROBE, PATH_PROBE_CURSOR, PROBE, PathProbeTable};
+use crate::path::{CAP, below};
 use crate::subject::{Table, table};
 
 pub const FAILED: i32 = -1;
@@ -107,9 +108,10 @@ pub fn probe_path(_ctx: TcContext) -> i32 {
     unsafe {
         let Some((probe, at, text, start)) = next_path() else { return FAILED };
         let Some(table) = table((*probe).slot as u32) else { return FAILED };
-        let cursor = &raw mut (*probe).cursor;
+        let Some(cursor) = PATH_PROBE_CURSOR.get_ptr_mut(0) else { return FAILED };
         (*cursor).split = CAP as u64;
-        let state = path::run_text(table, start_path(&table, probe), text, cursor, start);
+        let state =
+            automaton::run_text(table, Begin { state: start_path(&table, probe), at: start }, text, cursor);
         let answer = PathAnswer::of(&table, state);
         (&raw mut (*probe).answers).cast::<PathAnswer>().add(below::<PATH_BATCH>(at)).write(answer);
         answer.own as i32

@@ -14,6 +14,7 @@ use aya_ebpf::programs::BtfTracePointContext;
 use core::ffi::c_void;
 
 use super::network::NOBODY;
+use crate::automaton;
 use crate::emit::{self, Outcome, Record};
 use crate::kernel::{offset, typed};
 use crate::maps::{AGENTS, LABELS, NEXT_AGENT, SCRATCH};
@@ -71,7 +72,7 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
     let mut label = NOBODY;
     match label_of(tgid) {
         Ok(parent) => {
-            label = Label { parent: tgid, origin: LabelOrigin::Fork.code(), ..parent };
+            label = Label { parent: tgid, origin: LabelOrigin::Fork.code(), allowed: 0, ..parent };
             match insert_label(child, &label) {
                 Ok(()) => {
                     lost = 0;
@@ -115,6 +116,9 @@ pub fn process_exit(ctx: BtfTracePointContext) -> i32 {
     }
     let label = label.unwrap_or(NOBODY);
     let mut last = 0;
+    if removed {
+        emit::allowed(label.agent, label.allowed);
+    }
     if removed && add_live(label.agent, -1) == Some(0) {
         last = 1;
     }
@@ -196,7 +200,7 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 unsafe fn claimed_by(table: Table, s: *mut Scratch) -> u32 {
     // SAFETY: the caller's promise.
-    let state = unsafe { path::run(table, field(&table, header::START_EXE) as u32, s) };
+    let state = unsafe { automaton::run(table, field(&table, header::START_EXE) as u32, s) };
     let code = accept(&table, state);
     if code as usize > MAX_PROFILES {
         fail::count(Site::ClaimRange);

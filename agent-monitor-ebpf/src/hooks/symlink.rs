@@ -12,6 +12,7 @@ use aya_ebpf::programs::LsmContext;
 use core::ffi::c_void;
 
 use super::file::{EXCHANGE, Entry, Object, Subject, WRITE, enter_paths, judged, of_entry, scratch, settle};
+use crate::automaton;
 use crate::fail;
 use crate::kernel::{offset, typed};
 use crate::path::{self, Place, Scratch};
@@ -63,9 +64,9 @@ unsafe fn ends(
         }
         let start = class.field(table, class::START_PATH) as u32;
         path::walk_address(s, object.mnt, above).map_err(fail::count)?;
-        let beside = path::run(*table, start, s);
+        let beside = automaton::run(*table, start, s);
         path::walk_address(s, object.mnt, object.dentry).map_err(fail::count)?;
-        Ok(Some((beside, path::run(*table, start, s))))
+        Ok(Some((beside, automaton::run(*table, start, s))))
     }
 }
 

@@ -19,6 +19,7 @@ use core::ffi::c_void;
 
 use super::file::{ALLOWED, AUDITED, Entry, Subject, enter, record};
 use crate::activity;
+use crate::automaton;
 use crate::emit::{self, Outcome};
 use crate::fail;
 use crate::kernel::{offset, read, typed};
@@ -101,7 +102,7 @@ unsafe fn name(s: *mut Scratch, sk: u64) -> Result<Option<Named>, Site> {
 /// A typed `struct sock *` of AF_UNIX.
 #[inline(always)]
 unsafe fn denies(subject: &Subject, hook: Hook, other: *const c_void) -> bool {
-    let Subject { label, policy } = subject;
+    let Subject { label, policy, .. } = subject;
     let mut mode = policy.mode();
     // SAFETY: the caller's promise; the scratch is the current task's own.
     unsafe {
@@ -126,8 +127,11 @@ unsafe fn denies(subject: &Subject, hook: Hook, other: *const c_void) -> bool {
             }
             Ok(Some(found)) => {
                 (named, walked) = (found, true);
-                let state =
-                    path::run(policy.table, policy.class.field(&policy.table, class::START_PATH) as u32, s);
+                let state = automaton::run(
+                    policy.table,
+                    policy.class.field(&policy.table, class::START_PATH) as u32,
+                    s,
+                );
                 match decide_answer(forget(accept(&policy.table, state)), CONNECT) {
                     Decision::Allow => ALLOWED,
                     Decision::Audit => AUDITED,
@@ -149,7 +153,7 @@ unsafe fn denies(subject: &Subject, hook: Hook, other: *const c_void) -> bool {
         }
         emit::decision(Domain::Unix, effect, mode);
         if allowed {
-            emit::allowed(label.agent);
+            emit::allowed(label.agent, 1);
             if activity::again(label.agent, CONNECT, named.object) {
                 return false;
             }

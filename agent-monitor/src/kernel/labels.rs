@@ -1,5 +1,6 @@
 //! Labelling from userspace: new agents, living trees, the sockets they hold.
 
+use std::collections::HashMap;
 use std::io::{self, Read};
 
 use agent_monitor_common::agent::{AgentState, AttachRequest, StaleFlow};
@@ -48,6 +49,15 @@ pub struct Labelled {
 /// Passes over a tree before it is called unstable. Each pass labels at least one generation, and what is labelled
 /// labels its own children, so only a tree deeper than this needs more.
 const PASSES: u32 = 64;
+
+/// What labels count of each agent ([`Label::allowed`]).
+pub(super) fn allowed_by_labels(labels: impl Iterator<Item = Label>) -> HashMap<u32, u64> {
+    let mut counted = HashMap::new();
+    for label in labels {
+        *counted.entry(label.agent).or_default() += label.allowed;
+    }
+    counted
+}
 
 impl Kernel {
     /// Makes an agent of process `root`, its living descendants and the sockets they hold. Returns its key.
@@ -163,12 +173,17 @@ impl Kernel {
 
     /// All agents, ended ones too until they are removed.
     pub fn agents(&self) -> Vec<(u32, AgentState)> {
-        self.maps.agents.iter().flatten().map(|(key, AgentPod(state))| (key, state)).collect()
+        let counted = allowed_by_labels(self.labelled_processes().into_iter().map(|(_, label)| label));
+        let with = |(key, AgentPod(mut state)): (u32, AgentPod)| {
+            state.allowed += counted.get(&key).copied().unwrap_or(0);
+            (key, state)
+        };
+        self.maps.agents.iter().flatten().map(with).collect()
     }
 
     /// One agent's state.
     pub fn agent(&self, agent: u32) -> Option<AgentState> {
-        self.maps.agents.get(&agent, 0).ok().map(|AgentPod(state)| state)
+        self.agents().into_iter().find(|(key, _)| *key == agent).map(|(_, state)| state)
     }
 
     /// The label of a process.

@@ -13,11 +13,11 @@ use super::loader::Kernel;
 use super::probe::ProbeError;
 use super::syscalls::{read_words, write_words};
 
-/// Words of the table (`PathProbeTable` of the programs): next, slot, class, answers, starts, texts, slack, cursor.
+/// Words of the table (`PathProbeTable` of the programs): next, slot, class, answers, starts, texts, slack.
 const ANSWERS: usize = 3;
 const STARTS: usize = ANSWERS + PATH_BATCH * 2;
 const TEXTS: usize = STARTS + PATH_BATCH / 2;
-const TABLE_WORDS: usize = TEXTS + PATH_BATCH * PATH_CAP / 8 + 256 / 8 + 4;
+const TABLE_WORDS: usize = TEXTS + PATH_BATCH * PATH_CAP / 8 + 256 / 8;
 
 impl Kernel {
     /// What the image in force in `slot` answers a program of no set on `paths` (at most [`PATH_BATCH`]), as the kernel reads it.

@@ -17,7 +17,7 @@ use aya::programs::ProgramError;
 
 use super::control::{AgentPod, LabelPod, NamedKeyPod, NamedPod, SpokenKeyPod, SpokenPod};
 use super::install::InstallError;
-use super::labels::LabelError;
+use super::labels::{LabelError, allowed_by_labels};
 use super::lease::Deadline;
 use super::loader::Kernel;
 use super::marks::Marks;
@@ -65,9 +65,11 @@ pub(super) fn take_over(kernel: &mut Kernel, old: &Set) -> Result<(), TransferEr
 
     adopt_names(kernel, old)?;
     kernel.set_next_claimed(next.get(&0, 0)?.wrapping_add(KEY_MARGIN))?;
+    let counted = allowed_by_labels(labels.iter().flatten().map(|(_, LabelPod(label))| label));
     for (key, AgentPod(state)) in agents.iter().flatten() {
-        // The iterator counts its processes again.
-        kernel.maps.agents.insert(key, AgentPod(AgentState { live: 0, ..state }), 0)?;
+        // The iterator counts its processes again, and their new labels count from nothing.
+        let allowed = state.allowed + counted.get(&key).copied().unwrap_or(0);
+        kernel.maps.agents.insert(key, AgentPod(AgentState { live: 0, allowed, ..state }), 0)?;
     }
     for (key, note) in read_agents(&agent_ids(old)?) {
         kernel.note_agent(key, note);
