@@ -1,7 +1,9 @@
 //! Agents coming and going: attach, claims, scan, restart, the daemon's end.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use agent_monitor_tests::cgroup::mount_point;
 use anyhow::{Context, Result, ensure};
@@ -19,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
         trial("a_claimed_process_that_lives_already_is_found_at_the_start", scan),
         trial("a_claimed_cgroup_is_found_while_the_daemon_runs", cgroup_claim),
         trial("an_agent_of_a_killed_daemon_is_known_to_the_next", restart),
+        trial("agents_start_while_a_reload_compiles", start_during_reload),
         trial("sigterm_drains_and_exits_0", terminate),
     ]
 }
@@ -57,6 +60,46 @@ fn attach() -> Result<()> {
     wait("the agent is gone", || {
         Ok(daemon.status()?["agents"].as_array().is_some_and(Vec::is_empty).then_some(()))
     })
+}
+
+/// Rules of a profile that takes far longer to compile than an agent to start.
+const MANY: u32 = 24_000;
+
+fn start_during_reload() -> Result<()> {
+    let daemon = Daemon::start(PROFILE)?;
+    let mut large = String::from("version: 1\nname: large\nmode: enforce\nnetwork:\n  allow:\n");
+    for rule in 0..MANY {
+        let [_, a, b, c] = (rule * 641).to_be_bytes();
+        let _ = writeln!(
+            large,
+            "    - {{ address: 10.{a}.{b}.{c}, ports: [{}], protocol: tcp }}",
+            1 + rule % 60_000
+        );
+    }
+    fs::write(daemon.path("profiles/large.yaml"), large)?;
+    let mut reload = daemon.verb(&["reload"])?.spawn()?;
+    let begun = Instant::now();
+    let (mut started, mut longest) = (0, Duration::ZERO);
+    let reloaded = loop {
+        let asked = Instant::now();
+        let agent = daemon.verb(&Daemon::run_words(&["exec", "/bin/true"])?)?.output()?;
+        ensure!(agent.status.success(), "{}", String::from_utf8_lossy(&agent.stderr));
+        (started, longest) = (started + 1, longest.max(asked.elapsed()));
+        if let Some(status) = reload.try_wait()? {
+            break status;
+        }
+        ensure!(begun.elapsed().as_secs() < 300, "the reload does not end");
+    };
+    ensure!(reloaded.success(), "{reloaded}; {}", daemon.log());
+    let profiles = daemon.status()?["profiles"].to_string();
+    ensure!(profiles.contains("large"), "{profiles}");
+    // A quarter of a reload and more is spent on the compiler.
+    let whole = begun.elapsed();
+    ensure!(
+        longest * 5 < whole,
+        "one of {started} agents took {longest:?} to start, and the reload {whole:?}"
+    );
+    Ok(())
 }
 
 fn claiming(program: &std::path::Path) -> String {
