@@ -7,9 +7,10 @@ use agent_monitor_tests::socket::Name;
 use agent_monitor_tests::world::DENIED4;
 use agent_monitor_tests::{Attempt, Body, Child, Failure, Monitor, Socket, Stage};
 use anyhow::{Context, Result, bail, ensure};
-use libtest_mimic::Trial;
+use libtest_mimic::{Completion, Trial};
 
 use crate::attack;
+use crate::files;
 use crate::lab::{self, Lab, PROFILE};
 
 pub fn trials() -> Vec<Trial> {
@@ -17,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
         lab::check("L15_a_listed_call_is_counted_and_killed", listed_calls),
         lab::check("L15_numbers_that_only_x32_has_are_no_way_round", x32_numbers),
         lab::check("the_syscall_hook_is_attached_only_while_it_is_wanted", syscall_hook),
+        lab::test("uses_of_files_are_counted_while_a_process_lives_and_after", uses_counted),
     ];
     trials.extend(attack::checked_pair(
         "L11_L12_flood_of_a_full_ring",
@@ -24,6 +26,53 @@ pub fn trials() -> Vec<Trial> {
         flood_with_enforcement_off,
     ));
     trials
+}
+
+/// Opens of a granted file, by a process and by its child, whose label begins with no uses.
+const USES: u64 = 50;
+
+fn uses_counted(lab: &mut Lab) -> Result<Completion> {
+    if !lab.monitor()?.works("lsm/file_open") {
+        return Ok(Completion::ignored_with(lab.monitor()?.blind("lsm/file_open")?));
+    }
+    files::plant()?;
+    let (monitor, world) = lab.parts()?;
+    monitor.install(files::PROFILE)?;
+    let opens = || (0..USES).try_for_each(|_| files::read(&files::at("open/plain")));
+    let mut child = Child::spawn(&world.agents, move |stage| {
+        stage.pause()?;
+        opens()?;
+        stage.pause()?;
+        // SAFETY: this program has one thread.
+        let born = files::call("fork", unsafe { libc::fork() }.into())?;
+        if born == 0 {
+            // SAFETY: ends this process at once.
+            unsafe { libc::_exit(i32::from(opens().is_err())) };
+        }
+        let mut status = 0;
+        // SAFETY: the child that was just forked.
+        files::call("waitpid", unsafe { libc::waitpid(born as i32, &raw mut status, 0) }.into())?;
+        if status == 0 { Ok(()) } else { Err(Failure::new("its child failed", 0)) }
+    })?;
+    child.paused()?;
+    let agent = monitor.label(child.pid())?;
+    let in_full = |monitor: &Monitor| {
+        let mut agents = monitor.kernel.agents_in_full().into_iter();
+        agents.find(|(key, _)| *key == agent).map_or(0, |(_, state)| state.allowed)
+    };
+    child.go_on()?;
+    child.paused()?;
+    ensure!(in_full(monitor) == USES, "{} while it lives", in_full(monitor));
+    child.go_on()?;
+    child.finish()??;
+    // Half of them by the label of the process that lives, half by the agent's entry since its child has ended.
+    ensure!(in_full(monitor) == 2 * USES, "{} after its child", in_full(monitor));
+    child.end();
+    let ended = monitor.kernel.agent(agent).context("the agent is in no table")?;
+    ensure!(ended.live == 0 && ended.allowed == 2 * USES, "{ended:?}");
+    ensure!(in_full(monitor) == 2 * USES, "{} after it", in_full(monitor));
+    monitor.kernel.remove_agent(agent);
+    Ok(Completion::Completed)
 }
 
 /// Denied sends in one go. With the ring of one page they overrun it some thousand times.

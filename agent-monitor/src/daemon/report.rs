@@ -25,7 +25,7 @@ impl Core {
         let live = self.registry.live();
         let kernel = self.kernel();
         let counters = kernel.counters();
-        let states: HashMap<u32, AgentState> = kernel.agents().into_iter().collect();
+        let states: HashMap<u32, AgentState> = kernel.agents_in_full().into_iter().collect();
         let mut posture = mechanisms(kernel.posture());
         let syscall_hook = kernel.syscall_hook();
         drop(kernel);

@@ -171,19 +171,25 @@ impl Kernel {
         }
     }
 
-    /// All agents, ended ones too until they are removed.
+    /// All agents, ended ones too until they are removed. What they are allowed is counted without what the labels of
+    /// their living processes count.
     pub fn agents(&self) -> Vec<(u32, AgentState)> {
-        let counted = allowed_by_labels(self.labelled_processes().into_iter().map(|(_, label)| label));
-        let with = |(key, AgentPod(mut state)): (u32, AgentPod)| {
-            state.allowed += counted.get(&key).copied().unwrap_or(0);
-            (key, state)
-        };
-        self.maps.agents.iter().flatten().map(with).collect()
+        self.maps.agents.iter().flatten().map(|(key, AgentPod(state))| (key, state)).collect()
     }
 
-    /// One agent's state.
+    /// [`Kernel::agents`], with what the labels count: it reads every label.
+    pub fn agents_in_full(&self) -> Vec<(u32, AgentState)> {
+        let counted = allowed_by_labels(self.labelled_processes().into_iter().map(|(_, label)| label));
+        let mut agents = self.agents();
+        for (key, state) in &mut agents {
+            state.allowed += counted.get(key).copied().unwrap_or(0);
+        }
+        agents
+    }
+
+    /// One agent's state, as [`Kernel::agents`] has it.
     pub fn agent(&self, agent: u32) -> Option<AgentState> {
-        self.agents().into_iter().find(|(key, _)| *key == agent).map(|(_, state)| state)
+        self.maps.agents.get(&agent, 0).ok().map(|AgentPod(state)| state)
     }
 
     /// The label of a process.
