@@ -62,6 +62,7 @@ pub(crate) fn profile(name: &str) -> Arc<ResolvedProfile> {
         notices: None,
         protected: Default::default(),
         homes: Vec::new(),
+        workspace: Vec::new(),
         syscalls: vec![SyscallRule {
             id: format!("{name}:syscalls.watch[0]"),
             source: source(9),

@@ -195,6 +195,7 @@ pub fn merge(chain: &Chain, host: &Host, diagnostics: &mut Vec<Diagnostic>) -> O
         notices: chain.0.iter().find_map(|file| file.profile.notices.clone()),
         protected: Default::default(),
         homes: host.homes().to_vec(),
+        workspace,
         syscalls: one_rule_per_call(chain),
     };
     if sound {

@@ -447,6 +447,8 @@ pub struct ResolvedProfile {
     pub protected: Protected,
     /// The homes of the host's users when the profile was loaded: what `~` stands for in the path rules.
     pub homes: Vec<PathBuf>,
+    /// The globs that `${workspace}` stood for.
+    pub workspace: Vec<String>,
     /// At most one rule per system call, sorted by number; `kill` wins.
     pub syscalls: Vec<SyscallRule>,
 }

@@ -1,7 +1,8 @@
 //! What an agent that was turned would go for: the objects that are asked about, with the technique of MITRE ATT&CK
 //! (attack.mitre.org, Enterprise) that each stands for.
 //!
-//! One object stands for its kind: `~/.aws/credentials` for the credentials of cloud tools. A `~` is the home of a user.
+//! One object stands for its kind: `~/.aws/credentials` for the credentials of cloud tools. A `~` is the home of a user,
+//! `${workspace}` a directory that the profile calls so.
 
 /// A kind of object.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +55,8 @@ pub const PERSISTENCE: &[Target] = &[
     target("shell start files", "T1546.004", &["~/.bashrc", "~/.zshrc", "~/.profile"]),
     target("SSH authorized keys", "T1098.004", &["~/.ssh/authorized_keys"]),
     target("git's own configuration", "T1546", &["~/.gitconfig", "~/.config/git/config"]),
+    // git runs what it names (`core.fsmonitor`, `diff.external`, `core.hooksPath`), with whoever uses it there next.
+    target("configuration of repositories", "T1546", &["${workspace}/.git/config", "~/x/.git/config"]),
     target("systemd user units", "T1543.002", &["~/.config/systemd/user/x.service"]),
     target("system units", "T1543.002", &["/etc/systemd/system/x.service"]),
     target("cron", "T1053.003", &["/etc/cron.d/x", "/var/spool/cron/crontabs/root"]),

@@ -21,8 +21,10 @@ use serde::Serialize;
 use self::catalogue::{PERSISTENCE, PRIVILEGES, SECRETS, SOCKETS, Target};
 pub use self::picture::{html, svg};
 pub use self::space::Space;
+use super::compile::{Reach, expand_home};
+use super::globs::without_variable;
 use super::judge::{Disagreement, Effect, Judge, Request};
-use super::{Condition, Membership, Mode, NetRule, PathRule};
+use super::{Condition, Membership, Mode, NetRule, PathRule, ResolvedProfile};
 use crate::event::escape;
 use crate::policy::diff;
 
@@ -125,10 +127,15 @@ const NETWORK: u32 = 20;
 pub fn blast_radius(judge: &Judge) -> Result<BlastRadius, Disagreement> {
     let home =
         judge.profile().homes.first().map_or("/root".into(), |home| home.to_string_lossy().into_owned());
-    let read =
-        |object: &str| Request::path(object.replacen('~', &home, 1).as_bytes(), Right::Read as u32).ok();
-    let write =
-        |object: &str| Request::path(object.replacen('~', &home, 1).as_bytes(), Right::Write as u32).ok();
+    let paths = |object: &str, right: Right| -> Vec<Request> {
+        let paths = match object.starts_with("${workspace}") {
+            true => in_workspace(judge.profile(), object),
+            false => vec![object.replacen('~', &home, 1).into_bytes()],
+        };
+        paths.iter().filter_map(|path| Request::path(path, right as u32).ok()).collect()
+    };
+    let read = |object: &str| paths(object, Right::Read);
+    let write = |object: &str| paths(object, Right::Write);
     let unix = |object: &str| Request::unix(object.as_bytes()).ok();
     let groups = vec![
         group(judge, "secrets it can read", 30, SECRETS, read)?,
@@ -179,6 +186,18 @@ impl Network {
     }
 }
 
+/// An object of each directory that a profile calls its workspace: the shortest path for each home.
+fn in_workspace(profile: &ResolvedProfile, object: &str) -> Vec<Vec<u8>> {
+    // `*` matches nothing too, and no object has an empty name.
+    let named = |glob: &String| {
+        let names = glob.split('/').map(|name| if matches!(name, "*" | "**") { "x" } else { name });
+        names.collect::<Vec<_>>().join("/")
+    };
+    let objects = profile.workspace.iter().map(|glob| without_variable(object, &[named(glob)]));
+    let globs = objects.flat_map(|glob| expand_home(&glob, &profile.homes));
+    globs.filter_map(|glob| Some(Reach::of([glob.as_str()])?.example())).collect()
+}
+
 /// The request that a word of `explain` names.
 fn named(text: &str) -> Option<Request> {
     let (kind, word) = text.split_once(' ')?;
@@ -190,12 +209,12 @@ fn named(text: &str) -> Option<Request> {
     }
 }
 
-fn group(
+fn group<R: IntoIterator<Item = Request>>(
     judge: &Judge,
     name: &'static str,
     worth: u32,
     targets: &[Target],
-    request: impl Fn(&str) -> Option<Request>,
+    request: impl Fn(&str) -> R,
 ) -> Result<Group, Disagreement> {
     let mut group = Group { name, worth, in_reach: Vec::new(), out_of_reach: Vec::new() };
     for target in targets {
@@ -207,13 +226,13 @@ fn group(
     Ok(group)
 }
 
-fn reached(
+fn reached<R: IntoIterator<Item = Request>>(
     judge: &Judge,
     target: &Target,
-    request: impl Fn(&str) -> Option<Request>,
+    request: impl Fn(&str) -> R,
 ) -> Result<Option<Reached>, Disagreement> {
     let mut found: Option<Reached> = None;
-    for request in target.objects.iter().filter_map(|object| request(object)) {
+    for request in target.objects.iter().flat_map(|object| request(object)) {
         let granted = |class| judge.ask(class, &request).map(|answer| answer.effect == Effect::Allow);
         let mut programs = BTreeSet::new();
         for (class, exe) in diff::programs(judge) {

@@ -46,6 +46,25 @@ fn what_one_program_may_counts_half_and_names_it() {
 }
 
 #[test]
+fn what_a_workspace_lets_others_run_is_asked_where_the_profile_has_it() {
+    const REPOSITORIES: &str = "configuration of repositories";
+    let head = "network: {}\nexec: {}\nworkspace: ['/srv/{a,b}/*', '/opt/work']\n";
+    for (files, reached) in [
+        ("write: ['${workspace}/**']", Some("write /opt/work/.git/config")),
+        ("write: ['/srv/**']", Some("write /srv/a/x/.git/config")),
+        ("write: ['${workspace}/**'], deny: ['${workspace}/.git/config']", None),
+        ("write: ['/opt/**']", Some("write /opt/work/.git/config")),
+        ("write: ['/opt/*']", None),
+        ("write: ['~/x/**']", Some("write /home/u/x/.git/config")),
+    ] {
+        let found = found(&format!("{head}files: {{ {files} }}\n"));
+        let one = found.groups[1].in_reach.iter().find(|one| one.name == REPOSITORIES);
+        assert_eq!(one.map(|one| one.request.as_str()), reached, "{files}");
+        assert_eq!(found.groups[1].out_of_reach.contains(&REPOSITORIES), reached.is_none());
+    }
+}
+
+#[test]
 fn limits_are_told_apart_by_whether_there_is_a_way_round() {
     let text = "programs: { git: [/usr/bin/git] }\nnetwork:\n  allow:\n    - { host: '*.a.example', ports: [443] }\n    - { host: b.example, ports: [443], sni: require }\n    - { cidr: 10.0.0.0/8, ports: [22], exe: git }\n  deny: [{ cidr: 169.254.0.0/16 }]\nfiles: { read: ['/usr/**'], deny: ['~/.ssh/**', { path: '~/.netrc', except: git }] }\n";
     let limits: Vec<_> = found(text).limits.into_iter().map(|limit| (limit.rule, limit.kind)).collect();

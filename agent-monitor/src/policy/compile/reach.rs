@@ -60,6 +60,12 @@ impl Reach {
         Some(reach)
     }
 
+    /// The shortest of the paths.
+    #[must_use]
+    pub fn example(&self) -> Vec<u8> {
+        [&[self.first], &self.example[..]].concat()
+    }
+
     /// Whether every path of `narrow` is one of these.
     #[must_use]
     pub fn covers(&self, narrow: &Reach) -> bool {

@@ -69,6 +69,7 @@ pub fn network_profile(rules: usize, seed: u64) -> ResolvedProfile {
         notices: None,
         protected: Default::default(),
         homes: Vec::new(),
+        workspace: Vec::new(),
         syscalls: Vec::new(),
     }
 }
