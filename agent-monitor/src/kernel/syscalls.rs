@@ -29,7 +29,7 @@ fn element(command: libc::c_long, map: BorrowedFd<'_>, key: &u32, value: u64) ->
         value,
         flags: 0,
     };
-    // SAFETY: the attribute outlives the call; the callers pass a value that is as long as the map's values.
+    // SAFETY: the attribute outlives the call; the callers pass a value as long as the map's values.
     let done = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const attr, size_of::<ElementAttr>()) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
