@@ -94,6 +94,10 @@ fn in_guest(series: &str, suite: Suite, tally: &mut Tally) -> Result<()> {
 }
 
 fn summary(steps: &[Step]) -> i32 {
+    for step in steps.iter().filter(|step| !step.tally.said.is_empty()) {
+        println!("\n{}, what failed tests said:", step.name);
+        step.tally.said.iter().for_each(|line| println!("  {line}"));
+    }
     println!("\n{:<24} {:>8}   result", "step", "seconds");
     let mut sum = Tally::default();
     let mut good = true;

@@ -187,8 +187,6 @@ fn guest(
     let kernel = kernel::get(series)?;
     let machine = qemu::Machine {
         memory: arguments.memory.clone(),
-        // Where real tools and the monitor's coming and going rewrite the kernel's code for minutes, a second emulated
-        // processor may run what is half written (`Oops: int3`).
         processors: arguments.processors.unwrap_or(if arguments.attacks || arguments.systemd {
             1
         } else {
