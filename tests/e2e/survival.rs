@@ -8,7 +8,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use agent_monitor_tests::bpf::{CONNECT4, CgroupHook, attached, lookup, open_pin, program_id, update};
+use agent_monitor_common::label::Label;
+use agent_monitor_tests::bpf::{
+    CONNECT4, CgroupHook, attached, create_map, lookup, open_pin, pin, program_id, update,
+};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
@@ -33,6 +36,7 @@ pub fn trials() -> Vec<Trial> {
         trial("a_profile_that_changed_while_no_daemon_ran_is_swapped_at_the_start", changed_meanwhile),
         trial("agents_of_a_profile_whose_file_went_stay_under_its_rules", file_went),
         trial("pins_of_another_build_are_replaced_with_no_open_window", replaced),
+        trial("pins_of_a_build_with_other_lengths_of_records_are_replaced", grown),
         trial("pins_of_another_version_are_refused_and_stay_in_force", incompatible),
         trial("a_pinned_program_that_was_detached_is_attached_anew", healed),
         trial("a_restart_with_a_bad_profile_leaves_what_is_pinned_in_force", bad_restart),
@@ -343,6 +347,43 @@ fn replaced() -> Result<()> {
     child.wait()?;
     up?;
     ensure!(still? == unreachable());
+    Ok(())
+}
+
+/// Pins a map of labels as a build made it whose labels had `length` bytes.
+fn relabel(daemon: &Daemon, agents: &[&Talker], length: usize) -> Result<()> {
+    const HASH: u32 = 1;
+    let path = set(daemon)?.join("map_LABELS");
+    let (labels, other) = (open_pin(&path)?, create_map(HASH, length as u32, 64)?);
+    for agent in agents {
+        let key = agent.pid().to_ne_bytes();
+        let mut label = vec![0; size_of::<Label>()];
+        lookup(labels.as_fd(), &key, &mut label)?;
+        label.resize(length, 0xff);
+        update(other.as_fd(), &key, &label)?;
+    }
+    fs::remove_file(&path)?;
+    pin(other.as_fd(), &path)
+}
+
+fn grown() -> Result<()> {
+    for length in [size_of::<Label>() - 8, size_of::<Label>() + 16] {
+        let mut daemon = pinning(PROFILE)?;
+        let mut agent = waiting_agent(&daemon, DENIED)?;
+        let mut granted = waiting_agent(&daemon, GRANTED)?;
+        let before = daemon.status()?;
+        kill(&mut daemon)?;
+        relabel(&daemon, &[&agent, &granted], length)?;
+        change_note(&daemon, NOTE_OBJECT)?;
+        daemon.launch()?;
+        ensure!(daemon.log().contains("another build of the programs"), "{}", daemon.log());
+        ensure!(connects(&mut agent)? == unreachable() && connects(&mut granted)? == "connected", "{length}");
+        let after = daemon.status()?;
+        for agent in 0..2 {
+            ensure!(after["agents"][agent]["id"] == before["agents"][agent]["id"], "{before} {after}");
+            ensure!(after["agents"][agent]["processes"] == 1, "{after}");
+        }
+    }
     Ok(())
 }
 

@@ -17,6 +17,7 @@ const MAP_LOOKUP: i32 = 1;
 const MAP_UPDATE: i32 = 2;
 const MAP_DELETE: i32 = 3;
 const PROG_LOAD: i32 = 5;
+const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
 const PROG_ATTACH: i32 = 8;
 const PROG_DETACH: i32 = 9;
@@ -133,11 +134,11 @@ pub fn attached(cgroup: &Cgroup, hook: CgroupHook) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// Makes a map of this `enum bpf_map_type` with keys and values of four bytes.
-pub fn create_map(kind: u32, entries: u32) -> Result<OwnedFd> {
+/// Makes a map of this `enum bpf_map_type` with keys of four bytes and values of `length`.
+pub fn create_map(kind: u32, length: u32, entries: u32) -> Result<OwnedFd> {
     let mut attributes: Attributes = [0; 16];
     attributes[0] = u64::from(kind) | 4 << 32; // map_type, key_size
-    attributes[1] = 4 | u64::from(entries) << 32; // value_size, max_entries
+    attributes[1] = u64::from(length) | u64::from(entries) << 32; // value_size, max_entries
     let fd = bpf(MAP_CREATE, &mut attributes).context("create a map")?;
     // SAFETY: a new descriptor of ours.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
@@ -167,6 +168,15 @@ pub fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
     attributes[0] = map.as_raw_fd() as u64;
     attributes[1] = key.as_ptr().addr() as u64;
     bpf(MAP_DELETE, &mut attributes).map(drop)
+}
+
+/// Pins a map in a BPF file system.
+pub fn pin(map: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let text = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes: Attributes = [0; 16];
+    attributes[0] = text.as_ptr().addr() as u64;
+    attributes[1] = map.as_raw_fd() as u64;
+    bpf(OBJ_PIN, &mut attributes).with_context(|| format!("pin at {}", path.display())).map(drop)
 }
 
 /// Opens what is pinned at `path`.

@@ -380,7 +380,7 @@ fn evicting_maps_are_known() -> Result<()> {
     const ENTRIES: u32 = 4;
     const FAR_MORE: u32 = 4096;
     for (kind, drops) in [(HASH, false), (LRU_HASH, true)] {
-        let map = bpf::create_map(kind, ENTRIES)?;
+        let map = bpf::create_map(kind, 4, ENTRIES)?;
         let full = (0..FAR_MORE).map(|n| bpf::update(map.as_fd(), &n.to_ne_bytes(), &n.to_ne_bytes()));
         let refused = full.filter_map(Result::err).count();
         ensure!(drops == (refused == 0), "map type {kind} refused {refused} entries");

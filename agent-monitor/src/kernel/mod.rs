@@ -30,6 +30,7 @@ mod pins;
 mod posture;
 mod probe;
 pub mod programs;
+mod records;
 mod rings;
 mod survival;
 mod syscalls;

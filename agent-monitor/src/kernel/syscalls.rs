@@ -10,6 +10,7 @@ use std::path::Path;
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 
 /// `union bpf_attr` of the map element commands (linux/bpf.h).
 #[repr(C)]
@@ -21,22 +22,17 @@ struct ElementAttr {
     flags: u64,
 }
 
-fn element(command: libc::c_long, map: BorrowedFd<'_>, key: &u32, value: u64) -> io::Result<()> {
-    let attr = ElementAttr {
-        map_fd: map.as_raw_fd() as u32,
-        pad: 0,
-        key: std::ptr::from_ref(key) as u64,
-        value,
-        flags: 0,
-    };
-    // SAFETY: the attribute outlives the call; the callers pass a value as long as the map's values.
+fn element(command: libc::c_long, map: BorrowedFd<'_>, key: Option<&u32>, value: u64) -> io::Result<()> {
+    let key = key.map_or(0, |key| std::ptr::from_ref(key) as u64);
+    let attr = ElementAttr { map_fd: map.as_raw_fd() as u32, pad: 0, key, value, flags: 0 };
+    // SAFETY: the attribute outlives the call; the callers pass a value as long as the map's values (or keys).
     let done = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const attr, size_of::<ElementAttr>()) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// `InvalidData` where a map's values are not as long as `value`: the kernel would read or write past its end.
-fn same_size(map: BorrowedFd<'_>, value: &[u64]) -> io::Result<()> {
-    let (theirs, ours) = (object_info::<MapInfo>(map)?.value_size as usize, size_of_val(value));
+fn same_size<T>(map: BorrowedFd<'_>, value: &[T]) -> io::Result<()> {
+    let (theirs, ours) = (map_info(map)?.value_size as usize, size_of_val(value));
     if theirs == ours {
         return Ok(());
     }
@@ -47,13 +43,38 @@ fn same_size(map: BorrowedFd<'_>, value: &[u64]) -> io::Result<()> {
 /// Writes element `key` of an array map whose values are `value.len()` words.
 pub fn write_words(map: BorrowedFd<'_>, key: u32, value: &[u64]) -> io::Result<()> {
     same_size(map, value)?;
-    element(BPF_MAP_UPDATE_ELEM, map, &key, value.as_ptr() as u64)
+    element(BPF_MAP_UPDATE_ELEM, map, Some(&key), value.as_ptr() as u64)
 }
 
 /// Reads element `key` of an array map whose values are `value.len()` words.
 pub fn read_words(map: BorrowedFd<'_>, key: u32, value: &mut [u64]) -> io::Result<()> {
     same_size(map, value)?;
-    element(BPF_MAP_LOOKUP_ELEM, map, &key, value.as_mut_ptr() as u64)
+    element(BPF_MAP_LOOKUP_ELEM, map, Some(&key), value.as_mut_ptr() as u64)
+}
+
+/// Reads element `key` of a hash map that `info` tells of into the front of `value`; false: there is none.
+pub fn read_value(map: BorrowedFd<'_>, key: u32, info: &MapInfo, value: &mut [u8]) -> io::Result<bool> {
+    assert!(value.len() >= info.value_size as usize, "the kernel would write past the end");
+    match element(BPF_MAP_LOOKUP_ELEM, map, Some(&key), value.as_mut_ptr() as u64) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        done => done.map(|()| true),
+    }
+}
+
+/// Writes element `key` of a hash map whose values are `value.len()` bytes.
+#[cfg(test)]
+pub fn write_value(map: BorrowedFd<'_>, key: u32, value: &[u8]) -> io::Result<()> {
+    same_size(map, value)?;
+    element(BPF_MAP_UPDATE_ELEM, map, Some(&key), value.as_ptr() as u64)
+}
+
+/// The key of four bytes that follows `key`; of none, or of one that is gone: the first.
+pub fn next_key(map: BorrowedFd<'_>, key: Option<&u32>) -> io::Result<Option<u32>> {
+    let mut next = 0_u32;
+    match element(BPF_MAP_GET_NEXT_KEY, map, key, &raw mut next as u64) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        done => done.map(|()| Some(next)),
+    }
 }
 
 /// `union bpf_attr` of `BPF_MAP_CREATE`, as far as array maps need it (linux/bpf.h).
@@ -96,7 +117,7 @@ pub fn create_words(name: &[u8; 16], value: &[u64]) -> io::Result<OwnedFd> {
 /// Hangs `inner` into element `key` of a map of maps.
 pub fn write_map(outer: BorrowedFd<'_>, key: u32, inner: &OwnedFd) -> io::Result<()> {
     let fd = inner.as_raw_fd() as u32;
-    element(BPF_MAP_UPDATE_ELEM, outer, &key, std::ptr::from_ref(&fd) as u64)
+    element(BPF_MAP_UPDATE_ELEM, outer, Some(&key), std::ptr::from_ref(&fd) as u64)
 }
 
 const BPF_OBJ_PIN: libc::c_long = 6;
@@ -158,12 +179,21 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 
 /// What `struct bpf_map_info` says, as far as it is asked for (linux/bpf.h).
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct MapInfo {
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MapInfo {
     kind: u32,
     id: u32,
-    key_size: u32,
-    value_size: u32,
+    /// In bytes.
+    pub key_size: u32,
+    /// In bytes.
+    pub value_size: u32,
+    pub max_entries: u32,
+    flags: u32,
+}
+
+/// How a map is made.
+pub fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    object_info(map)
 }
 
 /// A struct of integers that the kernel fills the front of.
@@ -206,7 +236,7 @@ pub fn program_lives(id: u32) -> bool {
 /// Reads the one element of the array map that hangs in element `key` of a map of maps.
 pub fn read_inner(outer: BorrowedFd<'_>, key: u32, value: &mut [u64]) -> io::Result<()> {
     let mut id = 0_u32;
-    element(BPF_MAP_LOOKUP_ELEM, outer, &key, &raw mut id as u64)?;
+    element(BPF_MAP_LOOKUP_ELEM, outer, Some(&key), &raw mut id as u64)?;
     let inner = by_id(BPF_MAP_GET_FD_BY_ID, id)?;
     read_words(inner.as_fd(), 0, value)
 }

@@ -12,10 +12,10 @@ use agent_monitor_common::agent::AgentState;
 use agent_monitor_common::image::{CLAIMS_ROW, IMAGE_WORDS, InForce, PROFILE_ROWS, field, header};
 use agent_monitor_common::label::{BITMAP_WORDS, Label, LabelOrigin};
 use agent_monitor_common::name::{RESOLVER_PLACE, Resolver};
-use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use aya::maps::{Array, Map, MapData, MapError};
 use aya::programs::ProgramError;
 
-use super::control::{AgentPod, LabelPod, NamedKeyPod, NamedPod, SpokenKeyPod, SpokenPod};
+use super::control::{AgentPod, NamedKeyPod, NamedPod, SpokenKeyPod, SpokenPod};
 use super::install::InstallError;
 use super::labels::{LabelError, allowed_by_labels};
 use super::lease::Deadline;
@@ -23,6 +23,7 @@ use super::loader::Kernel;
 use super::marks::Marks;
 use super::names::{Entries, SpokenEntries};
 use super::pins::{PinError, Set, agent_ids, read_agents};
+use super::records::Records;
 use super::syscalls::{read_inner, read_words};
 
 /// Why a new set could not take over from the one in force.
@@ -30,6 +31,8 @@ use super::syscalls::{read_inner, read_words};
 pub enum TransferError {
     #[error("cannot read its maps: {0}")]
     Map(#[from] MapError),
+    #[error("cannot read its {what}: {source}")]
+    Records { what: &'static str, source: io::Error },
     #[error("cannot read an image: {0}")]
     Image(#[source] io::Error),
     #[error("cannot read its bits: {0}")]
@@ -46,6 +49,10 @@ pub enum TransferError {
     Unstable,
 }
 
+fn unread(what: &'static str) -> impl FnOnce(io::Error) -> TransferError {
+    move |source| TransferError::Records { what, source }
+}
+
 /// Rounds over the labels. Each round labels what lives, and what is labelled labels its own children.
 const ROUNDS: u32 = 64;
 /// Longer than a fork takes between a bit and its label.
@@ -57,16 +64,18 @@ const KEY_MARGIN: u64 = 1 << 16;
 pub(super) fn take_over(kernel: &mut Kernel, old: &Set) -> Result<(), TransferError> {
     let map = |name: &str| MapData::from_pin(old.map(name));
     let profiles: Array<MapData, u64> = Map::from_map_data(map("PROFILES")?)?.try_into()?;
-    let agents: HashMap<MapData, u32, AgentPod> = Map::from_map_data(map("AGENTS")?)?.try_into()?;
-    let labels: HashMap<MapData, u32, LabelPod> = Map::from_map_data(map("LABELS")?)?.try_into()?;
+    let labels = Records::<Label>::open(&old.map("LABELS")).map_err(unread("labels"))?;
+    let agents = Records::<AgentState>::open(&old.map("AGENTS"))
+        .and_then(|agents| agents.all())
+        .map_err(unread("agents"))?;
     let next: Array<MapData, u64> = Map::from_map_data(map("NEXT_AGENT")?)?.try_into()?;
     let (images, bits) = (map("IMAGES")?, map("LABEL_BITS")?);
     let marks = marks_of(old)?;
 
     adopt_names(kernel, old)?;
     kernel.set_next_claimed(next.get(&0, 0)?.wrapping_add(KEY_MARGIN))?;
-    let counted = allowed_by_labels(labels.iter().flatten().map(|(_, LabelPod(label))| label));
-    for (key, AgentPod(state)) in agents.iter().flatten() {
+    let counted = allowed_by_labels(labels.all().map_err(unread("labels"))?.into_values());
+    for (&key, &state) in &agents {
         // The iterator counts its processes again, and their new labels count from nothing.
         let allowed = state.allowed + counted.get(&key).copied().unwrap_or(0);
         kernel.maps.agents.insert(key, AgentPod(AgentState { live: 0, allowed, ..state }), 0)?;
@@ -100,7 +109,7 @@ pub(super) fn take_over(kernel: &mut Kernel, old: &Set) -> Result<(), TransferEr
         kernel.set_syscall_hook(true)?;
     }
     copy_labels(kernel, &labels, &bits)?;
-    for key in agents.keys().flatten() {
+    for key in agents.into_keys() {
         kernel.label_sockets(key)?;
     }
     Ok(())
@@ -157,12 +166,8 @@ fn marks_of(set: &Set) -> Result<Option<Marks>, TransferError> {
 
 /// Until a round finds nothing that the new set does not know. Both fork hooks run: a child made before its parent was
 /// labelled here is in the old labels, one made later is in both.
-fn copy_labels(
-    kernel: &mut Kernel,
-    labels: &HashMap<MapData, u32, LabelPod>,
-    bits: &MapData,
-) -> Result<(), TransferError> {
-    rounds(kernel, |_| Ok(labels.iter().flatten().map(|(tgid, LabelPod(label))| (tgid, label)).collect()))?;
+fn copy_labels(kernel: &mut Kernel, labels: &Records<Label>, bits: &MapData) -> Result<(), TransferError> {
+    rounds(kernel, |_| Ok(labels.all().map_err(unread("labels"))?.into_iter().collect()))?;
     // Processes whose label the old set lost are denied everything. Here they get a label that leads to no profile,
     // which denies them everything too.
     let nothing = Label { profile: u32::MAX, origin: LabelOrigin::Fork.code(), ..Label::ZERO };
@@ -202,22 +207,15 @@ fn rounds(
     Err(TransferError::Unstable)
 }
 
-fn bits_without_label(
-    bits: &MapData,
-    labels: &HashMap<MapData, u32, LabelPod>,
-) -> Result<HashSet<u32>, TransferError> {
+fn bits_without_label(bits: &MapData, labels: &Records<Label>) -> Result<HashSet<u32>, TransferError> {
     let mut words = vec![0_u64; BITMAP_WORDS];
     read_words(bits.fd().as_fd(), 0, &mut words).map_err(TransferError::Bits)?;
     let mut without = HashSet::new();
     for (i, word) in words.into_iter().enumerate().filter(|(_, word)| *word != 0) {
         for bit in (0..64).filter(|bit| word >> bit & 1 == 1) {
             let tgid = (i * 64 + bit) as u32;
-            match labels.get(&tgid, 0) {
-                Ok(_) => {}
-                Err(MapError::KeyNotFound) => {
-                    without.insert(tgid);
-                }
-                Err(error) => return Err(error.into()),
+            if labels.get(tgid).map_err(unread("labels"))?.is_none() {
+                without.insert(tgid);
             }
         }
     }
