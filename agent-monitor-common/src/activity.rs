@@ -3,7 +3,8 @@
 //! Writer: `agent-monitor-ebpf/src/activity.rs`. Reader: `agent-monitor/src/event/repeats.rs`. Nothing here decides: a
 //! count that is lost, or shared by two objects, changes no verdict.
 
-use crate::path::Rights;
+use crate::path::{ALL_RIGHTS, Rights};
+use crate::privilege::Privilege;
 use crate::wire_struct;
 
 /// Objects whose repeats are counted at one time; the least used make room, and are told again at their next use.
@@ -14,9 +15,10 @@ wire_struct! {
     pub struct UsedKey: 16 {
         /// Agent.
         pub agent: u32,
-        /// [`Rights`] that were needed.
+        /// [`Rights`] that were needed, or [`PRIVILEGE`], or [`SOCKET_KIND`].
         pub rights: u32,
-        /// [`object_of`]: the object, or the directory of entries that did not exist yet.
+        /// [`object_of`]: the object, or the directory of entries that did not exist yet; or the word of a privilege
+        /// ([`UsedKey::privilege`]); or the code of a kind of socket.
         pub object: u64,
     }
 }
@@ -32,7 +34,21 @@ pub const fn object_of(mount: u32, inode: u64, entries: bool) -> u64 {
     (mount as u64) << 40 ^ inode.wrapping_mul(if entries { ENTRIES } else { INODE })
 }
 
+/// In place of [`Rights`]: a granted privilege.
+pub const PRIVILEGE: u32 = 1 << 31;
+/// In place of [`Rights`]: a granted kind of socket.
+pub const SOCKET_KIND: u32 = 1 << 30;
+const _: () = assert!(ALL_RIGHTS & (PRIVILEGE | SOCKET_KIND) == 0);
+
 impl UsedKey {
+    /// The word of a privilege. Capabilities are told apart; of the others the number is not what is granted, and an
+    /// agent could choose it.
+    #[inline(always)]
+    pub const fn privilege(privilege: u32, number: u32) -> u64 {
+        let apart = privilege == Privilege::Capability.code();
+        (privilege as u64) << 32 | if apart { number as u64 } else { 0 }
+    }
+
     #[inline(always)]
     pub const fn new(agent: u32, rights: Rights, object: u64) -> Self {
         UsedKey { agent, rights, object }

@@ -222,7 +222,7 @@ wire_struct! {
 
 wire_struct! {
     /// A socket creation.
-    pub struct SocketBody: 16 {
+    pub struct SocketBody: 24 {
         /// `AF_*`.
         pub family: u32,
         /// `SOCK_*`.
@@ -231,6 +231,10 @@ wire_struct! {
         pub protocol: u32,
         /// [`Reason`] code.
         pub reason: u32,
+        /// As [`FileBody::repeats`].
+        pub repeats: u32,
+        /// Zero.
+        pub pad: u32,
     }
 }
 
@@ -318,8 +322,8 @@ wire_struct! {
         pub target: u32,
         /// User id.
         pub uid: u32,
-        /// Zero.
-        pub pad: u32,
+        /// As [`FileBody::repeats`].
+        pub repeats: u32,
         /// Zero.
         pub reserved: u64,
         /// `comm`, NUL-padded.

@@ -33,6 +33,7 @@ mod network_out;
 mod objects;
 mod outside;
 mod pinned;
+mod powers;
 mod privileges;
 mod process;
 mod programs;
@@ -101,6 +102,7 @@ fn trials() -> Vec<Trial> {
         differential::trials(),
         files::trials(),
         privileges::trials(),
+        powers::trials(),
         landlock::trials(),
         leases::trials(),
         programs::trials(),

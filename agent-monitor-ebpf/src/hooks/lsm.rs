@@ -39,7 +39,12 @@ pub fn network_socket_create(ctx: LsmContext) -> i32 {
     if before != 0 || kern != 0 || family as u32 == AF_INET || family as u32 == AF_INET6 {
         return literal(before);
     }
-    let body = SocketBody { family: family as u32, kind: kind as u32, protocol: protocol as u32, reason: 0 };
+    let body = SocketBody {
+        family: family as u32,
+        kind: kind as u32,
+        protocol: protocol as u32,
+        ..SocketBody::ZERO
+    };
     let label = match label_of(tgid) {
         Ok(label) => label,
         Err(site) => {

@@ -4,6 +4,7 @@
 //! line: it sees what reaches the wire, also from sockets that were made before the label, sends that no address hook
 //! sees, source routing, and flows whose grant went. `current` means nothing there (softirq), so it asks the socket.
 
+use agent_monitor_common::activity::SOCKET_KIND;
 use agent_monitor_common::counters::{Domain, Effect, Mode, Site};
 use agent_monitor_common::decide::{Decision, answer, decide_socket, forget};
 use agent_monitor_common::event::{Hook, Kind, Reason, SocketBody};
@@ -19,6 +20,7 @@ use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext};
 use core::ptr::{read_volatile, write_volatile};
 
+use crate::activity;
 use crate::emit::{self, Flow, Outcome, Record};
 use crate::fail;
 use crate::hooks::dns::{self, Held};
@@ -403,7 +405,7 @@ pub fn network_sock_create(ctx: SockContext) -> i32 {
             read_volatile(&raw const (*sk).protocol),
         )
     };
-    let body = SocketBody { family, kind, protocol, reason: 0 };
+    let body = SocketBody { family, kind, protocol, ..SocketBody::ZERO };
     let label = match label_of(tgid) {
         Ok(label) => label,
         Err(site) => return unjudged_socket(&NOBODY, Hook::SockCreate, body, site, Mode::Enforce),
@@ -438,6 +440,16 @@ pub fn socket_granted(label: &Label, policy: &Policy, hook: Hook, mut body: Sock
     };
     if decide_socket(&policy.table, policy.class, kind).allowed() {
         emit::decision(Domain::Socket, Effect::Allow, policy.mode());
+        if !activity::again(label.agent, SOCKET_KIND, kind.code() as u64) {
+            body.reason = Reason::Rule.code() as u32;
+            let outcome = Outcome {
+                effect: Effect::Allow,
+                mode: policy.mode(),
+                generation: policy.generation,
+                errno: 0,
+            };
+            report_socket(label, hook, body, outcome);
+        }
         return true;
     }
     body.reason = Reason::SocketKind.code() as u32;
@@ -446,6 +458,7 @@ pub fn socket_granted(label: &Label, policy: &Policy, hook: Hook, mut body: Sock
     let errno = if enforce { errno } else { 0 };
     let outcome = Outcome { effect: Effect::Deny, mode: policy.mode(), generation: policy.generation, errno };
     report_socket(label, hook, body, outcome);
+    emit::denied(label.agent);
     !enforce
 }
 
@@ -453,7 +466,6 @@ pub fn socket_granted(label: &Label, policy: &Policy, hook: Hook, mut body: Sock
 fn report_socket(label: &Label, hook: Hook, body: SocketBody, outcome: Outcome) {
     let header = emit::header(Kind::Socket, hook, size_of::<Record<SocketBody>>(), label, outcome);
     emit::record(outcome.ring(), label.agent, &Record { header, body });
-    emit::denied(label.agent);
 }
 
 /// Denies a socket creation that could not be judged.
@@ -479,6 +491,7 @@ pub fn count_unjudged_socket(
     let enforce = matches!(mode, Mode::Enforce);
     let errno = if enforce { EPROTONOSUPPORT } else { 0 };
     report_socket(label, hook, body, Outcome { effect: Effect::Deny, mode, generation: 0, errno });
+    emit::denied(label.agent);
     enforce
 }
 

@@ -298,8 +298,12 @@ pub fn network_socket_made(ctx: LsmContext) -> i32 {
         if !is_outside(sk, None) {
             return 0;
         }
-        let body =
-            SocketBody { family: family as u32, kind: kind as u32, protocol: protocol as u32, reason: 0 };
+        let body = SocketBody {
+            family: family as u32,
+            kind: kind as u32,
+            protocol: protocol as u32,
+            ..SocketBody::ZERO
+        };
         let hook = Hook::LsmSocketPostCreate;
         let label = match label_of(tgid) {
             Ok(label) => label,

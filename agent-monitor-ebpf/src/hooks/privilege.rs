@@ -4,6 +4,7 @@
 //! The kernel's own checks run first (the `capability` module is always in front), so what is denied here is what the
 //! process would have got. Nothing is judged for a profile without a `privileges` section.
 
+use agent_monitor_common::activity::{PRIVILEGE, UsedKey};
 use agent_monitor_common::counters::{Domain, Effect, Mode};
 use agent_monitor_common::event::{Hook, Kind, PrivilegeBody, Reason};
 use agent_monitor_common::image::{HAS_PRIVILEGES, HAS_PROTECTED};
@@ -17,6 +18,7 @@ use core::ffi::c_void;
 use super::file::{Entry, Subject, enter};
 use super::lsm::{is_null, not_permitted};
 use super::protect::{is_monitor, protects, reaches_others};
+use crate::activity;
 use crate::emit::{self, Outcome, Record};
 use crate::kernel::{offset, typed};
 use crate::maps::REPORTED;
@@ -34,7 +36,8 @@ pub struct Asked {
     target: u32,
     /// Why a denial of it falls.
     reason: Reason,
-    /// Only counted: a probe that the kernel itself does not audit, or a denial that was reported before.
+    /// Only counted: a probe that the kernel itself does not audit, a denial that was reported before, or what is allowed
+    /// without a grant.
     quiet: bool,
 }
 
@@ -52,38 +55,46 @@ fn enter_privileges<const N: usize>(ctx: &LsmContext) -> Entry {
     enter::<N>(ctx, Domain::Privilege, HAS_PRIVILEGES)
 }
 
-/// Counts a decision, reports a denial. The hook's verdict.
+/// Counts a decision, reports a denial and the first use of a grant. The hook's verdict.
 #[inline(always)]
 pub fn judge(subject: &Subject, hook: Hook, allowed: bool, asked: Asked) -> i32 {
     let Subject { label, policy, .. } = subject;
     if allowed {
         emit::decision(Domain::Privilege, Effect::Allow, policy.mode());
+        let used = UsedKey::privilege(asked.privilege.code(), asked.number);
+        if !asked.quiet && !activity::again(label.agent, PRIVILEGE, used) {
+            report(subject, hook, Effect::Allow, 0, Asked { reason: Reason::Rule, ..asked });
+        }
         return 0;
     }
     emit::decision(Domain::Privilege, Effect::Deny, policy.mode());
     let enforce = matches!(policy.mode(), Mode::Enforce);
     if !asked.quiet {
-        let errno = if enforce { EPERM } else { 0 };
-        let outcome =
-            Outcome { effect: Effect::Deny, mode: policy.mode(), generation: policy.generation, errno };
-        let length = size_of::<Record<PrivilegeBody>>();
-        let mut record = Record {
-            header: emit::header(Kind::Privilege, hook, length, label, outcome),
-            body: PrivilegeBody {
-                privilege: asked.privilege.code(),
-                reason: asked.reason.code() as u32,
-                number: asked.number,
-                target: asked.target,
-                uid: bpf_get_current_uid_gid() as u32,
-                ..PrivilegeBody::ZERO // 6.1 does not pad `comm`
-            },
-        };
-        // SAFETY: the helper writes at most 16 bytes.
-        unsafe { bpf_get_current_comm((&raw mut record.body.comm).cast(), 16) };
-        emit::record(outcome.ring(), label.agent, &record);
+        report(subject, hook, Effect::Deny, if enforce { EPERM } else { 0 }, asked);
         emit::denied(label.agent);
     }
     not_permitted(enforce)
+}
+
+#[inline(always)]
+fn report(subject: &Subject, hook: Hook, effect: Effect, errno: u16, asked: Asked) {
+    let Subject { label, policy, .. } = subject;
+    let outcome = Outcome { effect, mode: policy.mode(), generation: policy.generation, errno };
+    let length = size_of::<Record<PrivilegeBody>>();
+    let mut record = Record {
+        header: emit::header(Kind::Privilege, hook, length, label, outcome),
+        body: PrivilegeBody {
+            privilege: asked.privilege.code(),
+            reason: asked.reason.code() as u32,
+            number: asked.number,
+            target: asked.target,
+            uid: bpf_get_current_uid_gid() as u32,
+            ..PrivilegeBody::ZERO // 6.1 does not pad `comm`
+        },
+    };
+    // SAFETY: the helper writes at most 16 bytes.
+    unsafe { bpf_get_current_comm((&raw mut record.body.comm).cast(), 16) };
+    emit::record(outcome.ring(), label.agent, &record);
 }
 
 /// A hook about one privilege, whatever its arguments say.
@@ -119,8 +130,12 @@ pub fn privilege_capable(ctx: LsmContext) -> i32 {
     let made = unsafe { typed::<i32>(namespace, offset!(userns_level)) } > 0;
     let allowed = capability_granted(&subject.policy.table, subject.policy.class, number as u32, made);
     let mut asked = Asked::plain(Privilege::Capability, number as u32);
+    asked.quiet = options & NOAUDIT != 0;
     if !allowed {
-        asked.quiet = options & NOAUDIT != 0 || reported(&subject, number as u32);
+        asked.quiet |= reported(&subject, number as u32);
+    } else if made {
+        // By the grant of user namespaces, as a rule.
+        asked.quiet |= !capability_granted(&subject.policy.table, subject.policy.class, number as u32, false);
     }
     judge(&subject, Hook::LsmCapable, allowed, asked)
 }
@@ -349,7 +364,7 @@ pub fn privilege_ptrace(ctx: LsmContext) -> i32 {
     }
     let allowed = target_granted(&subject.policy.table, subject.policy.class, Privilege::Ptrace, own);
     let mut asked = aimed(Privilege::Ptrace, mode, tgid, own);
-    asked.quiet = mode & PTRACE_NOAUDIT != 0;
+    asked.quiet = mode & PTRACE_NOAUDIT != 0 || allowed && own;
     judge(&subject, Hook::LsmPtraceAccessCheck, allowed, asked)
 }
 
@@ -362,7 +377,8 @@ pub fn privilege_traceme(ctx: LsmContext) -> i32 {
         Entry::Judge(subject) => subject,
     };
     let allowed = target_granted(&subject.policy.table, subject.policy.class, Privilege::Ptrace, true);
-    judge(&subject, Hook::LsmPtraceTraceme, allowed, Asked::plain(Privilege::Ptrace, 0))
+    let asked = Asked { quiet: allowed, ..Asked::plain(Privilege::Ptrace, 0) };
+    judge(&subject, Hook::LsmPtraceTraceme, allowed, asked)
 }
 
 /// `int task_kill(struct task_struct *p, struct kernel_siginfo *info, int sig, const struct cred *cred)`: every signal
@@ -396,7 +412,9 @@ pub fn privilege_signal(ctx: LsmContext) -> i32 {
         return verdict;
     }
     let allowed = target_granted(&subject.policy.table, subject.policy.class, Privilege::Signal, own);
-    judge(&subject, Hook::LsmTaskKill, allowed, aimed(Privilege::Signal, signal as u32, tgid, own))
+    let mut asked = aimed(Privilege::Signal, signal as u32, tgid, own);
+    asked.quiet = allowed && own;
+    judge(&subject, Hook::LsmTaskKill, allowed, asked)
 }
 
 plain_hook!(

@@ -118,8 +118,7 @@ impl<'j> Replay<'j> {
                 return Ok(());
             }
         };
-        let repeats = event.file.as_ref().and_then(|file| file.repeats).unwrap_or(0);
-        let times = 1 + u64::from(repeats);
+        let times = event.times();
         self.asked += times;
         let exe = event.process.as_ref().and_then(|process| process.exe.as_deref()).and_then(escape::bytes);
         let denied_then = event.verdict.as_ref().is_some_and(|verdict| verdict.effect.as_str() != "allow");

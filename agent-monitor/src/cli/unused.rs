@@ -81,13 +81,15 @@ pub fn run(args: &UnusedArgs) -> anyhow::Result<ExitCode> {
         print(&text)?;
         for rule in left {
             eprintln!(
-                "agent-monitor: {} at {} shares its line or its list: take it out by hand",
-                rule.id, rule.source
+                "agent-monitor: {} ({}) at {} shares its line or its list: take it out by hand",
+                rule.id,
+                printable(&rule.what),
+                rule.source
             );
         }
     } else if args.json {
         let rows = unused.iter().map(|rule| Row {
-            rule: rule.id,
+            rule: &rule.id,
             source: rule.source.to_string(),
             grants: &rule.what,
         });
@@ -96,7 +98,7 @@ pub fn run(args: &UnusedArgs) -> anyhow::Result<ExitCode> {
     } else {
         let rows: Vec<_> = unused
             .iter()
-            .map(|rule| vec![rule.id.to_owned(), printable(&rule.what), rule.source.to_string()])
+            .map(|rule| vec![rule.id.to_string(), printable(&rule.what), rule.source.to_string()])
             .collect();
         print(&table::render(&rows))?;
         let of = usage.grants();
@@ -134,9 +136,12 @@ fn caveats(usage: &Usage<'_>, from: Option<Timestamp>) {
     if usage.lost > 0 {
         eprintln!("agent-monitor: {} events were lost, and a use may be among them", usage.lost);
     }
-    eprintln!(
-        "agent-monitor: privileges and socket kinds are not told when they are used, so nothing is said of them"
-    );
+    if usage.span.is_some() && !usage.lsm {
+        eprintln!(
+            "agent-monitor: no event comes from BPF LSM: what it alone judges (files, programs, Unix sockets, \
+             privileges, sockets of other families than IP) may be used without a word"
+        );
+    }
 }
 
 #[cfg(test)]

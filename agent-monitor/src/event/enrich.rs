@@ -170,6 +170,7 @@ impl Enricher {
                     family: body.family,
                     r#type: body.kind,
                     protocol: body.protocol,
+                    repeats: repeats(body.repeats),
                 });
             }
             Body::Syscall(body) => {
@@ -327,8 +328,12 @@ fn file(body: &FileBody, path: &[u8]) -> File<'static> {
             .map(|right| Cow::Borrowed(right.name()))
             .collect(),
         inode: (body.inode != 0).then_some(body.inode),
-        repeats: (body.repeats != 0).then_some(body.repeats),
+        repeats: repeats(body.repeats),
     }
+}
+
+fn repeats(count: u32) -> Option<u32> {
+    (count != 0).then_some(count)
 }
 
 fn privileged(body: &PrivilegeBody, privilege: privilege::Privilege) -> Privilege<'static> {
@@ -346,6 +351,7 @@ fn privileged(body: &PrivilegeBody, privilege: privilege::Privilege) -> Privileg
         },
         number,
         target: (body.target != 0).then_some(body.target),
+        repeats: repeats(body.repeats),
     }
 }
 

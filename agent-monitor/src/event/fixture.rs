@@ -108,7 +108,7 @@ pub(crate) fn full_event() -> Event<'static> {
             names: Some(15),
             odd: Some(10),
         }),
-        socket: Some(Socket { kind: "raw".into(), family: 2, r#type: 3, protocol: 1 }),
+        socket: Some(Socket { kind: "raw".into(), family: 2, r#type: 3, protocol: 1, repeats: Some(2) }),
         syscall: Some(Syscall { nr: 101, name: Some("ptrace".into()), compat: true, killed: true }),
         file: Some(File {
             path: Some("/etc/shadow".into()),
@@ -122,6 +122,7 @@ pub(crate) fn full_event() -> Event<'static> {
             name: Some("SIGKILL".into()),
             number: Some(9),
             target: Some(1),
+            repeats: Some(3),
         }),
         exec: Some(Exec { claimed: true, inode: 7 }),
         fork: Some(Fork { child: 6, label_lost: true }),

@@ -67,6 +67,18 @@ pub struct Event<'a> {
 }
 
 impl Event<'_> {
+    /// How many uses it tells of: one, and those of which it says that they are repeats.
+    #[must_use]
+    pub fn times(&self) -> u64 {
+        let repeats = self
+            .file
+            .as_ref()
+            .and_then(|file| file.repeats)
+            .or_else(|| self.socket.as_ref().and_then(|socket| socket.repeats))
+            .or_else(|| self.privilege.as_ref().and_then(|asked| asked.repeats));
+        1 + u64::from(repeats.unwrap_or(0))
+    }
+
     /// An event with no sections yet.
     #[must_use]
     pub fn new(id: Ulid, time: Timestamp, kind: EventType) -> Self {
@@ -278,6 +290,9 @@ pub struct Socket<'a> {
     pub r#type: u32,
     /// Protocol number.
     pub protocol: u32,
+    /// As of a file: this event tells of so many more sockets of the kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<u32>,
 }
 
 /// A listed system call.
@@ -329,6 +344,9 @@ pub struct Privilege<'a> {
     /// The process that it was aimed at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<u32>,
+    /// As of a file: this event tells of so many more uses of the grant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<u32>,
 }
 
 /// An exec; what runs now is in `process`.

@@ -8,9 +8,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use agent_monitor_common::activity::{MAX_USED, UsedKey};
+use agent_monitor_common::activity::{MAX_USED, PRIVILEGE, SOCKET_KIND, UsedKey};
 use agent_monitor_common::counters::Effect;
-use agent_monitor_common::event::{FileBody, Header};
+use agent_monitor_common::event::{FileBody, Header, Kind, PrivilegeBody, SocketBody};
+use agent_monitor_common::request::socket_kind;
 use agent_monitor_common::wire::Wire;
 
 use super::decode::{Body, Record};
@@ -52,14 +53,23 @@ impl Repeats {
 
     /// Remembers a record of a first use.
     pub fn note(&mut self, record: &Record<'_>, bytes: &[u8]) {
-        let Body::File { body, .. } = &record.body else { return };
-        if record.effect != Effect::Allow || body.object == 0 || body.repeats != 0 {
+        if record.effect != Effect::Allow {
             return;
         }
+        let (rights, object, repeats) = match &record.body {
+            Body::File { body, .. } if body.object != 0 => (body.rights, body.object, body.repeats),
+            Body::Privilege { body, .. } => {
+                (PRIVILEGE, UsedKey::privilege(body.privilege, body.number), body.repeats)
+            }
+            Body::Socket { body, .. } => match socket_kind(body.family, body.kind, body.protocol) {
+                Some(kind) => (SOCKET_KIND, u64::from(kind.code()), body.repeats),
+                None => return,
+            },
+            _ => return,
+        };
         // Evicted keys are dropped when counts are read; a flood of new ones between two readings is not remembered.
-        if self.known.len() < 2 * MAX_USED {
-            let key = UsedKey::new(record.header.agent, body.rights, body.object);
-            self.known.insert(key, (bytes.into(), 1));
+        if repeats == 0 && self.known.len() < 2 * MAX_USED {
+            self.known.insert(UsedKey::new(record.header.agent, rights, object), (bytes.into(), 1));
         }
     }
 
@@ -102,10 +112,23 @@ impl Repeats {
 /// The record of a first use, made the record of `count` repeats.
 fn repeated(first: &[u8], count: u64, time_ns: u64) -> Option<Vec<u8>> {
     let header = Header::read_from(first)?;
-    let (body, tail) = first.get(size_of::<Header>()..)?.split_at_checked(size_of::<FileBody>())?;
-    let body = FileBody { repeats: u32::try_from(count).unwrap_or(u32::MAX), ..FileBody::read_from(body)? };
+    let body = first.get(size_of::<Header>()..)?;
+    let repeats = u32::try_from(count).unwrap_or(u32::MAX);
+    let body = match Kind::from_code(header.kind)? {
+        Kind::File => changed::<FileBody>(body, |body| body.repeats = repeats),
+        Kind::Privilege => changed::<PrivilegeBody>(body, |body| body.repeats = repeats),
+        Kind::Socket => changed::<SocketBody>(body, |body| body.repeats = repeats),
+        _ => None,
+    }?;
     let header = Header { time_ns, tgid: 0, tid: 0, cgroup: 0, ..header };
-    Some([header.as_bytes(), body.as_bytes(), tail].concat())
+    Some([header.as_bytes(), &body].concat())
+}
+
+/// The body of a record with its tail, one thing of it changed.
+fn changed<B: Wire>(bytes: &[u8], change: impl FnOnce(&mut B)) -> Option<Vec<u8>> {
+    let mut body = B::read_from(bytes)?;
+    change(&mut body);
+    Some([body.as_bytes(), &bytes[size_of::<B>()..]].concat())
 }
 
 fn monotonic_ns() -> u64 {
@@ -119,7 +142,6 @@ mod tests {
 
     use super::*;
     use crate::event::decode::{build, decode};
-    use agent_monitor_common::event::Kind;
 
     #[derive(Clone, Default)]
     struct Counted(Arc<Mutex<HashMap<UsedKey, u64>>>);
@@ -165,6 +187,34 @@ mod tests {
         // A record of repeats is no first use.
         note(&mut repeats, bytes);
         assert_eq!(repeats.known.len(), 1);
+    }
+
+    #[test]
+    fn privileges_and_sockets_are_repeated_too() {
+        let header = Header { hook: 40, effect: 0, mode: 2, agent: 5, tgid: 9, tid: 9, ..Header::ZERO };
+        let privilege = PrivilegeBody { privilege: 0, number: 10, reason: 1, ..PrivilegeBody::ZERO };
+        let socket = SocketBody { family: 16, kind: 3, reason: 1, ..SocketBody::ZERO };
+        let first = [
+            build::record(Kind::Privilege, header, &privilege, &[]),
+            build::record(Kind::Socket, header, &socket, &[]),
+        ];
+        let counted = Counted::default();
+        let mut repeats = Repeats::new(counted.clone());
+        first.iter().for_each(|bytes| note(&mut repeats, bytes));
+        for (rights, object) in [(PRIVILEGE, 10), (SOCKET_KIND, 9)] {
+            counted.0.lock().unwrap().insert(UsedKey::new(5, rights, object), 8);
+        }
+        let records = repeats.due(Instant::now(), true, |_| true);
+        let mut told: Vec<(&str, u32)> = Vec::new();
+        for bytes in &records {
+            match decode(bytes).unwrap().body {
+                Body::Privilege { body, .. } => told.push(("privilege", body.repeats)),
+                Body::Socket { body, .. } => told.push(("socket", body.repeats)),
+                other => panic!("{other:?}"),
+            }
+        }
+        told.sort_unstable();
+        assert_eq!(told, [("privilege", 7), ("socket", 7)]);
     }
 
     #[test]

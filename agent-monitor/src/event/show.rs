@@ -103,9 +103,6 @@ fn details(event: &Event<'_>, out: &mut String) {
         if file.truncated {
             out.push_str(" …");
         }
-        if let Some(repeats) = file.repeats {
-            let _ = write!(out, ", {repeats} times more");
-        }
     }
     if let Some(asked) = &event.privilege {
         let _ = write!(out, " {}", asked.kind);
@@ -117,6 +114,10 @@ fn details(event: &Event<'_>, out: &mut String) {
         if let Some(target) = asked.target {
             let _ = write!(out, " on process {target}");
         }
+    }
+    let repeats = event.times() - 1;
+    if repeats > 0 {
+        let _ = write!(out, ", {repeats} times more");
     }
     if event.exec.is_some()
         && let Some(process) = &event.process
@@ -216,7 +217,10 @@ mod tests {
             name: Some("SIGKILL".into()),
             number: Some(9),
             target: Some(1),
+            repeats: None,
         });
         assert_eq!(line(&event, false), "00:00:00.000 privilege   sh[812] signal SIGKILL on process 1");
+        event.privilege.as_mut().unwrap().repeats = Some(7);
+        assert!(line(&event, false).ends_with("SIGKILL on process 1, 7 times more"));
     }
 }

@@ -4,14 +4,19 @@
 //! matches it, whatever program asked, for an event of a repeated use names the first program only; and a patch takes
 //! out whole lines that hold one rule each, so that what is left reads as before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
+use agent_monitor_common::privilege::{CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SETIDS, Privilege};
 use jiff::Timestamp;
 
-use super::judge::{self, Disagreement, Effect, Judge, Reason};
-use super::{ResolvedProfile, Source};
+use super::attribute;
+use super::compile::kernel_kind;
+use super::judge::{self, Disagreement, Effect, Judge, Reason, Request};
+use super::resolved::Targets;
+use super::{ResolvedProfile, Source, capabilities};
 use crate::event::model::{Event, VerdictEffect};
 
 /// What recorded events say of a profile's grants.
@@ -19,6 +24,10 @@ use crate::event::model::{Event, VerdictEffect};
 pub struct Usage<'j> {
     judge: &'j Judge,
     used: BTreeSet<String>,
+    /// Privileges and kinds of sockets that were used: several have one rule.
+    powers: HashSet<Request>,
+    /// BPF LSM told of something: where it does not work, what only it judges is used without a word.
+    pub lsm: bool,
     /// Allowed requests that were asked again, repeats included.
     pub requests: u64,
     /// The times of the first and the last event.
@@ -30,7 +39,7 @@ pub struct Usage<'j> {
 /// A grant that nothing exercised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unused<'p> {
-    pub id: &'p str,
+    pub id: Cow<'p, str>,
     pub source: &'p Source,
     /// What it grants, as it is written.
     pub what: String,
@@ -39,7 +48,15 @@ pub struct Unused<'p> {
 impl<'j> Usage<'j> {
     #[must_use]
     pub fn new(judge: &'j Judge) -> Self {
-        Usage { judge, used: BTreeSet::new(), requests: 0, span: None, lost: 0 }
+        Usage {
+            judge,
+            used: BTreeSet::new(),
+            powers: HashSet::new(),
+            lsm: false,
+            requests: 0,
+            span: None,
+            lost: 0,
+        }
     }
 
     /// Takes note of an event.
@@ -52,6 +69,7 @@ impl<'j> Usage<'j> {
         if let Some(loss) = &event.loss {
             self.lost += loss.lost;
         }
+        self.lsm |= event.verdict.as_ref().is_some_and(|verdict| verdict.mechanism.starts_with("lsm/"));
         // What a rule that is tried out would deny was granted by another one.
         let tried_out = match event.verdict.as_ref().map(|verdict| verdict.effect) {
             Some(VerdictEffect::Allow) => false,
@@ -59,12 +77,15 @@ impl<'j> Usage<'j> {
             _ => return Ok(()),
         };
         let Ok(request) = judge::of_event(event) else { return Ok(()) };
-        let repeats = event.file.as_ref().and_then(|file| file.repeats).unwrap_or(0);
         let answer = self.judge.ask(self.judge.class_of_event(event), &request)?;
         if tried_out && answer.reason != Reason::Audited {
             return Ok(());
         }
-        self.requests += 1 + u64::from(repeats);
+        self.requests += event.times();
+        if matches!(request, Request::Capability(_) | Request::Privilege { .. } | Request::Socket(_)) {
+            self.powers.insert(request);
+            return Ok(());
+        }
         // Also rules about other programs: one of them may have repeated it.
         let speaking =
             answer.others.into_iter().filter(|rule| rule.effect == Effect::Allow).map(|rule| rule.id);
@@ -75,10 +96,14 @@ impl<'j> Usage<'j> {
     /// The grants that no event exercised, in the order of the files.
     #[must_use]
     pub fn unused(&self) -> Vec<Unused<'j>> {
-        let mut unused: Vec<Unused<'j>> =
-            grants(self.judge.profile()).filter(|grant| !self.used.contains(grant.id)).collect();
+        let profile = self.judge.profile();
+        let rules = rules(profile).filter(|rule| !self.used.contains(&*rule.id));
+        let used = |power: &Power<'_>| power.by.iter().any(|request| self.powers.contains(request));
+        let powers = powers(profile).into_iter().filter(|power| !used(power)).map(|power| power.grant);
+        let mut unused: Vec<Unused<'j>> = rules.chain(powers).collect();
         unused.sort_by(|a, b| {
-            (&a.source.file, a.source.line, a.id).cmp(&(&b.source.file, b.source.line, b.id))
+            let key = |u: &Unused<'j>| (u.source.file.clone(), u.source.line, u.id.clone(), u.what.clone());
+            key(a).cmp(&key(b))
         });
         unused
     }
@@ -86,22 +111,85 @@ impl<'j> Usage<'j> {
     /// How many grants the profile has.
     #[must_use]
     pub fn grants(&self) -> usize {
-        grants(self.judge.profile()).count()
+        let profile = self.judge.profile();
+        rules(profile).count() + powers(profile).len()
     }
 }
 
-fn grants(profile: &ResolvedProfile) -> impl Iterator<Item = Unused<'_>> {
+/// Rules that grant.
+fn rules(profile: &ResolvedProfile) -> impl Iterator<Item = Unused<'_>> {
     let files = profile.filesystem.iter().flat_map(|files| files.read.iter().chain(&files.write));
     let exec = profile.exec.iter().flat_map(|exec| &exec.allow);
     let unix = profile.unix.iter().flat_map(|unix| &unix.allow);
     let paths = files.chain(exec).chain(unix);
-    let paths = paths.map(|rule| Unused { id: &rule.id, source: &rule.source, what: rule.glob.clone() });
+    let unused = |id, source, what| Unused { id: Cow::<str>::Borrowed(id), source, what };
+    let paths = paths.map(move |rule| unused(&rule.id, &rule.source, rule.glob.clone()));
     let network = profile.network.allow.iter().chain(&profile.network.listen);
-    paths.chain(network.map(|rule| {
+    paths.chain(network.map(move |rule| {
         let nets = rule.nets.iter().map(ToString::to_string);
         let to: Vec<String> = nets.chain(rule.hosts.iter().map(ToString::to_string)).collect();
-        Unused { id: &rule.id, source: &rule.source, what: to.join(", ") }
+        unused(&rule.id, &rule.source, to.join(", "))
     }))
+}
+
+/// A privilege or a kind of socket that is granted, and the requests that exercise it.
+struct Power<'p> {
+    grant: Unused<'p>,
+    by: Vec<Request>,
+}
+
+/// What a profile grants beyond rules. What it leaves out and its agents may do all the same is no grant.
+fn powers(profile: &ResolvedProfile) -> Vec<Power<'_>> {
+    let mut powers = Vec::new();
+    let bits = |mask: u64| (0..64).filter(move |bit| mask >> bit & 1 == 1).map(Request::Capability);
+    let mut privilege = |kind: Privilege, what: &str, by: Vec<Request>| {
+        if let Some((id, source)) = attribute::privilege(profile, kind) {
+            powers.push(Power { grant: Unused { id: id.into(), source, what: what.to_owned() }, by });
+        }
+    };
+    if let Some(section) = &profile.privileges {
+        let mut named = section.capabilities;
+        if named == u64::MAX {
+            privilege(Privilege::Capability, capabilities::ANY, bits(named).collect());
+            named = 0;
+        }
+        for (number, name) in capabilities::NAMES.iter().enumerate() {
+            let mask = 1 << number;
+            if named & mask != 0 {
+                // The one includes the other, as in the image.
+                let also = if mask == CAP_DAC_OVERRIDE { CAP_DAC_READ_SEARCH } else { 0 };
+                privilege(Privilege::Capability, name, bits(mask | also).collect());
+            }
+        }
+        for &kind in Privilege::ALL {
+            let written = match kind {
+                Privilege::Capability => false,
+                Privilege::Setuid => section.setuid.value,
+                Privilege::UserNamespace => section.user_namespaces.value,
+                // Its own processes are an agent's without a word.
+                Privilege::Ptrace => section.ptrace.value == Targets::Any,
+                Privilege::Signal => section.signals.value == Targets::Any,
+                Privilege::Mount => section.mounts.value,
+                Privilege::Module => section.modules.value,
+                Privilege::Bpf => section.bpf.value,
+                Privilege::Perf => section.perf.value,
+                Privilege::IoUring => section.io_uring.value,
+            };
+            if written {
+                let mut by = vec![Request::Privilege { privilege: kind, own: false }];
+                if matches!(kind, Privilege::Setuid) {
+                    by.extend(bits(CAP_SETIDS));
+                }
+                privilege(kind, kind.name(), by);
+            }
+        }
+    }
+    for kind in profile.network.sockets.iter() {
+        let found = attribute::socket(profile, kernel_kind(kind));
+        let grant = Unused { id: found.id, source: found.source, what: kind.as_str().to_owned() };
+        powers.push(Power { grant, by: vec![Request::Socket(kernel_kind(kind))] });
+    }
+    powers
 }
 
 /// A patch that takes the rules out of their files, and those that it can't take out: they share a line with something
@@ -243,7 +331,7 @@ files:
         }
         assert_eq!((usage.requests, usage.grants()), (8, 10));
         let unused = usage.unused();
-        let ids: Vec<&str> = unused.iter().map(|rule| rule.id).collect();
+        let ids: Vec<&str> = unused.iter().map(|rule| &*rule.id).collect();
         assert_eq!(
             ids,
             [
@@ -277,10 +365,65 @@ files:
 "
         );
         // Two on one line, one on two lines, one that is its list's last.
-        let left: Vec<&str> = left.iter().map(|rule| rule.id).collect();
+        let left: Vec<&str> = left.iter().map(|rule| &*rule.id).collect();
         assert_eq!(
             left,
             ["p:network.listen[0]", "p:network.listen[1]", "p:files.read[3]", "p:files.write[0]"]
         );
+    }
+
+    const POWERS: &str = "\
+version: 1
+name: p
+mode: enforce
+network:
+  sockets: [raw, netlink]
+privileges:
+  capabilities: [chown, dac_override, net_raw]
+  setuid: true
+  ptrace: any
+  signals: own
+  bpf: true
+";
+
+    #[test]
+    fn privileges_and_kinds_of_sockets_are_grants_of_their_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("p.yaml");
+        std::fs::write(&file, POWERS).unwrap();
+        let judge = Judge::new(load_profile(&file, &[]).unwrap().profile).unwrap();
+        let unused = |events: &[serde_json::Value]| {
+            let mut usage = Usage::new(&judge);
+            for json in events {
+                usage.event(&event(json.clone())).unwrap();
+            }
+            let rows = usage.unused();
+            let text: Vec<String> =
+                rows.iter().map(|row| format!("{}:{} {}", row.source.line, row.id, row.what)).collect();
+            (text, usage.grants(), usage.requests)
+        };
+        let all = [
+            "4:p:network.sockets netlink",
+            "4:p:network.sockets raw",
+            "6:p:privileges.capabilities chown",
+            "6:p:privileges.capabilities dac_override",
+            "6:p:privileges.capabilities net_raw",
+            "8:p:privileges.setuid setuid",
+            "9:p:privileges.ptrace ptrace",
+            "11:p:privileges.bpf bpf",
+        ];
+        let (text, grants, requests) = unused(&[]);
+        assert_eq!((text.as_slice(), grants, requests), (all.map(str::to_owned).as_slice(), 8, 0));
+        let privilege = |kind: &str, number: Option<u32>| serde_json::json!({ "type": "privilege", "privilege": { "kind": kind, "number": number } });
+        let (text, _, requests) = unused(&[
+            privilege("bpf", Some(5)),
+            // Includes: `dac_override` the capability 2, `setuid` the capability 7.
+            privilege("capability", Some(2)),
+            privilege("capability", Some(7)),
+            serde_json::json!({ "type": "socket",
+                "socket": { "kind": "netlink", "family": 16, "type": 3, "protocol": 0, "repeats": 4 } }),
+        ]);
+        let left = [all[1], all[2], all[4], all[6]];
+        assert_eq!((text.as_slice(), requests), (left.map(str::to_owned).as_slice(), 8));
     }
 }

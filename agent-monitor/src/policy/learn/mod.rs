@@ -151,9 +151,8 @@ impl Observations {
                 return;
             }
         };
-        let repeats = event.file.as_ref().and_then(|file| file.repeats).unwrap_or(0);
         let seen = Seen {
-            times: 1 + u64::from(repeats),
+            times: event.times(),
             first: event.time.0,
             last: event.time.0,
             runs: BTreeSet::from([self.runs]),
