@@ -28,5 +28,6 @@ pub mod wire;
 
 /// Version of everything in this crate that crosses the boundary: records, map values, image layout.
 ///
-/// The daemon refuses an object that carries another one.
+/// The daemon refuses an object that carries another one, and pins of another one. A record, a label or an agent's entry
+/// that grows at its end, where zero means what its absence meant, is no other version.
 pub const ABI_VERSION: u32 = 2;

@@ -22,8 +22,10 @@ use crate::trial;
 
 const DENIED: &str = "127.0.0.7:18080";
 const GRANTED: &str = "127.0.0.1:18080";
-/// Words of a note: where the digest of the object and the version of the records are, and its size.
+/// Words of a note: where the version of the records, the size of a label and the digest of the object are, and its own
+/// size.
 const NOTE_ABI: usize = 1;
+const NOTE_LABEL_SIZE: usize = 2;
 const NOTE_OBJECT: usize = 5;
 const NOTE_WORDS: usize = 32 + 64 * 64;
 
@@ -374,9 +376,10 @@ fn grown() -> Result<()> {
         let before = daemon.status()?;
         kill(&mut daemon)?;
         relabel(&daemon, &[&agent, &granted], length)?;
-        change_note(&daemon, NOTE_OBJECT)?;
+        // It only has to be another one.
+        change_note(&daemon, NOTE_LABEL_SIZE)?;
         daemon.launch()?;
-        ensure!(daemon.log().contains("another build of the programs"), "{}", daemon.log());
+        ensure!(daemon.log().contains("other sizes of labels"), "{}", daemon.log());
         ensure!(connects(&mut agent)? == unreachable() && connects(&mut granted)? == "connected", "{length}");
         let after = daemon.status()?;
         for agent in 0..2 {

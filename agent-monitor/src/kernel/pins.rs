@@ -136,7 +136,7 @@ impl Pins {
         if differs.is_empty() {
             return Ok(Plan::Adopt(old, Box::new(note)));
         }
-        if note.identity.abi != identity.abi || note.identity.sizes != identity.sizes {
+        if !note.identity.can_be_read_by(identity) {
             let why = format!("it was made for other maps ({})", differs.join(", "));
             return Err(self.incompatible(why));
         }
@@ -316,6 +316,12 @@ impl Identity {
             verdict_ring: u64::from(verdict_ring.unwrap_or(0)),
             cgroup,
         }
+    }
+
+    /// Whether a transfer reads what was made so. Labels and agents may have another length: see [`super::records`].
+    fn can_be_read_by(&self, other: &Self) -> bool {
+        let [_, _, image] = self.sizes;
+        self.abi == other.abi && image == other.sizes[2]
     }
 
     fn differs_from(&self, other: &Self) -> Vec<String> {
@@ -634,6 +640,20 @@ mod tests {
             layout.differs_from(&identity()),
             ["another layout of the kernel's structs", "another governed cgroup"]
         );
+    }
+
+    #[test]
+    fn records_of_another_length_can_be_read_and_other_images_and_versions_not() {
+        let mut older = identity();
+        older.sizes[0] -= 8;
+        older.sizes[1] += 8;
+        assert!(older.can_be_read_by(&identity()) && identity().can_be_read_by(&older));
+        assert_eq!(older.differs_from(&identity()), ["other sizes of labels, agents or images"]);
+        let mut image = identity();
+        image.sizes[2] += 1;
+        let mut version = identity();
+        version.abi += 1;
+        assert!(!image.can_be_read_by(&identity()) && !version.can_be_read_by(&identity()));
     }
 
     #[test]
