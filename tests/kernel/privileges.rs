@@ -539,6 +539,7 @@ pub fn trials() -> Vec<Trial> {
         lab::test("privileges_are_not_judged_without_a_section", not_judged),
         lab::test("a_capability_that_is_asked_for_again_and_again_is_one_record", one_record),
         lab::test("what_the_kernel_does_not_audit_is_counted_and_no_event", probes),
+        lab::test("a_probe_hides_no_denial_behind_it", probe_then_use),
         lab::test("a_granted_perfmon_looks_into_others_from_6_15_on", perfmon_looks_into_others),
         lab::test("a_module_that_would_be_loaded_is_denied_unless_granted", module_request),
         lab::test("a_kernel_with_bpf_lsm_has_no_gap_for_privileges", no_gap),
@@ -669,6 +670,36 @@ fn probes(lab: &mut Lab) -> Result<Completion> {
     })?;
     ensure!(run.attempt.is_ok() && run.denials == 0 && run.records.is_empty(), "{}", run.describe());
     ensure!(lab.monitor()?.decisions()[cell] > before, "the probe was not counted");
+    victim.end();
+    Ok(Completion::Completed)
+}
+
+/// The kernel only wants to know of a capability, and then it is to be used: the first is no time that was told.
+fn probe_then_use(lab: &mut Lab) -> Result<Completion> {
+    const SYS_PTRACE: u32 = 19;
+    if let Some(blind) = blind(lab)? {
+        return Ok(blind);
+    }
+    // Another user's, so that it takes the capability.
+    let mut victim = Child::spawn(&lab.world.outside, |stage| {
+        become_user()?;
+        stage.pause()
+    })?;
+    victim.paused()?;
+    let pid = victim.pid().cast_signed();
+    let run = lab.attack(&profile(""), move |stage| {
+        stage.pause()?;
+        ok("stat", fs::read(format!("/proc/{pid}/stat")))?;
+        match trace(pid) {
+            Err(failure) if failure.errno == libc::EPERM => Ok(()),
+            other => Err(Failure::new(format!("the attach ended with {other:?}"), 0)),
+        }
+    })?;
+    let told = run.records.iter().any(|record| {
+        matches!(&record.body, Body::Privilege(body)
+            if body.privilege == Privilege::Capability.code() && body.number == SYS_PTRACE)
+    });
+    ensure!(run.attempt.is_ok() && told, "{}", run.describe());
     victim.end();
     Ok(Completion::Completed)
 }

@@ -131,11 +131,13 @@ pub fn privilege_capable(ctx: LsmContext) -> i32 {
     let allowed = capability_granted(&subject.policy.table, subject.policy.class, number as u32, made);
     let mut asked = Asked::plain(Privilege::Capability, number as u32);
     asked.quiet = options & NOAUDIT != 0;
-    if !allowed {
-        asked.quiet |= reported(&subject, number as u32);
+    if asked.quiet {
+        // A probe is no first time.
+    } else if !allowed {
+        asked.quiet = reported(&subject, number as u32);
     } else if made {
         // By the grant of user namespaces, as a rule.
-        asked.quiet |= !capability_granted(&subject.policy.table, subject.policy.class, number as u32, false);
+        asked.quiet = !capability_granted(&subject.policy.table, subject.policy.class, number as u32, false);
     }
     judge(&subject, Hook::LsmCapable, allowed, asked)
 }

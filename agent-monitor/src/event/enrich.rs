@@ -285,7 +285,7 @@ impl Enricher {
                 (kind, question, reason.name())
             }
             Body::Privilege { privilege, reason, .. } => {
-                let by_rule = matches!(reason, Reason::Default | Reason::Outside);
+                let by_rule = matches!(reason, Reason::Default | Reason::Outside | Reason::Rule);
                 (EventType::Privilege, by_rule.then_some(Question::Privilege(privilege)), reason.name())
             }
             Body::Exec { .. } => return (EventType::Exec, None),
@@ -366,7 +366,8 @@ mod tests {
     use super::*;
     use crate::event::decode::{build, decode};
     use crate::event::fixture::profile;
-    use agent_monitor_common::event::{ExecBody, ExitBody, Header, Kind, SyscallBody};
+    use crate::policy::resolved::{PrivilegesPolicy, ResolvedProfile};
+    use agent_monitor_common::event::{ExecBody, ExitBody, Header, Kind, SocketBody, SyscallBody};
     use std::path::Path;
 
     const HEADER: Header = Header {
@@ -384,8 +385,12 @@ mod tests {
     };
 
     fn enricher() -> Enricher {
+        enricher_of(profile("coding-agent"))
+    }
+
+    fn enricher_of(profile: Arc<ResolvedProfile>) -> Enricher {
         let generations = Arc::new(Generations::default());
-        generations.install(2, profile("coding-agent"), || Ok::<_, ()>(3)).unwrap();
+        generations.install(2, profile, || Ok::<_, ()>(3)).unwrap();
         let processes = Processes::new(Path::new("/nowhere"), Path::new("/nowhere"));
         let mut enricher = Enricher::new(processes, Arc::new(Registry::default()), generations);
         enricher.begin_batch();
@@ -518,6 +523,29 @@ mod tests {
         );
         assert_eq!((event.kind, asked.target), (EventType::Privilege, None));
         assert_eq!(event.verdict.unwrap().reason, "default-deny");
+    }
+
+    #[test]
+    fn the_first_use_of_a_grant_names_the_key_that_grants_it() {
+        let mut profile = (*profile("coding-agent")).clone();
+        profile.privileges = Some(PrivilegesPolicy::nothing(profile.network.source.clone()));
+        let profile = Arc::new(profile);
+        let rule = u32::from(Reason::Rule.code());
+        let granted = Header { effect: Effect::Allow.code(), errno: 0, ..HEADER };
+        let number = privilege::Privilege::Capability.code();
+        let capability = PrivilegeBody { privilege: number, number: 21, reason: rule, ..PrivilegeBody::ZERO };
+        let raw = SocketBody { family: 2, kind: 3, protocol: 1, reason: rule, ..SocketBody::ZERO };
+        for (bytes, key) in [
+            (
+                build::record(Kind::Privilege, granted, &capability, &[]),
+                "coding-agent:privileges.capabilities",
+            ),
+            (build::record(Kind::Socket, granted, &raw, &[]), "coding-agent:network.sockets"),
+        ] {
+            let verdict = event(&mut enricher_of(Arc::clone(&profile)), &bytes).1.verdict.unwrap();
+            assert_eq!((verdict.effect.as_str(), verdict.errno.as_deref()), ("allow", None));
+            assert_eq!((&*verdict.reason, verdict.rule.as_deref()), ("rule", Some(key)));
+        }
     }
 
     #[test]
