@@ -27,6 +27,9 @@ const EVENTS: &str = "/var/log/agent-monitor/events.jsonl";
 pub const ARRIVED: &str = "/run/arrived";
 /// Output of the last attempt.
 pub const OUT: &str = "/run/out";
+/// The profile whose agents are attacked, and beside it one that holds more than the shipped one does.
+pub const SHIPPED: &str = "guest";
+const STRICT: &str = "guest-strict";
 /// What governs the agents: the name of one of `profiles/`.
 static PROFILE: OnceLock<String> = OnceLock::new();
 pub const HOME: &str = "/home/dev";
@@ -68,6 +71,8 @@ static DAEMON: Mutex<Option<(Child, Child)>> = Mutex::new(None);
 pub enum Who {
     Dev,
     Root,
+    /// The same user as `Dev`, under the strict profile.
+    StrictDev,
 }
 
 /// Makes all of it, with `profile` in force. Once.
@@ -102,7 +107,9 @@ pub fn set_up(profile: &str) -> Result<()> {
     for entry in fs::read_dir(std::env::var("AGENT_MONITOR_POLICIES").context("AGENT_MONITOR_POLICIES")?)? {
         let entry = entry?;
         if entry.file_type()?.is_file() {
-            let directory = if entry.file_name() == *format!("{profile}.yaml") { PROFILES } else { BASES };
+            let is = |name: &str| entry.file_name() == *format!("{name}.yaml");
+            let in_force = is(profile) || profile == SHIPPED && is(STRICT);
+            let directory = if in_force { PROFILES } else { BASES };
             fs::copy(entry.path(), Path::new(directory).join(entry.file_name()))?;
         }
     }
@@ -243,8 +250,8 @@ fn kept(output: Output) -> Result<Output> {
 
 fn governed(who: Who) -> Command {
     let mut command = Command::new(BINARY);
-    command.args(["run", "--profile", profile()]);
-    if who == Who::Dev {
+    command.args(["run", "--profile", if who == Who::StrictDev { STRICT } else { profile() }]);
+    if who != Who::Root {
         command.args(["--user", "dev"]);
     }
     command.arg("--");
@@ -253,7 +260,7 @@ fn governed(who: Who) -> Command {
 
 fn ungoverned(who: Who) -> Command {
     let mut command = Command::new("env");
-    if who == Who::Dev {
+    if who != Who::Root {
         command.uid(DEV).gid(DEV);
     }
     command

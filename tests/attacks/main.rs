@@ -1,12 +1,14 @@
 //! A developer's profile against attackers and against honest work: scenarios as scripts of real tools, run by
 //! `agent-monitor run` under the real daemon, on a guest with a developer's machine in it.
 //!
-//! Run by `cargo xtask vm --attacks`, and so by `cargo xtask test`. It overwrites what a machine has, so it refuses to run anywhere else. Attacks carry
-//! the ids `A01` … of the scenarios and have a twin each ([`attack`]); honest work carries `B01` … ([`benign`]).
+//! Run by `cargo xtask vm --attacks`, and so by `cargo xtask test`. It overwrites what a machine has, so it refuses to
+//! run anywhere else. Attacks carry the ids `A01` … of the scenarios and have a twin each ([`attack`]); honest work
+//! carries `B01` … ([`benign`]).
 //!
 //! The profile is the shipped `coding-agent` with the shipped `base`; `profiles/guest.yaml` only says where the guest's
-//! workspace lies. With `--real-agent NAME` it is a real agent that works and attacks ([`session`]), under its own profile; run
-//! by `cargo xtask e2e-agents`. Not run: A11's `git config` (git must write its own configuration, and what it names runs later).
+//! workspace lies. Beside it is `profiles/guest-strict.yaml`, for what the shipped one leaves open: A11's `git config`,
+//! for git must write its own configuration, and what that names runs later. With `--real-agent NAME` it is a real agent
+//! that works and attacks ([`session`]), under its own profile; run by `cargo xtask e2e-agents`.
 
 mod attack;
 mod benign;
@@ -53,7 +55,7 @@ fn main() {
         std::process::exit(1);
     }
     if !arguments.list
-        && let Err(error) = guest::set_up(agent.map_or("guest", |agent| agent.profile))
+        && let Err(error) = guest::set_up(agent.map_or(guest::SHIPPED, |agent| agent.profile))
     {
         eprintln!("the stage can't be set: {error:#}\n{}", guest::log_tail());
         std::process::exit(1);

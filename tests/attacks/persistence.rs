@@ -118,6 +118,24 @@ rm -rf .git/hooks; ln -s ../made .git/hooks; ln -s ../made two; mv two .git/hook
         ],
     },
     Attack {
+        name: "A11_a_strict_profile_holds_the_configuration_too",
+        who: Who::StrictDev,
+        before: "",
+        script: r#"
+git config core.fsmonitor 'echo pwned; false'
+git config --worktree core.hooksPath /home/dev/work/pwned
+printf '[core]\n\tsshCommand = echo pwned\n' >>.git/config
+printf '[alias]\n\tst = !echo pwned\n' >new && mv new .git/config
+printf '[alias]\n\tst = !echo pwned\n' >new && ln -sf ../new .git/config
+mv .git old && cp -r old .git && printf '[alias]\n\tst = !echo pwned\n' >>.git/config"#,
+        harm: Harm::Written("pwned", &["/home/dev/work/.git/config"]),
+        told: &[
+            &["/home/dev/work/.git/config.lock", "lsm/path_mknod", "\"EACCES\"", "guest-strict:files.deny["],
+            &["/home/dev/work/.git/config", "lsm/file_open", "\"EACCES\"", "guest-strict:files.deny["],
+            &["/home/dev/work/.git", "lsm/path_rename", "\"EACCES\""],
+        ],
+    },
+    Attack {
         name: "A18_no_timer_service_or_desktop_entry_is_left",
         who: Who::Dev,
         before: "rm -f /var/spool/cron/crontabs/dev",
