@@ -65,9 +65,7 @@ pub(super) fn take_over(kernel: &mut Kernel, old: &Set) -> Result<(), TransferEr
     let map = |name: &str| MapData::from_pin(old.map(name));
     let profiles: Array<MapData, u64> = Map::from_map_data(map("PROFILES")?)?.try_into()?;
     let labels = Records::<Label>::open(&old.map("LABELS")).map_err(unread("labels"))?;
-    let agents = Records::<AgentState>::open(&old.map("AGENTS"))
-        .and_then(|agents| agents.all())
-        .map_err(unread("agents"))?;
+    let agents = Records::<AgentState>::open(&old.map("AGENTS")).map_err(unread("agents"))?;
     let next: Array<MapData, u64> = Map::from_map_data(map("NEXT_AGENT")?)?.try_into()?;
     let (images, bits) = (map("IMAGES")?, map("LABEL_BITS")?);
     let marks = marks_of(old)?;
@@ -75,7 +73,7 @@ pub(super) fn take_over(kernel: &mut Kernel, old: &Set) -> Result<(), TransferEr
     adopt_names(kernel, old)?;
     kernel.set_next_claimed(next.get(&0, 0)?.wrapping_add(KEY_MARGIN))?;
     let counted = allowed_by_labels(labels.all().map_err(unread("labels"))?.into_values());
-    for (&key, &state) in &agents {
+    for (key, state) in agents.all().map_err(unread("agents"))? {
         // The iterator counts its processes again, and their new labels count from nothing.
         let allowed = state.allowed + counted.get(&key).copied().unwrap_or(0);
         kernel.maps.agents.insert(key, AgentPod(AgentState { live: 0, allowed, ..state }), 0)?;
@@ -109,7 +107,8 @@ pub(super) fn take_over(kernel: &mut Kernel, old: &Set) -> Result<(), TransferEr
         kernel.set_syscall_hook(true)?;
     }
     copy_labels(kernel, &labels, &bits)?;
-    for key in agents.into_keys() {
+    // Read again: the old exec hook may have made more.
+    for key in agents.all().map_err(unread("agents"))?.into_keys() {
         kernel.label_sockets(key)?;
     }
     Ok(())

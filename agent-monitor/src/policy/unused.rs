@@ -270,6 +270,8 @@ fn unified(file: &Path, lines: &[&str], out: &BTreeSet<usize>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::policy::load_profile;
 
@@ -296,6 +298,15 @@ files:
     - /never
 ";
 
+    /// A profile in a file, which is there as long as its directory.
+    fn written(text: &str) -> (tempfile::TempDir, PathBuf, Judge) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("p.yaml");
+        std::fs::write(&file, text).unwrap();
+        let judge = Judge::new(load_profile(&file, &[]).unwrap().profile).unwrap();
+        (directory, file, judge)
+    }
+
     fn event(json: serde_json::Value) -> Event<'static> {
         let mut whole = serde_json::json!({
             "schema": "agent-monitor.event/1", "id": "01M82BSFQMEB6WTZJZQPGNK0V7", "time": "2026-11-22T19:30:08Z",
@@ -310,10 +321,7 @@ files:
 
     #[test]
     fn what_no_allowed_request_matches_is_unused_and_taken_out_where_it_stands_alone() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("p.yaml");
-        std::fs::write(&file, PROFILE).unwrap();
-        let judge = Judge::new(load_profile(&file, &[]).unwrap().profile).unwrap();
+        let (_directory, file, judge) = written(PROFILE);
         let mut usage = Usage::new(&judge);
         let named = serde_json::json!({ "effect": "allow", "mode": "enforce", "reason": "name", "mechanism": "x", "generation": 1 });
         let net = |address: &str| serde_json::json!({ "direction": "out", "address": address, "port": 443, "protocol": "tcp", "host": "api.example.com" });
@@ -388,10 +396,7 @@ privileges:
 
     #[test]
     fn privileges_and_kinds_of_sockets_are_grants_of_their_own() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("p.yaml");
-        std::fs::write(&file, POWERS).unwrap();
-        let judge = Judge::new(load_profile(&file, &[]).unwrap().profile).unwrap();
+        let (_directory, _, judge) = written(POWERS);
         let unused = |events: &[serde_json::Value]| {
             let mut usage = Usage::new(&judge);
             for json in events {
