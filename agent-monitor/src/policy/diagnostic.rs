@@ -12,6 +12,7 @@ use std::sync::Arc;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
+use super::at_once;
 use super::resolved::Source;
 use super::source::{SourceFile, Span};
 
@@ -330,10 +331,13 @@ impl fmt::Display for ProfileErrors {
 
 impl std::error::Error for ProfileErrors {}
 
+/// Diagnostics whose text one thread makes.
+const FEW: usize = 32;
+
 /// All of `diagnostics` in text form, an empty line between them.
 #[must_use]
 pub fn render_all(diagnostics: &[Diagnostic], colour: bool) -> String {
-    diagnostics.iter().map(|diagnostic| diagnostic.render(colour)).collect::<Vec<_>>().join("\n")
+    at_once::map(diagnostics, FEW, |diagnostic| diagnostic.render(colour)).join("\n")
 }
 
 /// One diagnostic as `check --format json` prints it.

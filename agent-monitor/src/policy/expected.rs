@@ -161,13 +161,6 @@ fn kind_of_type(name: &str) -> &str {
 
 /// Whether a value is of a type that the schema takes.
 pub fn accepts(schema: &Json, value: &Value) -> bool {
-    let mut types = words(schema.get("type"));
-    if types.is_empty() && !choices(schema).is_empty() {
-        types.push("string");
-    }
-    if types.is_empty() {
-        return schema == &Json::Bool(true);
-    }
     let name = match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
@@ -177,5 +170,10 @@ pub fn accepts(schema: &Json, value: &Value) -> bool {
         Value::List(_) => "array",
         Value::Map(_) => "object",
     };
-    types.contains(&name)
+    match schema.get("type") {
+        Some(Json::String(only)) => only == name,
+        Some(Json::Array(types)) => types.iter().any(|one| one == name),
+        _ if !choices(schema).is_empty() => name == "string",
+        _ => schema == &Json::Bool(true),
+    }
 }

@@ -11,11 +11,10 @@
 //! which add up. A base reached by two ways counts once.
 
 use std::collections::HashMap;
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 
+use super::at_once;
 use super::check::{FileProfile, check_file};
 use super::diagnostic::{Code, Diagnostic, MAX_REPORTED, ProfileErrors, Severity, nearest, quoted};
 use super::hosts_from::Host;
@@ -121,14 +120,8 @@ pub fn check_profile_while<R>(
     check(&Host::this(), path, search, |chain, profile| {
         let done = || profile.map(meanwhile);
         let Some(chain) = chain else { return (Vec::new(), done()) };
-        thread::scope(|scope| match thread::Builder::new().spawn_scoped(scope, || chain.remarks()) {
-            Ok(thread) => {
-                let done = done();
-                (thread.join().unwrap_or_else(|panic| resume_unwind(panic)), done)
-            }
-            // It takes longer by one alone.
-            Err(_) => (chain.remarks(), done()),
-        })
+        let (done, remarks) = at_once::both(done, || chain.remarks());
+        (remarks, done)
     })
 }
 

@@ -6,6 +6,7 @@
 //! that leaves this module is complete and free of errors, and a profile with
 //! errors reports all of them at once, each with its place in the file.
 
+mod at_once;
 pub mod attribute;
 pub mod blast_radius;
 pub mod capabilities;

@@ -15,6 +15,9 @@
 //! A glob matches a whole path, or, where it begins with `@`, the whole abstract name of a socket. Paths are bytes to the kernel, so `?` is a byte: a letter outside ASCII takes two to
 //! four. What must stay true: an alternative costs states, not copies of what follows it.
 
+use foldhash::{HashMap, HashMapExt};
+use smallvec::SmallVec;
+
 /// What is wrong with a glob. Positions count bytes from 0.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GlobError {
@@ -83,16 +86,22 @@ impl Bytes {
         Bytes(std::array::from_fn(|i| self.0[i] | other.0[i]))
     }
 
+    /// The lowest; 0 of none.
+    fn first(&self) -> u8 {
+        let word = (0_u8..).zip(self.0).find(|&(_, word)| word != 0);
+        word.map_or(0, |(at, word)| at << 6 | word.trailing_zeros() as u8)
+    }
+
     pub(super) fn has(&self, byte: u8) -> bool {
         self.0[usize::from(byte >> 6)] >> (byte & 63) & 1 == 1
     }
 }
 
-/// One node of the automaton.
+/// One node of the automaton. Most are a letter of a name, with one way on.
 #[derive(Debug, Default)]
 pub(super) struct Node {
     /// Reading a byte of the set leads there.
-    pub(super) edges: Vec<(Bytes, u32)>,
+    pub(super) edges: SmallVec<[(Bytes, u32); 1]>,
     /// Nothing is read on the way there.
     pub(super) silent: Vec<u32>,
     /// The answers for a path that ends here, as bits; 0: none.
@@ -103,11 +112,14 @@ pub(super) struct Node {
 #[derive(Debug)]
 pub(super) struct Nfa {
     pub(super) nodes: Vec<Node>,
+    /// Where a byte leads from a node that one text alone leads to, as that of another glob's beginning did: globs share
+    /// the nodes of the text that they begin with.
+    letters: HashMap<(u32, u8), u32>,
 }
 
 impl Nfa {
     pub(super) fn new() -> Self {
-        Nfa { nodes: vec![Node::default()] }
+        Nfa { nodes: vec![Node::default()], letters: HashMap::new() }
     }
 
     /// Adds a glob whose paths have the answers `accept` (bits, not 0).
@@ -122,11 +134,14 @@ impl Nfa {
         if glob.starts_with('~') {
             return Err(GlobError::Home);
         }
-        let begin = self.node();
+        // Paths begin with `/`, abstract names of sockets with `@`.
+        let literal = glob.starts_with(['/', '@']);
+        let begin = if literal { 0 } else { self.node() };
         let mut reader = Reader {
             nfa: self,
             glob: glob.as_bytes(),
             at: 0,
+            literal,
             above,
             named: false,
             floats: false,
@@ -136,14 +151,16 @@ impl Nfa {
         for end in ends.both() {
             self.nodes[end as usize].accept |= accept;
         }
-        // Paths begin with `/`, abstract names of sockets with `@`; a `**` in front stands for one of paths only.
-        let first = if glob.starts_with('@') { b'@' } else { b'/' };
+        if literal {
+            return Ok(());
+        }
+        // A `**` in front stands for a path.
         let edges = self.closure(&[begin]).into_iter().flat_map(|n| &self.nodes[n as usize].edges);
-        let firsts: Vec<u32> = edges.filter(|(bytes, _)| bytes.has(first)).map(|&(_, next)| next).collect();
+        let firsts: Vec<u32> = edges.filter(|(bytes, _)| bytes.has(b'/')).map(|&(_, next)| next).collect();
         if firsts.is_empty() {
             return Err(GlobError::NotAbsolute);
         }
-        self.nodes[0].edges.extend(firsts.into_iter().map(|next| (Bytes::one(first), next)));
+        self.nodes[0].edges.extend(firsts.into_iter().map(|next| (Bytes::one(b'/'), next)));
         Ok(())
     }
 
@@ -191,6 +208,17 @@ impl Nfa {
         self.nodes.push(Node::default());
         (self.nodes.len() - 1) as u32
     }
+
+    /// The node that reading a byte leads to from one that one text alone leads to.
+    fn letter(&mut self, from: u32, byte: u8) -> u32 {
+        if let Some(&known) = self.letters.get(&(from, byte)) {
+            return known;
+        }
+        let next = self.node();
+        self.nodes[from as usize].edges.push((Bytes::one(byte), next));
+        self.letters.insert((from, byte), next);
+        next
+    }
 }
 
 /// Where what was read so far ends, apart by what `**/` needs to know: it may stand for no directory where a path
@@ -217,6 +245,8 @@ struct Reader<'a> {
     nfa: &'a mut Nfa,
     glob: &'a [u8],
     at: usize,
+    /// Whether what was read so far is one text.
+    literal: bool,
     /// The answers for directories that a path of the glob may lie in.
     above: u64,
     /// Whether a part of a name was read, or `*` at a fixed depth.
@@ -231,6 +261,7 @@ impl Reader<'_> {
     /// Reads to the end of the glob, or of the alternative if `open` braces (their positions) there are.
     fn sequence(&mut self, mut ends: Ends, open: &mut Vec<usize>) -> Result<Ends, GlobError> {
         while let Some(&byte) = self.glob.get(self.at) {
+            self.literal &= !b"*?[{".contains(&byte);
             ends = match byte {
                 b',' if !open.is_empty() => break,
                 b'}' if !open.is_empty() => break,
@@ -261,10 +292,16 @@ impl Reader<'_> {
 
     /// One byte of `bytes`.
     fn byte(&mut self, ends: Ends, bytes: Bytes) -> Ends {
-        let next = self.nfa.node();
-        for end in ends.both() {
-            self.nfa.nodes[end as usize].edges.push((bytes, next));
-        }
+        let next = match ends.both().next() {
+            Some(end) if self.literal => self.nfa.letter(end, bytes.first()),
+            _ => {
+                let next = self.nfa.node();
+                for end in ends.both() {
+                    self.nfa.nodes[end as usize].edges.push((bytes, next));
+                }
+                next
+            }
+        };
         if bytes != Bytes::one(b'/') {
             self.named = true;
             return Ends { other: Some(next), ..Ends::NONE };

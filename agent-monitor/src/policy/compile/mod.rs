@@ -31,6 +31,7 @@ mod single;
 mod state;
 #[cfg(test)]
 mod tests;
+mod ways;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -51,9 +52,12 @@ use self::programs::{Classes, Holder};
 pub use self::reach::Reach;
 use self::rows::{Overflow, Packed};
 pub use self::single::Glob;
+use self::state::{State, Target};
 use super::names::TooManyNames;
-use super::{NameClasses, ResolvedProfile};
+use super::{NameClasses, ResolvedProfile, at_once};
 
+/// Network rules that are not worth a thread of their own.
+const FEW: usize = 64;
 /// Rules that an error about size names.
 const DEAREST: usize = 5;
 
@@ -75,29 +79,19 @@ fn profile_within(profile: &ResolvedProfile, limit: usize) -> Result<Image, Comp
         CompileError::TooManyNames { profile: profile.name.clone(), classes }
     })?;
     let holders = Holder::all(&memberships, profile.first_end().is_some());
-    let network = network::build(&profile.network, &names, &holders, None);
-
-    // The path automata of all, equal states once.
-    let (mut states, mut built, mut files) = (Vec::new(), HashMap::new(), Vec::new());
-    for &holder in &holders {
-        let root = match built.entry(files::holding(profile, holder)) {
-            Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(new) => {
-                let paths =
-                    files::build(profile, holder, limit)?.map_err(|path::TooMany| too_large(limit + 1))?;
-                *new.insert(state::append(&mut states, paths.states, paths.root))
-            }
-        };
-        files.push(root);
-    }
-    if built.len() > 1 {
-        (states, files) = share::merge(&states, &files);
-    }
+    let network = || network::build(&profile.network, &names, &holders, None);
+    let paths = || paths(profile, &holders, limit);
+    let (paths, network) = if network::rules(&profile.network).count() > FEW {
+        at_once::both(paths, network)
+    } else {
+        (paths(), network())
+    };
+    let (states, files) = paths?.map_err(|path::TooMany| too_large(limit + 1))?;
 
     // Before them the network, behind them the programs.
     let mut roots = Vec::new();
     let mut all = network.states;
-    let first = all.len() as state::Target;
+    let first = all.len() as Target;
     state::append(&mut all, states, TERMINAL);
     for (network, files) in network.roots.iter().zip(files) {
         roots.extend(network.addresses.as_flattened());
@@ -137,6 +131,29 @@ fn profile_within(profile: &ResolvedProfile, limit: usize) -> Result<Image, Comp
         }
     }
     Ok(image)
+}
+
+/// States, and the root of each holder.
+type WithRoots = (Vec<State>, Vec<Target>);
+
+/// The path automata of all holders, equal states once, and the root of each.
+fn paths(
+    profile: &ResolvedProfile,
+    holders: &[Holder<'_>],
+    limit: usize,
+) -> Result<Result<WithRoots, path::TooMany>, CompileError> {
+    let (mut states, mut built, mut roots) = (Vec::new(), HashMap::new(), Vec::new());
+    for &holder in holders {
+        let root = match built.entry(files::holding(profile, holder)) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(new) => match files::build(profile, holder, limit)? {
+                Ok(paths) => *new.insert(state::append(&mut states, paths.states, paths.root)),
+                Err(path::TooMany) => return Ok(Err(path::TooMany)),
+            },
+        };
+        roots.push(root);
+    }
+    Ok(Ok(if built.len() > 1 { share::merge(&states, &roots) } else { (states, roots) }))
 }
 
 fn too_large(profile: &ResolvedProfile, words: usize, limit: usize) -> CompileError {

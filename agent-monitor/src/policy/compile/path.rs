@@ -15,11 +15,13 @@ use std::collections::BTreeMap;
 use agent_monitor_common::automaton::TERMINAL;
 use foldhash::fast::RandomState;
 use indexmap::IndexSet;
+use smallvec::SmallVec;
 
 use super::glob::{Bytes, Nfa};
 use super::minimise;
 use super::reduce::{Gain, Reduced, reduce};
 use super::state::{State, Target};
+use super::ways::Ways;
 
 /// What the answers of several globs, as bits, make together.
 pub(super) trait Answers {
@@ -52,25 +54,15 @@ pub(super) fn build<A: Answers>(nfa: &Nfa, limit: usize, answers: &A) -> Result<
     let mut subsets = Subsets::default();
     subsets.intern(&walk.begin(), None);
     let width = classes.representatives.len();
-    let mut rows: Vec<u32> = Vec::new();
+    let mut table = Ways::new(width);
     let mut accept: Vec<u64> = Vec::new();
-    let mut ways = Ways::new(width);
-    while let Some(subset) = subsets.sets.get_index(accept.len()) {
+    let mut step = Step::new(width);
+    while accept.len() < subsets.sets.len() {
         if subsets.sets.len() > limit {
             return Err(TooMany);
         }
-        let from = accept.len() as u32;
-        accept.push(walk.accept(subset));
-        walk.ways(subset, &mut ways);
-        let mut other = None;
-        for (class, &byte) in classes.representatives.iter().enumerate() {
-            let reached = Some((from, byte));
-            rows.push(if ways.apart[class] {
-                subsets.intern(walk.pruned(&mut ways.of_class[class]), reached)
-            } else {
-                *other.get_or_insert_with(|| subsets.intern(walk.pruned(&mut ways.other), reached))
-            });
-        }
+        accept.push(walk.accept(&subsets.sets[accept.len()]));
+        walk.ways(&mut subsets, &mut table, &mut step);
     }
 
     let mut overlaps = BTreeMap::new();
@@ -85,8 +77,8 @@ pub(super) fn build<A: Answers>(nfa: &Nfa, limit: usize, answers: &A) -> Result<
         }
     }
     let accept: Vec<u16> = accept.into_iter().map(|bits| answers.answer(bits)).collect();
-    let blocks = minimise::blocks(&accept, &rows, width);
-    let (states, root) = merge(&accept, &rows, &blocks, &classes);
+    let blocks = minimise::blocks(&accept, &table);
+    let (states, root) = merge(&accept, &table, &blocks, &classes);
     Ok(Paths { states, root, overlaps })
 }
 
@@ -95,7 +87,7 @@ pub(super) fn build<A: Answers>(nfa: &Nfa, limit: usize, answers: &A) -> Result<
 struct Subset {
     gain: Gain,
     /// Ascending.
-    nodes: Vec<u32>,
+    nodes: SmallVec<[u32; 6]>,
 }
 
 /// Some byte classes.
@@ -103,29 +95,51 @@ type OfClasses = Box<[u8]>;
 /// What some classes lead to.
 type Edges<T> = Box<[(T, OfClasses)]>;
 
-/// Where the classes lead: most of them where most others do.
-struct Ways {
+/// Where the classes of a subset lead.
+struct Step {
+    /// Where those lead that have no way of their own.
+    other: Subset,
     of_class: Vec<Subset>,
     /// Whether a class has a way of its own.
     apart: Vec<bool>,
-    /// Where the others lead.
-    other: Subset,
+    /// Those that have one, in the end ascending.
+    classes: Vec<u8>,
+    /// The nodes that give them one.
+    extra: Vec<u32>,
+    own: Vec<(u8, u32)>,
 }
 
-impl Ways {
+impl Step {
     fn new(width: usize) -> Self {
-        Ways { of_class: vec![Subset::default(); width], apart: vec![false; width], other: Subset::default() }
+        Step {
+            other: Subset::default(),
+            of_class: vec![Subset::default(); width],
+            apart: vec![false; width],
+            classes: Vec::new(),
+            extra: Vec::new(),
+            own: Vec::new(),
+        }
     }
 
-    /// The way of a class that has one of its own from now on.
-    fn apart(&mut self, class: u8) -> &mut Subset {
-        let class = usize::from(class);
-        let way = &mut self.of_class[class];
-        if !std::mem::replace(&mut self.apart[class], true) {
-            way.gain = self.other.gain;
-            way.nodes.clone_from(&self.other.nodes);
+    /// The way of a class, which begins as `base`.
+    fn apart(&mut self, class: u8, base: &Subset) -> &mut Subset {
+        let at = usize::from(class);
+        let way = &mut self.of_class[at];
+        if !std::mem::replace(&mut self.apart[at], true) {
+            self.classes.push(class);
+            way.gain = base.gain;
+            way.nodes.clone_from(&base.nodes);
         }
         way
+    }
+
+    /// Forgets the ways.
+    fn clear(&mut self) {
+        for class in self.classes.drain(..) {
+            self.apart[usize::from(class)] = false;
+        }
+        self.extra.clear();
+        self.own.clear();
     }
 }
 
@@ -140,27 +154,29 @@ enum Stays {
 struct Walk<'a, A> {
     reduced: &'a Reduced,
     answers: &'a A,
-    slash: usize,
+    representatives: &'a [u8],
+    slash: u8,
     stays: Vec<Stays>,
     edges: Vec<Edges<u32>>,
     gains: Vec<Edges<Gain>>,
 }
 
 impl<'a, A: Answers> Walk<'a, A> {
-    fn new(reduced: &'a Reduced, classes: &Classes, answers: &'a A) -> Self {
+    fn new(reduced: &'a Reduced, classes: &'a Classes, answers: &'a A) -> Self {
         let of = |bytes: &Bytes| -> OfClasses {
             let all = classes.representatives.iter().enumerate();
             all.filter(|(_, byte)| bytes.has(**byte)).map(|(class, _)| class as u8).collect()
         };
         let stays = |bytes: &Bytes| match bytes.with(b'/') {
             Bytes::ALL => Stays::Others,
-            _ => Stays::These(of(&bytes.without(b'/'))),
+            _ => Stays::These(of(bytes)),
         };
         let nodes = &reduced.nodes;
         Walk {
             reduced,
             answers,
-            slash: usize::from(classes.of_byte[usize::from(b'/')]),
+            representatives: &classes.representatives,
+            slash: classes.of_byte[usize::from(b'/')],
             stays: nodes.iter().map(|node| stays(&node.stays)).collect(),
             edges: nodes
                 .iter()
@@ -174,7 +190,7 @@ impl<'a, A: Answers> Walk<'a, A> {
     }
 
     fn begin(&self) -> Subset {
-        let mut begin = Subset { gain: self.reduced.gained, nodes: self.reduced.begin.clone() };
+        let mut begin = Subset { gain: self.reduced.gained, nodes: self.reduced.begin.as_slice().into() };
         self.pruned(&mut begin);
         begin
     }
@@ -185,44 +201,106 @@ impl<'a, A: Answers> Walk<'a, A> {
         ending.fold(subset.gain.component, |all, accept| all | accept)
     }
 
-    /// Where each class leads, before anything is pruned.
-    fn ways(&self, subset: &Subset, ways: &mut Ways) {
-        let nodes = || subset.nodes.iter().map(|&node| (node, node as usize));
-        ways.apart.fill(false);
-        ways.other.gain = subset.gain;
-        ways.other.nodes.clear();
-        let stay = nodes().filter(|(_, at)| matches!(self.stays[*at], Stays::Others));
-        ways.other.nodes.extend(stay.map(|(node, _)| node));
+    /// Finds the ways of the first subset that has none yet.
+    fn ways(&self, subsets: &mut Subsets, table: &mut Ways, step: &mut Step) {
+        let from = table.len();
+        let subset = &subsets.sets[from];
+        // Most classes lead where those nodes stay that stay over nearly any byte, and there they stay again.
+        step.clear();
+        let mut other = std::mem::take(&mut step.other);
+        other.gain = subset.gain;
+        other.nodes.clear();
+        other.nodes.extend(subset.nodes.iter().copied().filter(|&node| self.stays_over_others(node)));
+        self.pruned(&mut other);
+        match subsets.sets.get_index_of(&other) {
+            Some(known) if known < from && table.of(known).0 == known as u32 => {
+                self.ways_beside(known, subsets, table, step);
+            }
+            _ => self.all_ways(&other, subsets, table, step),
+        }
+        step.other = other;
+    }
 
-        let slash = &mut ways.of_class[self.slash];
+    fn stays_over_others(&self, node: u32) -> bool {
+        matches!(self.stays[node as usize], Stays::Others)
+    }
+
+    /// The ways of a subset whose other classes lead to `other`, which has its ways already. Its nodes are those of that
+    /// one and some more, so what those more do not read leads from both to the same.
+    fn ways_beside(&self, other: usize, subsets: &mut Subsets, table: &mut Ways, step: &mut Step) {
+        let from = table.len();
+        let more = subsets.sets[from].nodes.iter().filter(|&&node| !self.stays_over_others(node));
+        step.extra.extend(more);
+        self.add(step, |class| &subsets.sets[table.to(other, class) as usize]);
+        step.own.extend(table.of(other).1.iter().filter(|(class, _)| !step.apart[usize::from(*class)]));
+        for &class in &step.classes {
+            let way = self.pruned(&mut step.of_class[usize::from(class)]);
+            step.own.push((class, subsets.intern(way, self.reached(from, class))));
+        }
+        step.own.sort_unstable();
+        table.push(other as u32, &step.own);
+    }
+
+    /// The ways of a subset whose other classes lead to `other`.
+    fn all_ways(&self, other: &Subset, subsets: &mut Subsets, table: &mut Ways, step: &mut Step) {
+        let from = table.len();
+        let subset = &subsets.sets[from];
         let for_good = subset.gain.for_good;
-        slash.gain = Gain { for_good, component: for_good };
-        slash.nodes.clear();
-        let stay = nodes().filter(|(_, at)| self.reduced.nodes[*at].stays.has(b'/'));
-        slash.nodes.extend(stay.map(|(node, _)| node));
-        ways.apart[self.slash] = true;
+        let over_slash =
+            |&&node: &&u32| self.stays_over_others(node) && self.reduced.nodes[node as usize].stays.has(b'/');
+        let at_slash = Subset {
+            gain: Gain { for_good, component: for_good },
+            nodes: subset.nodes.iter().filter(over_slash).copied().collect(),
+        };
+        step.apart(self.slash, &at_slash);
+        step.extra.extend(&subset.nodes);
+        self.add(step, |class| if class == self.slash { &at_slash } else { other });
 
-        for (node, at) in nodes() {
+        // Subsets are numbered in the order of the classes that lead there.
+        let gap = (0..).zip(&step.classes).position(|(place, &class)| class != place);
+        let gap = gap.unwrap_or(step.classes.len());
+        let mut to_other = None;
+        for place in 0..=step.classes.len() {
+            if place == gap && gap < table.width {
+                to_other = Some(subsets.intern(other, self.reached(from, gap as u8)));
+            }
+            if let Some(&class) = step.classes.get(place) {
+                let way = self.pruned(&mut step.of_class[usize::from(class)]);
+                step.own.push((class, subsets.intern(way, self.reached(from, class))));
+            }
+        }
+        // Where every class has a way of its own nobody asks for the others.
+        table.push(to_other.unwrap_or(step.own[0].1), &step.own);
+    }
+
+    /// Adds what the `extra` nodes read to the ways of the classes, which begin as `base`; nothing is pruned.
+    fn add<'s>(&self, step: &mut Step, base: impl Fn(u8) -> &'s Subset) {
+        let extra = std::mem::take(&mut step.extra);
+        for &node in &extra {
+            let at = node as usize;
             if let Stays::These(classes) = &self.stays[at] {
                 for &class in classes {
-                    ways.apart(class).nodes.push(node);
+                    step.apart(class, base(class)).nodes.push(node);
                 }
             }
             for (to, classes) in &self.edges[at] {
                 for &class in classes {
-                    ways.apart(class).nodes.push(*to);
+                    step.apart(class, base(class)).nodes.push(*to);
                 }
             }
             for (gain, classes) in &self.gains[at] {
                 for &class in classes {
-                    let all = &mut ways.apart(class).gain;
-                    *all = Gain {
-                        for_good: all.for_good | gain.for_good,
-                        component: all.component | gain.component,
-                    };
+                    let all = &mut step.apart(class, base(class)).gain;
+                    *all = all.or(*gain);
                 }
             }
         }
+        step.extra = extra;
+        step.classes.sort_unstable();
+    }
+
+    fn reached(&self, from: usize, class: u8) -> Option<(u32, u8)> {
+        Some((from as u32, self.representatives[usize::from(class)]))
     }
 
     /// Takes out the nodes that make no difference any more.
@@ -230,8 +308,8 @@ impl<'a, A: Answers> Walk<'a, A> {
         let for_good = self.answers.settled(way.gain.for_good);
         let component = self.answers.settled(for_good | way.gain.component);
         way.gain = Gain { for_good, component };
-        way.nodes.retain(|&node| {
-            let at = node as usize;
+        way.nodes.retain(|node| {
+            let at = *node as usize;
             self.reduced.potential[at] & !component != 0 || self.reduced.beyond[at] & !for_good != 0
         });
         way.nodes.sort_unstable();
@@ -241,9 +319,7 @@ impl<'a, A: Answers> Walk<'a, A> {
 }
 
 /// One state per block; a block that only leads to itself is its answer.
-fn merge(accept: &[u16], rows: &[u32], blocks: &[u32], classes: &Classes) -> (Vec<State>, Target) {
-    let width = classes.representatives.len();
-    let row = |state: usize| &rows[state * width..][..width];
+fn merge(accept: &[u16], ways: &Ways, blocks: &[u32], classes: &Classes) -> (Vec<State>, Target) {
     let mut first_of_block: Vec<usize> = Vec::new();
     for (state, &block) in blocks.iter().enumerate() {
         if block as usize == first_of_block.len() {
@@ -252,8 +328,8 @@ fn merge(accept: &[u16], rows: &[u32], blocks: &[u32], classes: &Classes) -> (Ve
     }
     let mut targets: Vec<Target> = Vec::with_capacity(first_of_block.len());
     let mut kept = Vec::new();
-    for (block, &state) in first_of_block.iter().enumerate() {
-        if row(state).iter().all(|&next| blocks[next as usize] as usize == block) {
+    for (block, &state) in (0..).zip(&first_of_block) {
+        if ways.next(state).all(|next| blocks[next as usize] == block) {
             targets.push(TERMINAL | u32::from(accept[state]));
         } else {
             targets.push(kept.len() as Target);
@@ -261,14 +337,17 @@ fn merge(accept: &[u16], rows: &[u32], blocks: &[u32], classes: &Classes) -> (Ve
         }
     }
     let target = |state: u32| targets[blocks[state as usize] as usize];
+    let mut of_class: Vec<Target> = vec![0; ways.width];
     let states = kept
         .iter()
         .map(|&state| {
-            let row = row(state);
-            State::from_runs(
-                accept[state],
-                classes.runs.iter().map(|&(first, class)| (first, target(row[usize::from(class)]))),
-            )
+            let (other, own) = ways.of(state);
+            of_class.fill(target(other));
+            for &(class, to) in own {
+                of_class[usize::from(class)] = target(to);
+            }
+            let runs = classes.runs.iter().map(|&(first, class)| (first, of_class[usize::from(class)]));
+            State::from_runs(accept[state], runs)
         })
         .collect();
     (states, target(0))

@@ -24,7 +24,7 @@ pub(super) struct Gain {
 }
 
 impl Gain {
-    fn or(self, other: Gain) -> Gain {
+    pub(super) fn or(self, other: Gain) -> Gain {
         Gain { for_good: self.for_good | other.for_good, component: self.component | other.component }
     }
 
@@ -78,8 +78,7 @@ fn share_beginnings(nfa: &Nfa) -> Vec<Shared> {
         let node = &nfa.nodes[node as usize];
         node.accept != 0 || !node.edges.is_empty()
     };
-    let behind = |node: u32| nfa.closure(&[node]).into_iter().filter(speaks);
-    let begin: Vec<u32> = behind(0).collect();
+    let begin: Vec<u32> = nfa.closure(&[0]).into_iter().filter(speaks).collect();
     // Edges without silence, and how often each node is reached.
     let mut edges: Vec<Option<Vec<(Bytes, u32)>>> = vec![None; nfa.nodes.len()];
     let mut reached: Vec<usize> = vec![0; nfa.nodes.len()];
@@ -88,14 +87,20 @@ fn share_beginnings(nfa: &Nfa) -> Vec<Shared> {
         if edges[node as usize].is_some() {
             continue;
         }
-        let mut all = Vec::new();
+        let mut all = Vec::with_capacity(nfa.nodes[node as usize].edges.len());
+        let mut reach = |bytes: Bytes, target: u32| {
+            all.push((bytes, target));
+            if target != node {
+                reached[target as usize] += 1;
+                open.push(target);
+            }
+        };
         for &(bytes, next) in &nfa.nodes[node as usize].edges {
-            for target in behind(next) {
-                all.push((bytes, target));
-                if target != node {
-                    reached[target as usize] += 1;
-                    open.push(target);
-                }
+            // Most nodes are a letter of a name, with no silent way on.
+            if nfa.nodes[next as usize].silent.is_empty() {
+                [next].iter().filter(|next| speaks(next)).for_each(|&next| reach(bytes, next));
+            } else {
+                nfa.closure(&[next]).iter().filter(|next| speaks(next)).for_each(|&next| reach(bytes, next));
             }
         }
         edges[node as usize] = Some(all);

@@ -21,6 +21,7 @@ use foldhash::{HashMap, HashMapExt};
 
 use super::glob::Bytes;
 use super::state::{State, Target, index, is_answer};
+use crate::policy::at_once;
 
 /// A packed automaton.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ struct Laid {
     row: Row,
 }
 
+/// States that one thread splits.
+const FEW: usize = 2_048;
 /// Cells that leaning on another state must save, since a byte that is in neither row then costs two loads more.
 const WORTH: usize = 2;
 
@@ -57,7 +60,7 @@ pub(super) fn pack(states: &[State], roots: &[Target], limit: usize) -> Result<P
     let (order, number) = breadth_first(states, roots);
     let numbered =
         |target: Target| if is_answer(target) { target } else { number[index(target)] | target & PORTS };
-    let mut laid: Vec<Laid> = order.iter().map(|&state| split(&states[state as usize], numbered)).collect();
+    let mut laid: Vec<Laid> = at_once::map(&order, FEW, |&state| split(&states[state as usize], numbered));
     lean(&mut laid, |a, b| difference(&states[order[a] as usize], &states[order[b] as usize], numbered));
     let rows: Vec<Row> = laid.iter_mut().map(|state| std::mem::take(&mut state.row)).collect();
 
@@ -118,10 +121,42 @@ fn breadth_first(states: &[State], roots: &[Target]) -> (Vec<u32>, Vec<u32>) {
 
 /// The most frequent target of a state (the lowest of equals), and the bytes that lead elsewhere.
 fn split(state: &State, place: impl Fn(Target) -> Target) -> Laid {
-    let mut counts: Vec<(Target, u32)> = Vec::with_capacity(state.runs.len());
-    for (first, last, target) in state.spans() {
-        counts.push((place(target), u32::from(last - first) + 1));
+    let default =
+        most_frequent(state.spans().map(|(first, last, target)| (place(target), bytes(first, last))));
+    let elsewhere =
+        || state.spans().map(|(f, l, t)| (f, l, place(t))).filter(|&(.., target)| target != default);
+    let mut row = Row::with_capacity(elsewhere().map(|(first, last, _)| bytes(first, last)).sum());
+    for (first, last, target) in elsewhere() {
+        row.extend((first..=last).map(|byte| (byte, target)));
     }
+    Laid { default, like: false, row }
+}
+
+/// Bytes of a span.
+fn bytes(first: u8, last: u8) -> usize {
+    usize::from(last - first) + 1
+}
+
+/// The most frequent target of some that come in parts.
+fn most_frequent(parts: impl Iterator<Item = (Target, usize)> + Clone) -> Target {
+    // Of nearly every state one target has more bytes than all others together: then each of those is worth one of it,
+    // and it is left over (Boyer and Moore's vote).
+    let (winner, _) = parts.clone().fold((0, 0), |(winner, lead), (target, bytes)| {
+        if target == winner {
+            (winner, lead + bytes)
+        } else if bytes > lead {
+            (target, bytes - lead)
+        } else {
+            (winner, lead - bytes)
+        }
+    });
+    let (own, all) = parts.clone().fold((0, 0), |(own, all), (target, bytes)| {
+        (if target == winner { own + bytes } else { own }, all + bytes)
+    });
+    if 2 * own > all {
+        return winner;
+    }
+    let mut counts: Vec<(Target, usize)> = parts.collect();
     counts.sort_unstable();
     counts.dedup_by(|from, into| {
         let same = from.0 == into.0;
@@ -130,16 +165,7 @@ fn split(state: &State, place: impl Fn(Target) -> Target) -> Laid {
         }
         same
     });
-    let default = counts.iter().max_by_key(|&&(target, count)| (count, Reverse(target))).map_or(0, |c| c.0);
-    let elsewhere = counts.iter().filter(|c| c.0 != default).map(|&(_, count)| count as usize).sum();
-    let mut row = Row::with_capacity(elsewhere);
-    for (first, last, target) in state.spans() {
-        let target = place(target);
-        if target != default {
-            row.extend((first..=last).map(|byte| (byte, target)));
-        }
-    }
-    Laid { default, like: false, row }
+    counts.iter().max_by_key(|&&(target, count)| (count, Reverse(target))).map_or(0, |most| most.0)
 }
 
 /// The bytes that lead elsewhere from `own` than from `other`, and where.
@@ -224,17 +250,19 @@ fn displace(laid: &[Laid], rows: &[Row], first: usize, limit: usize) -> Option<V
 fn depth_first(laid: &[Laid], rows: &[Row]) -> Vec<(usize, Option<(usize, u8)>)> {
     let mut order = Vec::with_capacity(rows.len());
     let mut seen = vec![false; rows.len()];
+    let mut open = Vec::new();
     for root in 0..rows.len() {
-        let mut open = vec![(root, None)];
+        open.push((root, None));
         while let Some((row, from)) = open.pop() {
             if std::mem::replace(&mut seen[row], true) {
                 continue;
             }
             order.push((row, from));
-            let state = |target: Target| (!is_answer(target)).then(|| index(target));
-            open.extend(state(laid[row].default).map(|default| (default, None)));
+            let unseen =
+                |target: Target| (!is_answer(target)).then(|| index(target)).filter(|&row| !seen[row]);
+            open.extend(unseen(laid[row].default).map(|default| (default, None)));
             let cells = rows[row].iter().rev();
-            open.extend(cells.filter_map(|&(byte, target)| Some((state(target)?, Some((row, byte))))));
+            open.extend(cells.filter_map(|&(byte, target)| Some((unseen(target)?, Some((row, byte))))));
         }
     }
     order

@@ -3,6 +3,7 @@
 //! Both builders (network, path) end in a list of these; `rows.rs` turns it into the words of an image.
 
 use agent_monitor_common::automaton::{PORTS, TERMINAL};
+use smallvec::SmallVec;
 
 /// Where a step leads: an index in the list of states, which may have `PORTS` set, or `TERMINAL | answer`.
 pub(super) type Target = u32;
@@ -24,14 +25,14 @@ impl State {
 
     /// From runs, ascending and the first from byte 0; neighbours may be equal.
     pub(super) fn from_runs(accept: u16, given: impl IntoIterator<Item = (u8, Target)>) -> Self {
-        let given = given.into_iter();
-        let mut runs: Vec<(u8, Target)> = Vec::with_capacity(given.size_hint().0);
+        // Most states have few, and there are very many states.
+        let mut runs: SmallVec<[(u8, Target); 32]> = SmallVec::new();
         for (byte, target) in given {
             if runs.last().is_none_or(|&(_, last)| last != target) {
                 runs.push((byte, target));
             }
         }
-        State { accept, runs: runs.into() }
+        State { accept, runs: runs.as_slice().into() }
     }
 
     /// Where every byte leads, when that is one place.
@@ -43,7 +44,7 @@ impl State {
     }
 
     /// The runs as (first byte, last byte, target).
-    pub(super) fn spans(&self) -> impl Iterator<Item = (u8, u8, Target)> + '_ {
+    pub(super) fn spans(&self) -> impl Iterator<Item = (u8, u8, Target)> + Clone + '_ {
         self.runs.iter().enumerate().map(|(i, &(first, target))| {
             let last = self.runs.get(i + 1).map_or(255, |&(next, _)| next - 1);
             (first, last, target)
