@@ -76,7 +76,13 @@ fn check(args: &CheckArgs, colour: bool) -> anyhow::Result<Printed> {
         if path.is_dir() {
             check_directory(path, &args.bases, &mut outcomes)?;
         } else {
-            outcomes.push(match check_profile_while(path, &args.bases, compile::profile) {
+            // What it will have to say is put into words while the rules are compiled.
+            let remarked = |remark: &Diagnostic| {
+                if args.format == Format::Text {
+                    remark.render_ahead(colour);
+                }
+            };
+            outcomes.push(match check_profile_while(path, &args.bases, compile::profile, remarked) {
                 Ok((Checked::Profile(loaded), image)) => {
                     let image = image.unwrap_or_else(|| compile::profile(&loaded.profile));
                     Outcome::compiled(*loaded, image)

@@ -7,12 +7,11 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
-use super::at_once;
 use super::resolved::Source;
 use super::source::{SourceFile, Span};
 
@@ -156,6 +155,8 @@ pub struct Diagnostic {
     /// point at, as for a file that can't be read.
     pub labels: Vec<Label>,
     pub hints: Vec<String>,
+    /// Its text, if it was made ahead, and whether with colours.
+    pub(super) ahead: OnceLock<(bool, String)>,
 }
 
 impl Diagnostic {
@@ -168,6 +169,7 @@ impl Diagnostic {
             file: Arc::clone(&file.path),
             labels: vec![Label { file: Arc::clone(file), span, text: String::new() }],
             hints: Vec::new(),
+            ahead: OnceLock::new(),
         }
     }
 
@@ -186,6 +188,7 @@ impl Diagnostic {
             file: file.into(),
             labels: Vec::new(),
             hints: Vec::new(),
+            ahead: OnceLock::new(),
         }
     }
 
@@ -240,6 +243,18 @@ impl Diagnostic {
     /// The text form, with colours if `colour`; ends in a newline.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
+        match self.ahead.get() {
+            Some((coloured, text)) if *coloured == colour => text.clone(),
+            _ => self.make(colour),
+        }
+    }
+
+    /// Makes the text form that [`Self::render`] will be asked for, of a diagnostic that is finished.
+    pub fn render_ahead(&self, colour: bool) {
+        self.ahead.get_or_init(|| (colour, self.make(colour)));
+    }
+
+    fn make(&self, colour: bool) -> String {
         let level = match self.severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
@@ -331,13 +346,10 @@ impl fmt::Display for ProfileErrors {
 
 impl std::error::Error for ProfileErrors {}
 
-/// Diagnostics whose text one thread makes.
-const FEW: usize = 32;
-
 /// All of `diagnostics` in text form, an empty line between them.
 #[must_use]
 pub fn render_all(diagnostics: &[Diagnostic], colour: bool) -> String {
-    at_once::map(diagnostics, FEW, |diagnostic| diagnostic.render(colour)).join("\n")
+    diagnostics.iter().map(|diagnostic| diagnostic.render(colour)).collect::<Vec<_>>().join("\n")
 }
 
 /// One diagnostic as `check --format json` prints it.
@@ -533,5 +545,19 @@ mod tests {
         let rendered = Diagnostic::error(Code::Syntax, &file, file.span(50_000, 50_001), "m").render(false);
         assert!(rendered.len() < 500, "{}", rendered.len());
         assert!(rendered.contains(":1:50001"), "{rendered}");
+    }
+
+    #[test]
+    fn a_text_made_ahead_is_the_text_that_is_asked_for() {
+        let file = file("a: 1\n");
+        for ahead in [false, true] {
+            let plain = Diagnostic::error(Code::Syntax, &file, file.span(0, 1), "m").hint("h");
+            let made = plain.clone();
+            made.render_ahead(ahead);
+            assert!(made.ahead.get().is_some());
+            for asked in [false, true] {
+                assert_eq!(made.render(asked), plain.render(asked), "{ahead} {asked}");
+            }
+        }
     }
 }

@@ -108,7 +108,8 @@ pub fn check_profile_on(host: &Host, path: &Path, search: &[PathBuf]) -> Result<
 }
 
 /// Checks the profile or base in `path` like [`check_profile`], and meanwhile does something with the profile: which
-/// rules can never matter is looked for on another thread. `None`: it is a base.
+/// rules can never matter is looked for on another thread, which also hands each of those to `remarked`. `None`: it is
+/// a base.
 ///
 /// # Errors
 /// Every problem of every file of the chain.
@@ -116,11 +117,16 @@ pub fn check_profile_while<R>(
     path: &Path,
     search: &[PathBuf],
     meanwhile: impl FnOnce(&ResolvedProfile) -> R,
+    remarked: impl Fn(&Diagnostic) + Sync,
 ) -> Result<(Checked, Option<R>), ProfileErrors> {
     check(&Host::this(), path, search, |chain, profile| {
         let done = || profile.map(meanwhile);
         let Some(chain) = chain else { return (Vec::new(), done()) };
-        let (done, remarks) = at_once::both(done, || chain.remarks());
+        let (done, remarks) = at_once::both(done, || {
+            let remarks = chain.remarks();
+            remarks.iter().for_each(&remarked);
+            remarks
+        });
         (remarks, done)
     })
 }

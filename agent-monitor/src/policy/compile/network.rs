@@ -360,7 +360,7 @@ impl Trie<'_> {
             }
             self.ended.truncate(ended);
         }
-        let target = self.builder.intern(State::from_bytes(0, targets));
+        let target = self.builder.intern(State::from_bytes(0, &targets));
         if let Some(ledger) = &mut self.ledger {
             ledger.node(target, self.entries[range].iter().map(|entry| entry.rule));
         }

@@ -11,6 +11,7 @@
 //! how many subsets there can be, so what is shared here is not multiplied there.
 
 use foldhash::{HashMap, HashMapExt};
+use smallvec::SmallVec;
 
 use super::glob::{Bytes, Nfa};
 
@@ -38,8 +39,8 @@ impl Gain {
 pub(super) struct Node {
     /// Reading one of these bytes leads back here.
     pub(super) stays: Bytes,
-    pub(super) edges: Vec<(u32, Bytes)>,
-    pub(super) gains: Vec<(Gain, Bytes)>,
+    pub(super) edges: Edges<u32>,
+    pub(super) gains: Edges<Gain>,
     /// The answers of a path that ends here.
     pub(super) accept: u64,
 }
@@ -61,16 +62,19 @@ pub(super) fn reduce(nfa: &Nfa) -> Reduced {
     share_ends(&share_beginnings(nfa))
 }
 
+/// Edges with what is at their other end. Most nodes are a letter of a name, with one way on.
+type Edges<T> = SmallVec<[(T, Bytes); 1]>;
+
 /// A node between the steps: edges lead to higher numbers.
 struct Shared {
     begins: bool,
     stays: Bytes,
-    edges: Vec<(u32, Bytes)>,
+    edges: Edges<u32>,
     accept: u64,
 }
 
 /// How a node is reached: whether paths begin there, what leads back to it, and from where.
-type Reached = (bool, Bytes, Vec<(u32, Bytes)>);
+type Reached = (bool, Bytes, Edges<u32>);
 
 /// Merges nodes that are reached alike.
 fn share_beginnings(nfa: &Nfa) -> Vec<Shared> {
@@ -80,16 +84,16 @@ fn share_beginnings(nfa: &Nfa) -> Vec<Shared> {
     };
     let begin: Vec<u32> = nfa.closure(&[0]).into_iter().filter(speaks).collect();
     // Edges without silence, and how often each node is reached.
-    let mut edges: Vec<Option<Vec<(Bytes, u32)>>> = vec![None; nfa.nodes.len()];
+    let mut edges: Vec<Option<Edges<u32>>> = vec![None; nfa.nodes.len()];
     let mut reached: Vec<usize> = vec![0; nfa.nodes.len()];
     let mut open = begin.clone();
     while let Some(node) = open.pop() {
         if edges[node as usize].is_some() {
             continue;
         }
-        let mut all = Vec::with_capacity(nfa.nodes[node as usize].edges.len());
+        let mut all = Edges::new();
         let mut reach = |bytes: Bytes, target: u32| {
-            all.push((bytes, target));
+            all.push((target, bytes));
             if target != node {
                 reached[target as usize] += 1;
                 open.push(target);
@@ -109,23 +113,23 @@ fn share_beginnings(nfa: &Nfa) -> Vec<Shared> {
     let mut ready: Vec<u32> = begin.iter().copied().filter(|node| reached[*node as usize] == 0).collect();
     let mut shared: Vec<Shared> = Vec::new();
     let mut known: HashMap<Reached, u32> = HashMap::new();
-    let mut arrivals: Vec<Vec<(u32, Bytes)>> = vec![Vec::new(); nfa.nodes.len()];
+    let mut arrivals: Vec<Edges<u32>> = vec![Edges::new(); nfa.nodes.len()];
     while let Some(node) = ready.pop() {
         let all = edges[node as usize].take().unwrap_or_default();
-        let loops = all.iter().filter(|(_, target)| *target == node);
-        let stays = loops.fold(Bytes::NONE, |stays, (bytes, _)| stays.or(*bytes));
+        let loops = all.iter().filter(|(target, _)| *target == node);
+        let stays = loops.fold(Bytes::NONE, |stays, (_, bytes)| stays.or(*bytes));
         let begins = begin.binary_search(&node).is_ok();
         let arrived = std::mem::take(&mut arrivals[node as usize]);
         let fresh = shared.len() as u32;
         let id = *known.entry((begins, stays, arrived.clone())).or_insert(fresh);
         if id == fresh {
-            shared.push(Shared { begins, stays, edges: Vec::new(), accept: 0 });
+            shared.push(Shared { begins, stays, edges: Edges::new(), accept: 0 });
             for (from, bytes) in arrived {
                 shared[from as usize].edges.push((id, bytes));
             }
         }
         shared[id as usize].accept |= nfa.nodes[node as usize].accept;
-        for (bytes, target) in all.into_iter().filter(|(_, target)| *target != node) {
+        for (target, bytes) in all.into_iter().filter(|(target, _)| *target != node) {
             union(&mut arrivals[target as usize], id, bytes);
             let left = &mut reached[target as usize];
             *left -= 1;
@@ -138,7 +142,7 @@ fn share_beginnings(nfa: &Nfa) -> Vec<Shared> {
 }
 
 /// These bytes lead there too. `into` is kept in order.
-fn union<K: Ord + Copy>(into: &mut Vec<(K, Bytes)>, at: K, bytes: Bytes) {
+fn union<K: Ord + Copy>(into: &mut Edges<K>, at: K, bytes: Bytes) {
     match into.binary_search_by_key(&at, |&(known, _)| known) {
         Ok(place) => into[place].1 = into[place].1.or(bytes),
         Err(place) => into.insert(place, (at, bytes)),
@@ -165,7 +169,7 @@ fn share_ends(shared: &[Shared]) -> Reduced {
             stays if stays == not_slash => (Gain { for_good: 0, component: node.accept }, 0),
             _ => (Gain::default(), node.accept),
         };
-        let (mut edges, mut gains) = (Vec::new(), Vec::new());
+        let (mut edges, mut gains) = (Edges::new(), Edges::new());
         for &(target, bytes) in &node.edges {
             let stand = stands[target as usize];
             if let Some(target) = stand.node {

@@ -3,7 +3,6 @@
 //! Both builders (network, path) end in a list of these; `rows.rs` turns it into the words of an image.
 
 use agent_monitor_common::automaton::{PORTS, TERMINAL};
-use smallvec::SmallVec;
 
 /// Where a step leads: an index in the list of states, which may have `PORTS` set, or `TERMINAL | answer`.
 pub(super) type Target = u32;
@@ -19,20 +18,27 @@ pub(super) struct State {
 
 impl State {
     /// From the target of each byte, ascending.
-    pub(super) fn from_bytes(accept: u16, targets: impl IntoIterator<Item = Target>) -> Self {
-        Self::from_runs(accept, (0..=255).zip(targets))
+    pub(super) fn from_bytes(accept: u16, targets: &[Target; 256]) -> Self {
+        Self::from_runs(accept, (0..=255).zip(targets.iter().copied()))
     }
 
     /// From runs, ascending and the first from byte 0; neighbours may be equal.
-    pub(super) fn from_runs(accept: u16, given: impl IntoIterator<Item = (u8, Target)>) -> Self {
-        // Most states have few, and there are very many states.
-        let mut runs: SmallVec<[(u8, Target); 32]> = SmallVec::new();
+    pub(super) fn from_runs(
+        accept: u16,
+        given: impl IntoIterator<Item = (u8, Target), IntoIter: Clone>,
+    ) -> Self {
+        let given = given.into_iter();
+        // Counted first: there are very many states.
+        let (count, _) = given.clone().fold((0, None), |(count, last), (_, target)| {
+            (if last == Some(target) { count } else { count + 1 }, Some(target))
+        });
+        let mut runs: Vec<(u8, Target)> = Vec::with_capacity(count);
         for (byte, target) in given {
             if runs.last().is_none_or(|&(_, last)| last != target) {
                 runs.push((byte, target));
             }
         }
-        State { accept, runs: runs.as_slice().into() }
+        State { accept, runs: runs.into() }
     }
 
     /// Where every byte leads, when that is one place.
