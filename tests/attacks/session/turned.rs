@@ -46,7 +46,11 @@ pub fn governed(agent: &'static Agent) -> Result<()> {
     for (act, outcome) in acts().iter().zip(&outcomes) {
         let (name, denied) = (act.name, guest::summary(&outcome.denials));
         let heard = &outcome.told_back;
-        ensure!(outcome.done == 0, "{name}: {} harms were done; denied was:\n{denied}\n{said}", outcome.done);
+        ensure!(
+            outcome.done == 0,
+            "{name}: {} harms were done; denied was:\n{denied}\nThe model heard: {heard}\n{said}",
+            outcome.done
+        );
         ensure!(!heard.is_empty(), "{name}: the model heard nothing of it. {said}");
         for words in act.told {
             ensure!(

@@ -8,12 +8,12 @@ use super::{Answer, Protocol, Request, Turn, offered};
 pub struct Completions;
 
 /// What agents call the tool that runs a shell.
-const SHELL: &str = "bash";
+const SHELLS: &[&str] = &["bash", "terminal"];
 
 impl Protocol for Completions {
     fn results(&self, request: &Request) -> Option<Vec<String>> {
         // Titles are asked for without tools.
-        if !asks(request) || offered(&request.body["tools"], &[SHELL]).is_none() {
+        if !asks(request) || offered(&request.body["tools"], SHELLS).is_none() {
             return None;
         }
         let messages = request.body["messages"].as_array()?.iter();
@@ -23,7 +23,7 @@ impl Protocol for Completions {
     fn turn(&self, number: usize, turn: &Turn, request: &Request) -> Answer {
         let (name, arguments) = match turn {
             Turn::Say(words) => return reply(number, &json!({"content": words}), "stop", request),
-            Turn::Shell(command) => shell(command),
+            Turn::Shell(command) => shell(command, request),
             Turn::Write { path, text } => editor(path, text, request),
         };
         let call = json!({"index": 0, "id": format!("call_{number:04}"), "type": "function",
@@ -44,15 +44,44 @@ pub fn asks(request: &Request) -> bool {
     request.method == "POST" && request.path.ends_with("/chat/completions")
 }
 
-/// Each waits as long as it is told, OpenCode in milliseconds, Copilot CLI in seconds; an emulated machine is slow.
-fn shell(command: &str) -> (&'static str, Value) {
-    let arguments =
-        json!({"command": command, "description": "The next step", "timeout": 300_000, "initial_wait": 300});
-    (SHELL, arguments)
+/// Each waits as long as it is told, OpenCode in milliseconds, Copilot CLI and OpenHands in seconds; an emulated machine
+/// is slow.
+fn shell(command: &str, request: &Request) -> (&'static str, Value) {
+    match offered(&request.body["tools"], SHELLS) {
+        Some("terminal") => {
+            let arguments = json!({"command": line(command), "timeout": 300, "security_risk": "LOW"});
+            ("terminal", arguments)
+        }
+        _ => {
+            let arguments = json!({"command": command, "description": "The next step", "timeout": 300_000,
+                "initial_wait": 300});
+            ("bash", arguments)
+        }
+    }
+}
+
+/// A script as one line for an interactive bash: OpenHands takes one command at a time, and bash looks in each line for
+/// `!` before it knows whether the lines above opened a quote.
+fn line(script: &str) -> String {
+    let quoted = script.chars().fold(String::new(), |mut quoted, character| {
+        match character {
+            '\n' => quoted.push_str("\\n"),
+            '!' => quoted.push_str("\\x21"),
+            '\'' | '\\' => quoted.extend(['\\', character]),
+            _ => quoted.push(character),
+        }
+        quoted
+    });
+    format!("bash -c $'{quoted}'")
 }
 
 fn editor(path: &str, text: &str, request: &Request) -> (&'static str, Value) {
-    match offered(&request.body["tools"], &["create"]) {
+    match offered(&request.body["tools"], &["create", "file_editor"]) {
+        Some("file_editor") => {
+            let arguments =
+                json!({"command": "create", "path": path, "file_text": text, "security_risk": "LOW"});
+            ("file_editor", arguments)
+        }
         Some(name) => (name, json!({"path": path, "file_text": text})),
         None => ("write", json!({"filePath": path, "content": text})),
     }

@@ -76,6 +76,8 @@ pub(super) fn build<A: Answers>(nfa: &Nfa, limit: usize, answers: &A) -> Result<
             }
         }
     }
+    // What comes next takes as much.
+    drop(subsets);
     let accept: Vec<u16> = accept.into_iter().map(|bits| answers.answer(bits)).collect();
     let blocks = minimise::blocks(&accept, &table);
     let (states, root) = merge(&accept, &table, &blocks, &classes);
