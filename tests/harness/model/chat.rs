@@ -60,13 +60,12 @@ fn shell(command: &str, request: &Request) -> (&'static str, Value) {
     }
 }
 
-/// A script as one line for an interactive bash: OpenHands takes one command at a time, and bash looks in each line for
-/// `!` before it knows whether the lines above opened a quote.
+/// A script as one line: OpenHands takes one command at a time, and its terminal echoes a command of several lines among
+/// what that says.
 fn line(script: &str) -> String {
     let quoted = script.chars().fold(String::new(), |mut quoted, character| {
         match character {
             '\n' => quoted.push_str("\\n"),
-            '!' => quoted.push_str("\\x21"),
             '\'' | '\\' => quoted.extend(['\\', character]),
             _ => quoted.push(character),
         }
